@@ -1,0 +1,120 @@
+"""Every field once, with the values of the paper and of the authors' faces script.
+
+Other configs start from `get_config()` here and change what their experiment changes. Override any field on the
+command line: `--config.batch_size=64 --config.data.source=folder:/my/photos`.
+
+Sources: [P] Radford, Metz, Chintala, ICLR 2016 (arXiv 1511.06434); [C] the authors' code, Newmu/dcgan_code,
+faces/train_uncond_dcgan.py.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The 64-pixel network of the paper: 1024-512-256-128 maps, 5x5 kernels, 18.9 M + 17.2 M parameters."""
+    config = ConfigDict()
+
+    # --- The run -------------------------------------------------------------------------------------------------
+    # Every random draw of the run derives from this number.
+    config.seed = 0
+    # Training steps. One step updates both networks once and uses one minibatch of real images. (In [C] a minibatch
+    # updates one network only: two of the authors' updates are one step here.)
+    config.num_steps = 50_000
+    # Images per step, over all devices together [P section 4].
+    config.batch_size = 128
+    # Steps between metric lines, sample sheets and checkpoints. The last step always does all three. 0: never before.
+    config.log_every = 100
+    config.sample_every = 500
+    config.checkpoint_every = 1000
+    # How many of the newest checkpoints stay on disk.
+    config.keep_checkpoints = 3
+
+    # --- Data ----------------------------------------------------------------------------------------------------
+    config.data = data = ConfigDict()
+    # 'tfds:NAME', 'folder:/path', 'lsun:/path/to/X_train_lmdb', 'toy_bedrooms' or 'toy_faces'.
+    data.source = "toy_bedrooms"
+    # Split of a TFDS or toy set: 'train', 'test', 'train+test', ... Other sources have no splits.
+    data.split = "train"
+    # TFDS data folder; '' is TFDS's own default (~/tensorflow_datasets).
+    data.dir = ""
+    # Where packed images live; '' is the user's cache folder (~/.cache/dcgan_jax).
+    data.cache_dir = ""
+    # Height and width of the training images in pixels, and 1 (grey) or 3 (RGB) channels.
+    data.image_size = 64
+    data.channels = 3
+    # Side of the centred square that is cut out before resizing; 0 is the largest one that fits.
+    data.crop_size = 0
+    # Images smaller than image_size are refused unless this is set.
+    data.allow_upsampling = False
+    # Use only the first this many examples; 0 is all. Toy sets render this many (0: 20,000).
+    data.num_examples = 0
+    # Where batches are gathered: 'device' (the whole set in device memory), 'host' (streamed), or 'auto'.
+    data.placement = "auto"
+
+    # --- Networks ------------------------------------------------------------------------------------------------
+    config.model = model = ConfigDict()
+    # Noise: dimensions, and 'uniform' on [-1, 1] [P, C] or 'normal'.
+    model.z_dim = 100
+    model.z_distribution = "uniform"
+    # Side of every convolution kernel: 3, 4 or 5 [C].
+    model.kernel_size = 5
+    # Range of the images: 'tanh' [-1, 1] or 'sigmoid' [0, 1].
+    model.output = "tanh"
+    # 0: unconditional; otherwise labels 0..num_classes-1 are joined to the input of every layer of both networks.
+    model.num_classes = 0
+    # Multiplies the width of every layer; 1.0 is the published network.
+    model.width = 1.0
+    # Batch normalisation: 'paper' (every layer but G's output and D's input), 'all' or 'none'. [P section 3]
+    model.norm = "paper"
+    # [C lib/ops.py] adds 1e-8 to the variance. Gains and shifts can be left out, as in the authors' MNIST script.
+    model.norm_epsilon = 1e-8
+    model.norm_affine = True
+    # Decay of the running averages that sampling uses. [C] has none: it samples with batch statistics.
+    model.norm_momentum = 0.9
+    # Statistics over the whole batch on all devices, so that results do not depend on the number of devices.
+    model.cross_replica_norm = True
+
+    model.generator = generator = ConfigDict()
+    # (maps that enter, stride) of each transposed convolution; the last one makes the image.
+    generator.stages = ((1024, 2), (512, 2), (256, 2), (128, 2))
+    # Widths of dense layers between the noise and the projection to the first maps.
+    generator.hidden = ()
+    # BN of the projection: per 'unit' (before the reshape, [C]) or per 'channel' (Torch, PyTorch ports).
+    generator.projection_norm = "unit"
+
+    model.discriminator = discriminator = ConfigDict()
+    # (maps that leave, stride) of each convolution.
+    discriminator.stages = ((128, 2), (256, 2), (512, 2), (1024, 2))
+    # Widths of dense layers between the last maps and the logit.
+    discriminator.hidden = ()
+    # 'dense': flatten, then one linear unit [P]; 'pool': global average pooling first (steadier, slower [P section 3]).
+    discriminator.head = "dense"
+    # Dropout rate after every activation; the paper has none.
+    discriminator.dropout = 0.0
+
+    # --- Training step -------------------------------------------------------------------------------------------
+    # 'non_saturating' [P, C], 'minimax', 'least_squares' or 'hinge'.
+    config.loss = "non_saturating"
+    # 'generator_first': G, then D, each on fresh noise [C]. 'discriminator_first': D, then G on the same fakes, as
+    # most ports do; one generator pass cheaper.
+    config.update_order = "generator_first"
+    config.optimizer = optimizer = ConfigDict()
+    # Adam [P section 4]. L2 is added to the gradient of every parameter before the moments [C lib/updates.py].
+    optimizer.generator_learning_rate = 2e-4
+    optimizer.discriminator_learning_rate = 2e-4
+    optimizer.b1 = 0.5
+    optimizer.b2 = 0.999
+    optimizer.eps = 1e-8
+    optimizer.l2 = 1e-5
+    # Learning rates fall linearly to zero over decay_steps steps from step decay_begin on; decay_steps 0: constant.
+    optimizer.decay_begin = 0
+    optimizer.decay_steps = 0
+    # Decay of the moving average of G's weights, which then draws the sample sheets; 0 is off.
+    config.ema_decay = 0.0
+
+    # --- Machine -------------------------------------------------------------------------------------------------
+    # How the step is mapped over devices: 'shard_map' or 'pmap'. Same results.
+    config.mapper = "shard_map"
+    # Formulation of the convolutions: 'auto' (the fastest for the platform), 'winograd', 'im2col' or 'lax'.
+    config.conv = "auto"
+    return config

@@ -1,0 +1,141 @@
+"""Strided convolution and its exact transpose: one definition for every platform.
+
+Notation, used throughout: a *large* map [batch, stride*h, stride*w, large_features], a *small* map
+[batch, h, w, small_features] and a kernel [k, k, large_features, small_features], all NHWC. `conv` goes from large to
+small (the discriminator), `conv_transpose` from small to large (the generator); each is the transpose of the other in
+its image argument, so one kernel layout serves both.
+
+    conv:            small[i] = sum_t kernel[t] large[stride * i + t - pad],   pad = (k - 1) // 2
+    conv_transpose:  large[o] = sum over (i, t) with stride * i + t - pad = o of kernel[t] small[i]
+
+The padding is the reference's (Theano, pad 2 for 5x5 stride 2 on even sizes): low (k-1)//2, high k-stride-(k-1)//2.
+XLA's 'SAME' is its mirror image for stride 2.
+
+Three formulations compute the same thing. 'lax' is XLA's own convolution, right for GPU and TPU. XLA's CPU back end is
+slow on the dilated convolutions that the transpose and both gradients become, so on the CPU 'winograd' and 'im2col'
+(`conv_gemm.py`) turn all six of them into matrix products.
+"""
+
+from functools import partial
+
+import jax
+from jax import lax
+
+from dcgan_jax import conv_gemm
+
+METHODS = ("auto", "winograd", "im2col", "lax")
+
+
+def resolve_method(method: str) -> str:
+    """The formulation that 'auto' stands for on the default platform; other names are returned as they are."""
+    if method not in METHODS:
+        raise ValueError(f"conv must be one of {METHODS}, not {method!r}")
+    if method != "auto":
+        return method
+    return "winograd" if jax.default_backend() == "cpu" else "lax"
+
+
+def conv(large: jax.Array, kernel: jax.Array, stride: int, method: str = "auto") -> jax.Array:
+    """Strided convolution (cross-correlation: the kernel is not flipped).
+
+    Args:
+      large: [batch, stride*h, stride*w, large_features].
+      kernel: [k, k, large_features, small_features], k >= stride.
+      stride: 1 or 2.
+      method: see the module's docstring.
+
+    Returns:
+      [batch, h, w, small_features].
+    """
+    method = resolve_method(method)
+    if method == "lax":
+        return _lax_conv(large, kernel, stride)
+    return _gemm_conv(large, kernel, stride, method)
+
+
+def conv_transpose(small: jax.Array, kernel: jax.Array, stride: int, method: str = "auto") -> jax.Array:
+    """Transpose of `conv` in its image argument: [batch, h, w, small_features] -> [batch, stride*h, stride*w, large]."""
+    method = resolve_method(method)
+    if method == "lax":
+        return _lax_conv_transpose(small, kernel, stride)
+    return _gemm_conv_transpose(small, kernel, stride, method)
+
+
+def _padding(size: int, stride: int) -> tuple[int, int]:
+    low = (size - 1) // 2
+    return low, size - stride - low
+
+
+def _lax_conv(large: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    padding = _padding(kernel.shape[0], stride)
+    return lax.conv_general_dilated(
+        large, kernel, (stride, stride), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _lax_conv_transpose(small: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    size = kernel.shape[0]
+    low, high = _padding(size, stride)
+    padding = (size - 1 - low, size - 1 - high)
+    return lax.conv_general_dilated(
+        small,
+        kernel[::-1, ::-1],
+        (1, 1),
+        (padding, padding),
+        lhs_dilation=(stride, stride),
+        dimension_numbers=("NHWC", "HWOI", "NHWC"),
+    )
+
+
+# The GEMM formulations. A convolution is bilinear: with linear maps V of the large map, U of the kernel and Z of the
+# small map, and products of matrices per point,
+#     conv = Z^T(V U),   conv_transpose = V^T(Z U^T),   kernel gradient = U^T(V^T Z),
+# so each gradient needs only one new transform; the other two are residuals of the forward pass.
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _gemm_conv(large: jax.Array, kernel: jax.Array, stride: int, method: str) -> jax.Array:
+    return _gemm_conv_forward(large, kernel, stride, method)[0]
+
+
+def _gemm_conv_forward(large, kernel, stride, method):  # type: ignore[no-untyped-def]
+    plan = conv_gemm.make_plan(large.shape, kernel.shape, stride, _padding(kernel.shape[0], stride)[0], method)
+    v, u = plan.large(large), plan.kernel(kernel)
+    return plan.small_transpose([a @ b for a, b in zip(v, u, strict=True)]), (v, u, plan)
+
+
+def _gemm_conv_backward(stride, method, residuals, cotangent):  # type: ignore[no-untyped-def]
+    v, u, plan = residuals
+    z = plan.small(cotangent)
+    return (
+        plan.large_transpose([a @ b.T for a, b in zip(z, u, strict=True)]),
+        plan.kernel_transpose([a.T @ b for a, b in zip(v, z, strict=True)]),
+    )
+
+
+_gemm_conv.defvjp(_gemm_conv_forward, _gemm_conv_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _gemm_conv_transpose(small: jax.Array, kernel: jax.Array, stride: int, method: str) -> jax.Array:
+    return _gemm_conv_transpose_forward(small, kernel, stride, method)[0]
+
+
+def _gemm_conv_transpose_forward(small, kernel, stride, method):  # type: ignore[no-untyped-def]
+    batch, height, width, _ = small.shape
+    large_shape = (batch, stride * height, stride * width, kernel.shape[2])
+    plan = conv_gemm.make_plan(large_shape, kernel.shape, stride, _padding(kernel.shape[0], stride)[0], method)
+    z, u = plan.small(small), plan.kernel(kernel)
+    return plan.large_transpose([a @ b.T for a, b in zip(z, u, strict=True)]), (z, u, plan)
+
+
+def _gemm_conv_transpose_backward(stride, method, residuals, cotangent):  # type: ignore[no-untyped-def]
+    z, u, plan = residuals
+    v = plan.large(cotangent)
+    return (
+        plan.small_transpose([a @ b for a, b in zip(v, u, strict=True)]),
+        plan.kernel_transpose([a.T @ b for a, b in zip(v, z, strict=True)]),
+    )
+
+
+_gemm_conv_transpose.defvjp(_gemm_conv_transpose_forward, _gemm_conv_transpose_backward)

@@ -1,0 +1,65 @@
+"""Devices: the mesh, what is replicated and what is split over it, and how a step is mapped.
+
+The state is replicated, the batch is split along its first axis, and gradients are averaged inside the step. Both
+mappers run the same per-device function under the same axis name and give the same numbers.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from dcgan_jax.errors import UserError
+
+AXIS = "data"
+MAPPERS = ("shard_map", "pmap")
+
+
+def make_mesh(batch_size: int) -> Mesh:
+    """A one-dimensional mesh over all devices of all hosts.
+
+    Raises:
+      UserError: the global batch cannot be split evenly.
+    """
+    devices = jax.device_count()
+    if batch_size % devices:
+        raise UserError(
+            f"batch_size {batch_size} is not divisible by the {devices} devices: set --config.batch_size to a "
+            f"multiple of {devices}, for example {max(1, round(batch_size / devices)) * devices}."
+        )
+    return jax.make_mesh((devices,), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def replicate(mesh: Mesh, tree: Any) -> Any:
+    """Places the same value on every device."""
+    return jax.device_put(tree, NamedSharding(mesh, P()))
+
+
+def map_step(step: Callable[..., tuple[Any, Any]], mesh: Mesh, mapper: str) -> Callable[..., tuple[Any, Any]]:
+    """Maps per-device `step(state, pack, batch) -> (state, metrics)` over the mesh and compiles it.
+
+    `state` (donated) and `pack` are replicated; leaves of `batch` are split along their first axis.
+
+    shard_map's replication check is off: it cannot see through the custom gradients of `conv.py`. Semantics are then
+    those of pmap: gradients are local until the step averages them.
+    """
+    if mapper == "shard_map":
+        mapped = jax.shard_map(
+            step, mesh=mesh, in_specs=(P(), P(), P(AXIS)), out_specs=(P(), P()), check_vma=False
+        )
+        return jax.jit(mapped, donate_argnums=0)
+    if mapper == "pmap":
+        return jax.pmap(step, AXIS, in_axes=(None, None, 0), out_axes=(None, None), devices=mesh.devices.tolist())
+    raise UserError(f"config.mapper is {mapper!r}; choose from {', '.join(MAPPERS)}.")
+
+
+def shard_batch(mesh: Mesh, mapper: str, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Places this host's slice of a batch, leaves [host_batch, ...], as the mapper wants it."""
+    if mapper == "pmap":
+        local = len(mesh.local_devices)
+        return {name: values.reshape(local, -1, *values.shape[1:]) for name, values in batch.items()}
+    sharding = NamedSharding(mesh, P(AXIS))
+    return {name: jax.make_array_from_process_local_data(sharding, values) for name, values in batch.items()}

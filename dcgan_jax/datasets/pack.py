@@ -1,0 +1,449 @@
+"""The pack: a whole image set as one memory-mapped array on disk, built once.
+
+Decoding is far slower than training (a few thousand small images a second per core), so the first run decodes every
+image once and later runs map the result. A pack is a folder:
+
+    images.npy        uint8 [N, height, width, channels]
+    labels.npy        int32 [N], if the source has labels
+    attributes.npz    arrays with first axis N, if the source has attributes
+    keys.json         N names of images in the source
+    meta.json         what the pack was made from and how; written last
+
+It is named by a fingerprint of everything that shapes its content, so a pack is never out of date: another setting or
+a changed source is another pack.
+"""
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import itertools
+import json
+import logging
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import sys
+import threading
+import time
+import types
+import warnings
+import zipfile
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, NoReturn
+
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+import dcgan_jax
+from dcgan_jax.datasets import decode, sources
+from dcgan_jax.errors import UserError
+
+_FORMAT = 1  # Part of the fingerprint: raise it whenever the same source would give different pixels or files.
+_CHUNK = 32  # Images per task of a decoding process.
+_SMALL = 500  # Fewer images than this are decoded in this process: starting others would take longer.
+_LINE_SECONDS = 10.0  # Between lines of progress where there is no terminal.
+_MAX_BAD = 0.01  # Share of bad images above which the source, not an image, is taken to be bad.
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """An opened pack.
+
+    images: uint8 [N, height, width, channels], memory-mapped, read-only.
+    labels: int32 [N], or None.
+    attributes: arrays with first axis N; {} if there are none.
+    keys: N names, or None.
+    class_names: names of labels 0, 1, ..., or None.
+    meta: content of meta.json.
+    path: folder of the pack.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    attributes: dict[str, np.ndarray]
+    keys: Sequence[str] | None
+    class_names: list[str] | None
+    meta: dict[str, Any]
+    path: Path
+
+
+def open_or_build(data: ConfigDict, *, progress: bool = True) -> ImageDataset:
+    """Opens the pack of `config.data`, building it first if it is not there or damaged.
+
+    Only one process builds a pack; others wait for it.
+
+    Args:
+        data: config.data.
+        progress: whether to report the build on stderr.
+
+    Raises:
+        UserError: a setting is wrong, the source cannot be read, more than 1 % of its images are bad, or the pack
+            cannot be written. Nothing is left behind then.
+    """
+    source, target = sources.open_source(data), _target(data)
+    path = _path(source, target, data)
+    with contextlib.suppress(FileNotFoundError, _Damaged):
+        return _open(path)
+    with _lock(path):
+        try:
+            return _open(path)  # Another process has built it meanwhile.
+        except FileNotFoundError:
+            pass
+        except _Damaged as error:
+            _log.warning("The pack %s is damaged (%s); building it again.", path, error)
+        _build(path, source, target, data, progress)
+    return _open(path)
+
+
+def pack_path(data: ConfigDict) -> Path:
+    """The folder where the pack of `config.data` is or will be. Raises UserError as `open_or_build` does."""
+    return _path(sources.open_source(data), _target(data), data)
+
+
+# --- Naming ----------------------------------------------------------------------------------------------------------
+
+
+def _target(data: ConfigDict) -> decode.Target:
+    if data.channels not in (1, 3):
+        raise UserError(f"data.channels is {data.channels}; it must be 1 (grey) or 3 (RGB).")
+    if data.image_size < 1 or data.crop_size < 0 or data.num_examples < 0:
+        raise UserError("data.image_size must be positive; data.crop_size and data.num_examples must not be negative.")
+    if 0 < data.crop_size < data.image_size and not data.allow_upsampling:
+        raise UserError(
+            f"data.crop_size {data.crop_size} is smaller than data.image_size {data.image_size}: every crop would be "
+            "enlarged. Crop more, or set data.allow_upsampling."
+        )
+    return decode.Target(data.image_size, data.channels, data.crop_size, data.allow_upsampling)
+
+
+def _path(source: sources.Source, target: decode.Target, data: ConfigDict) -> Path:
+    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "dcgan_jax", "packs")
+    folder = sources.local_path(data.cache_dir or str(default), "data.cache_dir")
+    content = {
+        "format": _FORMAT,
+        "source": source.name,
+        "source_fingerprint": source.fingerprint,
+        "split": data.split,
+        "num_examples": data.num_examples,
+        "target": vars(target),
+    }
+    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", re.sub(r":/.*/", ":", source.name)).strip("-")
+    return folder / f"{slug}-{target.image_size}px-{fingerprint}"
+
+
+# --- Opening ---------------------------------------------------------------------------------------------------------
+
+
+class _Damaged(ValueError):
+    """A pack's files are missing, cut short, or contradict its meta.json."""
+
+
+def _open(path: Path) -> ImageDataset:
+    """Raises FileNotFoundError if there is no folder `path`, _Damaged if there is no sound pack in it."""
+    if not path.exists():
+        raise FileNotFoundError(path)
+    try:
+        meta = json.loads((path / "meta.json").read_text())
+        shape = (meta["count"], meta["image_size"], meta["image_size"], meta["channels"])
+        images = np.load(path / "images.npy", mmap_mode="r")
+        labels = np.load(path / "labels.npy") if (path / "labels.npy").exists() else None
+        attributes = {}
+        if (path / "attributes.npz").exists():
+            with np.load(path / "attributes.npz") as arrays:
+                attributes = dict(arrays)
+        keys = json.loads((path / "keys.json").read_text())
+        if images.shape != shape or images.dtype != np.uint8:
+            raise _Damaged(f"images.npy is {images.dtype} {images.shape}, not uint8 {shape}")
+        if (path / "images.npy").stat().st_size != meta["bytes"]:
+            raise _Damaged("images.npy does not have the size that meta.json promises")
+        companions = [keys, *attributes.values()] + ([] if labels is None else [labels])
+        if any(len(companion) != len(images) for companion in companions):
+            raise _Damaged("its files have different lengths")
+    except _Damaged:
+        raise
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise _Damaged(f"{type(error).__name__}: {error}") from error
+    return ImageDataset(images, labels, attributes, keys, meta["class_names"], meta, path)
+
+
+# --- Building --------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Holds the pack's lock, waiting for it if need be. The system releases it when a process dies."""
+    with contextlib.ExitStack() as stack:
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(open(_lock_file(path), "w"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"Waiting for another process to finish the pack {path}", file=sys.stderr, flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _lock_file(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
+@contextlib.contextmanager
+def _writing(path: Path, needed: int = 0) -> Iterator[None]:
+    """Turns a failure to write into a UserError; `needed` is the size of the pack in bytes."""
+    try:
+        yield
+    except OSError as error:
+        size = f" ({needed:,} bytes)" if needed else ""
+        raise UserError(
+            f"Cannot write the pack {path}{size}: {error.strerror or error}. "
+            "Make room or set --config.data.cache_dir to a folder that can hold it."
+        ) from error
+
+
+def _build(path: Path, source: sources.Source, target: decode.Target, data: ConfigDict, progress: bool) -> None:
+    """Makes the pack in a folder beside `path` and renames it when it is complete. Needs the pack's lock."""
+    items = source.list_items()
+    count = min(items.count, data.num_examples or items.count)
+    if count == 0:
+        raise UserError(f"{source.name} has no examples in split {data.split!r}.")
+    needed = count * target.image_size**2 * target.channels
+    temporary = path.with_name(path.name + ".building")
+    try:
+        with _writing(path, needed):
+            _remove_dead_builds(path)
+            _check_free_space(path, needed)
+            temporary.mkdir()
+            references = itertools.islice(items.references, count)
+            with (
+                contextlib.closing(_decode_all(source.read, references, target, count)) as chunks,
+                _reporter(source.name, path, count, progress) as report,
+            ):
+                outcome = _write_arrays(temporary, chunks, target, count, report)
+            meta = _meta(source, data.split, target, items.class_names, outcome)
+            images = temporary / "images.npy"
+            with images.open("rb") as file:
+                meta |= {"bytes": images.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+            (temporary / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
+            shutil.rmtree(path, ignore_errors=True)  # A damaged pack.
+            temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    if outcome.skipped:
+        first = "; ".join(f"{key} {reason}" for key, reason in outcome.skipped[:3])
+        _log.warning("Skipped %d of %d images: %s ... See %s/meta.json", len(outcome.skipped), count, first, path)
+
+
+def _remove_dead_builds(path: Path) -> None:
+    """Removes what builds that were killed have left in the folder of packs, of this and of other packs."""
+    shutil.rmtree(path.with_name(path.name + ".building"), ignore_errors=True)
+    for temporary in path.parent.glob("*.building"):
+        with contextlib.suppress(OSError), open(_lock_file(temporary.with_suffix("")), "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Fails if that build is alive.
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_free_space(path: Path, needed: int) -> None:
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise UserError(
+            f"The pack {path} needs {needed:,} bytes, but only {free:,} are free there. "
+            "Make room or set --config.data.cache_dir to a folder on a larger disk."
+        )
+
+
+class _Outcome(NamedTuple):
+    kept: int
+    skipped: list[tuple[str, str]]  # (key, reason)
+
+
+def _write_arrays(
+    folder: Path, chunks: Iterable["_Chunk"], target: decode.Target, expected: int, report: Callable[[int], None]
+) -> _Outcome:
+    """Writes everything but meta.json. Raises UserError as soon as too many images are bad."""
+    keys: list[str] = []
+    labels: list[np.ndarray] = []
+    attributes: list[dict[str, np.ndarray]] = []
+    skipped: list[tuple[str, str]] = []
+    image_shape = (target.image_size, target.image_size, target.channels)
+    with open(folder / "images.npy", "wb") as file:
+        _write_header(file, (expected, *image_shape))
+        for chunk in chunks:
+            skipped += chunk.skipped
+            if len(skipped) > _MAX_BAD * expected:
+                _refuse(skipped, expected)
+            if chunk.keys:
+                file.write(chunk.images.data)
+                keys += chunk.keys
+                attributes.append(chunk.attributes)
+                labels += [] if chunk.labels is None else [chunk.labels]
+            report(len(chunk.keys) + len(chunk.skipped))
+        file.seek(0)
+        _write_header(file, (len(keys), *image_shape))  # As long as before: numpy leaves room for the first axis.
+    if labels:
+        np.save(folder / "labels.npy", np.concatenate(labels))
+    if attributes[0]:
+        arrays = {name: np.concatenate([part[name] for part in attributes]) for name in attributes[0]}
+        np.savez(folder / "attributes.npz", **arrays)  # type: ignore[arg-type]
+    (folder / "keys.json").write_text(json.dumps(keys, indent=0) + "\n")
+    return _Outcome(len(keys), skipped)
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+
+
+def _refuse(skipped: list[tuple[str, str]], expected: int) -> NoReturn:
+    listed = "".join(f"\n  {key} {reason}" for key, reason in skipped[:5])
+    raise UserError(
+        f"More than 1 % of the {expected:,} images cannot be used ({len(skipped):,} so far). Remove or replace them, "
+        f"or change data.image_size or data.crop_size. The first are:{listed}"
+    )
+
+
+def _meta(
+    source: sources.Source, split: str, target: decode.Target, class_names: list[str] | None, outcome: _Outcome
+) -> dict[str, Any]:
+    return {
+        "source": source.name,
+        "version": source.version,
+        "split": split,
+        **vars(target),
+        "resampling": decode.RESAMPLING,
+        "count": outcome.kept,
+        "skipped": {"count": len(outcome.skipped), "first": outcome.skipped[:20]},
+        "class_names": class_names,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "dcgan_jax": dcgan_jax.__version__,
+    }
+
+
+# --- Decoding --------------------------------------------------------------------------------------------------------
+
+_Read = Callable[[Sequence[Any]], Iterator[sources.Example]]
+
+
+class _Chunk(NamedTuple):
+    """What became of a run of examples: the n good ones, and (key, reason) of the others."""
+
+    images: np.ndarray  # uint8 [n, height, width, channels]
+    keys: list[str]
+    labels: np.ndarray | None  # int32 [n]
+    attributes: dict[str, np.ndarray]
+    skipped: list[tuple[str, str]]
+
+
+def _decode_all(
+    read: _Read, references: Iterable[Any], target: decode.Target, count: int
+) -> Generator[_Chunk, None, None]:
+    """Decodes everything in order, in one process per core if it is worth while."""
+    remaining = iter(references)
+    chunks = iter(lambda: list(itertools.islice(remaining, _CHUNK)), [])
+    work = functools.partial(_decode_chunk, read, target)
+    workers = _num_cores() if count >= _SMALL else 1
+    if workers == 1:
+        yield from map(work, chunks)
+        return
+    # Spawned, not forked: JAX and TensorFlow run threads, which do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    pending: deque[Future[_Chunk]] = deque()
+    try:
+        for chunk in chunks:
+            with _main_module_hidden():
+                pending.append(pool.submit(work, chunk))
+            if len(pending) > 4 * workers:  # Enough to keep all busy; bounds the memory when the disk is slow.
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool as error:
+        raise UserError("A process that decodes images was killed, probably because memory ran out.") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    """A spawned process begins by importing the main module again, JAX and all. Ours need nothing from it."""
+    main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then shuts the pool down.
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    """Should the parent be killed, nothing else would end this process."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
+
+
+def _decode_chunk(read: _Read, target: decode.Target, references: Sequence[Any]) -> _Chunk:
+    images, good, skipped = [], [], []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, about oddities that do not stop it.
+        try:
+            for example in read(references):
+                try:
+                    images.append(decode.to_square(example.image, target))
+                    good.append(example)
+                except decode.BadImage as error:
+                    skipped.append((example.key, str(error)))
+        except OSError as error:
+            raise UserError(f"The images cannot be read: {error}.") from error
+    if not good:
+        return _Chunk(np.empty(0, np.uint8), [], None, {}, skipped)
+    labels = None if good[0].label is None else np.asarray([example.label for example in good], np.int32)
+    attributes = {name: np.stack([example.attributes[name] for example in good]) for name in good[0].attributes}
+    return _Chunk(np.stack(images), [example.key for example in good], labels, attributes, skipped)
+
+
+# --- Reporting -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _reporter(name: str, path: Path, count: int, progress: bool) -> Iterator[Callable[[int], None]]:
+    """Gives a function to call with the number of images done since the last call."""
+    if not progress:
+        yield lambda _: None
+        return
+    print(f"Packing {name}: {count:,} images into {path}", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        with tqdm(total=count, unit=" images") as bar:
+            yield bar.update
+        return
+    done, start, due = 0, time.monotonic(), _LINE_SECONDS
+
+    def report(images: int) -> None:
+        nonlocal done, due
+        done += images
+        elapsed = time.monotonic() - start
+        if elapsed >= due or done == count:
+            due = elapsed + _LINE_SECONDS
+            print(f"Packed {done:,} of {count:,} images in {elapsed:.0f} s", file=sys.stderr, flush=True)
+
+    yield report

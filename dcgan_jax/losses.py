@@ -1,0 +1,74 @@
+"""Losses of the two players, on logits.
+
+Each loss is a pair of functions: the discriminator's, of the logits of real and of generated images, and the
+generator's, of the logits of generated images. All logits are float [batch]; all results are scalars, means over the
+batch. The discriminator's two terms are summed, not averaged, as in the authors' scripts.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import relu, softplus
+
+
+class Loss(NamedTuple):
+    """`discriminator(real_logits, fake_logits)` and `generator(fake_logits)`, both to be minimised."""
+
+    discriminator: Callable[[jax.Array, jax.Array], jax.Array]
+    generator: Callable[[jax.Array], jax.Array]
+
+
+def _cross_entropy(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
+    # -log sigmoid(x) = softplus(-x): exact for logits of any size.
+    _check_logits(real_logits, fake_logits)
+    return softplus(-real_logits).mean() + softplus(fake_logits).mean()
+
+
+def _non_saturating(fake_logits: jax.Array) -> jax.Array:
+    _check_logits(fake_logits)
+    return softplus(-fake_logits).mean()
+
+
+def _minimax(fake_logits: jax.Array) -> jax.Array:
+    _check_logits(fake_logits)
+    return -softplus(fake_logits).mean()
+
+
+def _least_squares_discriminator(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
+    _check_logits(real_logits, fake_logits)
+    return 0.5 * (jnp.square(real_logits - 1.0).mean() + jnp.square(fake_logits).mean())
+
+
+def _least_squares_generator(fake_logits: jax.Array) -> jax.Array:
+    _check_logits(fake_logits)
+    return 0.5 * jnp.square(fake_logits - 1.0).mean()
+
+
+def _hinge_discriminator(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
+    _check_logits(real_logits, fake_logits)
+    return relu(1.0 - real_logits).mean() + relu(1.0 + fake_logits).mean()
+
+
+def _hinge_generator(fake_logits: jax.Array) -> jax.Array:
+    _check_logits(fake_logits)
+    return -fake_logits.mean()
+
+
+LOSSES = {
+    # Goodfellow et al. 2014, section 3, with the generator's log D(G(z)); the paper's and the authors' code's loss.
+    "non_saturating": Loss(_cross_entropy, _non_saturating),
+    # Goodfellow et al. 2014, equation 1: the generator minimises log(1 - D(G(z))).
+    "minimax": Loss(_cross_entropy, _minimax),
+    # Mao et al. 2017, equation 9: targets 1 for real, 0 for fake, 1 for the generator.
+    "least_squares": Loss(_least_squares_discriminator, _least_squares_generator),
+    # Lim and Ye 2017; Miyato et al. 2018, equations 16 and 17.
+    "hinge": Loss(_hinge_discriminator, _hinge_generator),
+}
+
+
+def _check_logits(*logits: jax.Array) -> None:
+    for values in logits:
+        if values.ndim != 1:
+            raise ValueError(f"logits must have shape [batch], not {values.shape}")

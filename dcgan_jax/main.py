@@ -1,0 +1,27 @@
+"""Trains a DCGAN: python -m dcgan_jax.main --config=configs/lsun.py --workdir=runs/lsun [--config.field=value ...]
+
+Flags, nothing else; the work is in `train.train_and_evaluate`.
+"""
+
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from dcgan_jax import command_line, train
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "File with the run's configuration.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, samples, metrics.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main() -> None:
+    try:
+        train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+    except train.Interrupted as interruption:
+        print(f"{interruption}. The same command continues the run.", file=sys.stderr)
+        sys.exit(128 + interruption.signum)
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,117 @@
+"""A run's folder: what lies where, and the rule that one folder holds one run.
+
+    config.json   checkpoints/<step>/   samples/step_00000500.png   metrics.jsonl   events.out.tfevents.*
+
+The folder is self-contained: sampling, analysis and evaluation read the config from it.
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from dcgan_jax.errors import UserError
+
+# Fields that may change when a run is resumed: they do not change what is computed, or only how long.
+_FREE_FIELDS = {
+    "num_steps",
+    "log_every",
+    "sample_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "data.dir",
+    "data.cache_dir",
+    "data.placement",
+    "mapper",
+    "conv",
+}
+
+
+def checkpoints(workdir: Path) -> Path:
+    return workdir / "checkpoints"
+
+
+def metrics(workdir: Path) -> Path:
+    return workdir / "metrics.jsonl"
+
+
+def sample_sheet(workdir: Path, step: int) -> Path:
+    return workdir / "samples" / f"step_{step:08d}.png"
+
+
+def prepare(workdir: Path, config: ConfigDict) -> None:
+    """Creates the folder and its config.json, or checks that the run in it is the same one.
+
+    Raises:
+      UserError: the folder cannot be written, or holds a run with another config.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
+    except OSError as error:
+        raise UserError(f"workdir {workdir} cannot be written ({error.strerror}): choose another --workdir.") from error
+    path = workdir / "config.json"
+    if path.exists():
+        before, now = flatten(load_config(workdir)), flatten(config)
+        missing = "(no such field)"
+        different = [
+            f"  {name}: {before.get(name, missing)!r} in the folder, {now.get(name, missing)!r} now"
+            for name in sorted(before.keys() | now.keys())
+            if name not in _FREE_FIELDS and before.get(name, missing) != now.get(name, missing)
+        ]
+        if different:
+            raise UserError(
+                f"workdir {workdir} holds a run with another config:\n" + "\n".join(different) + "\n"
+                "Choose another --workdir, or give the same values to continue that run."
+            )
+    write_atomically(path, (config.to_json(indent=2) + "\n").encode())
+
+
+def load_config(workdir: Path) -> ConfigDict:
+    """The resolved config of the run in `workdir`.
+
+    Raises:
+      UserError: there is no run, or its config.json cannot be read.
+    """
+    path = workdir / "config.json"
+    try:
+        return ConfigDict(_with_tuples(json.loads(path.read_text())))
+    except FileNotFoundError:
+        raise UserError(f"{workdir} is not a run's folder: it has no config.json. Give the --workdir of a run.") from None
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def flatten(config: ConfigDict) -> dict[str, Any]:
+    """{'data.source': ..., ...}, with lists as tuples."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat.update({f"{name}.{inner}": leaf for inner, leaf in flatten(value).items()})
+        else:
+            flat[name] = _with_tuples(value)
+    return flat
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file so that a reader, or a crash, sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _with_tuples(value: Any) -> Any:
+    """JSON knows only lists; stage lists are tuples."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_with_tuples(inner) for inner in value)
+    return value

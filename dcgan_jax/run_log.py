@@ -1,0 +1,118 @@
+"""What a run tells: console lines, metrics.jsonl, and TensorBoard where TensorFlow is installed."""
+
+import importlib.util
+import json
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from dcgan_jax import run_folder
+
+
+class RunLog:
+    """Writers of one run. Only process 0 of a multi-host run writes anything.
+
+    TensorFlow, which the TensorBoard files need, is imported in a thread of its own: training does not wait for it.
+    """
+
+    def __init__(self, workdir: Path, first_step: int, num_steps: int) -> None:
+        """Metrics after `first_step`, which a resumed run computes again, are dropped from metrics.jsonl."""
+        self._active = jax.process_index() == 0
+        if not self._active:
+            return
+        self._num_steps = num_steps
+        self._metrics = run_folder.metrics(workdir)
+        _drop_lines_after(self._metrics, first_step)
+        self._bar = tqdm(
+            total=num_steps, initial=first_step, unit="step", file=sys.stdout, disable=not sys.stdout.isatty(),
+            dynamic_ncols=True, leave=False,
+        )  # fmt: skip
+        self._pool = ThreadPoolExecutor(1, "tensorboard")
+        self._writer = self._pool.submit(_open_tensorboard, workdir)
+        self._writes: list[Future[None]] = []
+
+    def text(self, message: str) -> None:
+        """A line on the console."""
+        if self._active:
+            tqdm.write(message, file=sys.stdout)
+            sys.stdout.flush()
+
+    def scalars(self, step: int, values: dict[str, float], seconds_left: float) -> None:
+        """A line of metrics.jsonl, a console line, TensorBoard scalars."""
+        if not self._active:
+            return
+        with self._metrics.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        speed = ""
+        if "images_per_second" in values:
+            speed = f"  {values['images_per_second']:.0f} images/s  {format_duration(seconds_left)} left"
+        self.text(
+            f"step {step:>{len(str(self._num_steps))}}/{self._num_steps}"
+            f"  d_loss {values['d_loss']:.3f}  g_loss {values['g_loss']:.3f}"
+            f"  D(x) {values['d_real']:.3f}  D(G(z)) {values['d_fake']:.3f}"
+            f"{speed}"
+        )
+        self._to_tensorboard("write_scalars", step, values)
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """TensorBoard image, uint8 [height, width, channels]."""
+        if self._active:
+            self._to_tensorboard("write_images", step, {name: image[None]})
+
+    def progress(self, step: int) -> None:
+        if self._active:
+            self._bar.update(step - self._bar.n)
+
+    def close(self) -> None:
+        """Waits for the writers; raises what went wrong in them."""
+        if not self._active:
+            return
+        self._bar.close()
+        self._to_tensorboard("close")
+        self._pool.shutdown()
+        for write in self._writes:
+            write.result()
+
+    def _to_tensorboard(self, method: str, *args: Any) -> None:
+        def write() -> None:
+            writer = self._writer.result()
+            if writer is not None:
+                getattr(writer, method)(*args)
+
+        self._writes = [pending for pending in self._writes if not pending.done() or pending.exception()]
+        self._writes.append(self._pool.submit(write))
+
+
+def format_duration(seconds: float) -> str:
+    """1h02m, 3m20s or 45s."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+def _open_tensorboard(workdir: Path) -> Any:
+    if importlib.util.find_spec("tensorflow") is None:
+        return None
+    from clu import metric_writers  # imports TensorFlow
+
+    return metric_writers.SummaryWriter(str(workdir))
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (json.JSONDecodeError, KeyError):
+            continue  # a line cut short by a crash
+    run_folder.write_atomically(path, "".join(kept).encode())

@@ -1,0 +1,204 @@
+"""Draws images from a trained generator.
+
+    python -m dcgan_jax.sample --workdir=runs/faces --num=1000 --out=faces_samples --seed=1
+
+writes exactly N PNG files (or one samples.npz) and a sheet of the first of them. Image i depends on (seed, i) only: the
+same seed gives the same files whatever N is.
+
+Batch normalisation at sampling time (--norm):
+
+    running   the running averages of training (default): an image does not depend on what is drawn beside it
+    frozen    averages over 100 fresh batches of noise, then constant; what the authors' SVHN script does for its
+              discriminator, and what averaged (EMA) weights always use, since the running averages belong to others
+    batch     statistics of batches of 128, as the authors' code samples
+"""
+
+import io
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from dcgan_jax import checkpoint, command_line, data_parallel, image_grid, models, pixels, rng, run_folder
+from dcgan_jax.errors import UserError
+from dcgan_jax.train_state import GANState, Tree, create_state
+
+NORMS = ("running", "frozen", "batch")
+# Always drawn in batches of this size, so that an image never depends on how many are asked for.
+BATCH_SIZE = 128
+# Batches whose moments are averaged for frozen statistics.
+STATISTICS_BATCHES = 100
+
+Draw = Callable[[jax.Array, jax.Array | None], jax.Array]
+
+
+def make_generate(config: ConfigDict, norm: str = "running") -> Callable[..., jax.Array]:
+    """Compiled `generate(params, batch_stats, z, labels) -> uint8 [batch, height, width, channels]`.
+
+    `norm`: 'batch' uses the statistics of the batch; otherwise those in `batch_stats`.
+    """
+    generator, _ = models.build_models(config)
+
+    @jax.jit
+    def generate(params: Tree, batch_stats: Tree, z: jax.Array, labels: jax.Array | None) -> jax.Array:
+        variables = {"params": params, "batch_stats": batch_stats}
+        (images, _), _ = generator.apply(variables, z, labels, train=norm == "batch", mutable=["batch_stats"])
+        return pixels.to_uint8(images, config.model.output)
+
+    return generate
+
+
+def draw_noise(config: ConfigDict, seed: int, first: int, count: int) -> jax.Array:
+    """Noise [count, z_dim] of images first, first + 1, ...: each row depends on (seed, its number) only."""
+    keys = rng.example_keys(rng.stream(seed, "sample"), first, count)
+    return jax.vmap(lambda key: models.sample_noise(key, (config.model.z_dim,), config.model.z_distribution))(keys)
+
+
+def make_estimate_statistics(config: ConfigDict) -> Callable[[Tree, Tree], Tree]:
+    """`estimate(params, batch_stats) -> batch_stats`: frozen statistics of these parameters.
+
+    Means over STATISTICS_BATCHES batches of BATCH_SIZE of each layer's mean and variance, every layer seeing its
+    input normalised with that batch's statistics (the authors' svhn/svhn_semisup_analysis.py). `batch_stats` gives the
+    structure only. Labels are drawn uniformly.
+    """
+    generator, _ = models.build_models(config)
+    generator = generator.copy(norm_momentum=0.0)  # the running averages are then the last batch's moments
+
+    @jax.jit
+    def moments(params: Tree, batch_stats: Tree, i: jax.Array) -> Tree:
+        key = rng.stream(config.seed, "statistics", i)
+        z = models.sample_noise(key, (BATCH_SIZE, config.model.z_dim), config.model.z_distribution)
+        labels = jnp.arange(BATCH_SIZE) % config.model.num_classes if config.model.num_classes else None
+        variables = {"params": params, "batch_stats": batch_stats}
+        _, updates = generator.apply(variables, z, labels, train=True, mutable=["batch_stats"])
+        return updates.get("batch_stats", {})
+
+    def estimate(params: Tree, batch_stats: Tree) -> Tree:
+        total = jax.tree.map(jnp.zeros_like, batch_stats)
+        for i in range(STATISTICS_BATCHES):
+            total = jax.tree.map(jnp.add, total, moments(params, batch_stats, jnp.int32(i)))
+        return jax.tree.map(lambda leaf: leaf / STATISTICS_BATCHES, total)
+
+    return estimate
+
+
+def make_draw(config: ConfigDict) -> Callable[[GANState, jax.Array, jax.Array | None], np.ndarray]:
+    """`draw(state, z, labels) -> uint8 images` of a run in progress: averaged weights if the run keeps them."""
+    generate, estimate = make_generate(config), make_estimate_statistics(config)
+
+    def draw(state: GANState, z: jax.Array, labels: jax.Array | None) -> np.ndarray:
+        params, batch_stats = state.generator.params, state.generator.batch_stats
+        if state.ema is not None:
+            params, batch_stats = state.ema, estimate(state.ema, batch_stats)
+        return np.asarray(generate(params, batch_stats, z, labels))
+
+    return draw
+
+
+def sheet_inputs(config: ConfigDict, seed: int) -> tuple[jax.Array, jax.Array | None, int]:
+    """Noise, labels and number of columns of a sample sheet: 8 x 8 images, or 8 rows with a class per column."""
+    classes = config.model.num_classes
+    columns = min(classes, 10) if classes else 8
+    labels = jnp.arange(8 * columns, dtype=jnp.int32) % columns if classes else None
+    return draw_noise(config, seed, 0, 8 * columns), labels, columns
+
+
+def load_run(workdir: Path, step: int | None = None) -> tuple[ConfigDict, GANState]:
+    """Config and state of a run, on this machine's default device, whatever it was trained on.
+
+    Raises:
+      UserError: no run, or no such checkpoint.
+    """
+    config = run_folder.load_config(workdir)
+    generator, discriminator = models.build_models(config)
+    abstract = jax.eval_shape(lambda: create_state(config, generator, discriminator))
+    if not run_folder.checkpoints(workdir).is_dir():
+        raise UserError(f"{workdir} has no checkpoint yet.")
+    mesh = data_parallel.make_mesh(jax.device_count())
+    with checkpoint.open_checkpoints(workdir) as manager:
+        state = checkpoint.restore(manager, abstract, mesh, step)
+    return config, jax.device_put(state, jax.local_devices()[0])
+
+
+def draw_images(
+    config: ConfigDict, state: GANState, num: int, seed: int, norm: str = "running", label: int | None = None
+) -> Iterator[np.ndarray]:
+    """Yields `num` images in batches, uint8 [batch, height, width, channels].
+
+    Args:
+      config, state: of `load_run`.
+      num: how many.
+      seed: image i is a function of (seed, i).
+      norm: see the module's docstring.
+      label: class of all images of a conditional network; None draws the classes in turn.
+    """
+    params, batch_stats = state.generator.params, state.generator.batch_stats
+    if state.ema is not None:
+        params = state.ema
+    if norm == "frozen" or (norm == "running" and state.ema is not None):
+        batch_stats = make_estimate_statistics(config)(params, batch_stats)
+    generate = make_generate(config, norm)
+    classes = config.model.num_classes
+    for first in range(0, num, BATCH_SIZE):
+        labels = None
+        if classes:
+            labels = (first + jnp.arange(BATCH_SIZE)) % classes if label is None else jnp.full(BATCH_SIZE, label)
+        images = generate(params, batch_stats, draw_noise(config, seed, first, BATCH_SIZE), labels)
+        yield np.asarray(images)[: num - first]
+
+
+def write_pngs(out: Path, batches: Iterable[np.ndarray]) -> None:
+    """out/000000.png, 000001.png, ... and sheet.png of the first 100."""
+    first: list[np.ndarray] = []
+    count = 0
+    for batch in batches:
+        for image in batch:
+            image_grid.save_png(out / f"{count:06d}.png", image)
+            count += 1
+        first.extend(batch[: 100 - len(first)])
+    image_grid.save_png(out / "sheet.png", image_grid.make_grid(np.stack(first), 10))
+
+
+def write_npz(out: Path, batches: Iterable[np.ndarray]) -> None:
+    """out/samples.npz with 'images' uint8 [num, height, width, channels], and sheet.png of the first 100."""
+    images = np.concatenate(list(batches))
+    content = io.BytesIO()
+    np.savez(content, images=images)
+    run_folder.write_atomically(out / "samples.npz", content.getvalue())
+    image_grid.save_png(out / "sheet.png", image_grid.make_grid(images[:100], 10))
+
+
+def _progress(batches: Iterable[np.ndarray], bar: tqdm) -> Iterator[np.ndarray]:
+    for batch in batches:
+        yield batch
+        bar.update(len(batch))
+
+
+def main() -> None:
+    config, state = load_run(Path(_WORKDIR.value), _STEP.value)
+    classes = config.model.num_classes
+    if _LABEL.value is not None and not 0 <= _LABEL.value < classes:
+        known = f"0 to {classes - 1}" if classes else "none: the network is unconditional"
+        raise UserError(f"--label={_LABEL.value} is not one of the run's classes ({known}).")
+    out = Path(_OUT.value)
+    batches = draw_images(config, state, _NUM.value, _SEED.value, _NORM.value, _LABEL.value)
+    with tqdm(total=_NUM.value, unit="image", disable=None) as bar:
+        (write_npz if _FORMAT.value == "npz" else write_pngs)(out, _progress(batches, bar))
+    print(f"{_NUM.value} images and sheet.png in {out}")
+
+
+if __name__ == "__main__":
+    _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
+    _OUT = flags.DEFINE_string("out", None, "Folder for the images.", required=True)
+    _NUM = flags.DEFINE_integer("num", 64, "How many images.", lower_bound=1)
+    _SEED = flags.DEFINE_integer("seed", 0, "Image i is a function of (seed, i).")
+    _STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; default: the latest.")
+    _LABEL = flags.DEFINE_integer("label", None, "Class of the images (conditional networks); default: all in turn.")
+    _NORM = flags.DEFINE_enum("norm", "running", NORMS, "Statistics of batch normalisation; see the module's docstring.")
+    _FORMAT = flags.DEFINE_enum("format", "png", ("png", "npz"), "One PNG file per image, or one samples.npz.")
+    command_line.run(main)

@@ -1,0 +1,22 @@
+"""Sets up the process before any test module imports jax: four CPU devices, no network, nothing in the user's cache."""
+
+import atexit
+import os
+import tempfile
+
+# The last of several equal flags wins.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4".strip()
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+
+# Packs, TFDS data sets and matplotlib's font list of the session go here. Child processes inherit it.
+_cache = tempfile.TemporaryDirectory(prefix="dcgan_jax_tests_", ignore_cleanup_errors=True)
+atexit.register(_cache.cleanup)
+os.environ["XDG_CACHE_HOME"] = _cache.name
+os.environ["TFDS_DATA_DIR"] = f"{_cache.name}/tensorflow_datasets"
+os.environ["MPLBACKEND"] = "Agg"
+
+# TensorFlow's file system layer would otherwise look for Google Cloud credentials on the network.
+os.environ["NO_GCE_CHECK"] = "true"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"

@@ -1,0 +1,416 @@
+"""Sources: which examples each kind lists and reads, and what it says when it cannot."""
+
+import io
+import os
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from configs import default
+from dcgan_jax.datasets import tfds_source
+from dcgan_jax.datasets.sources import Example, Source, open_source
+from dcgan_jax.errors import UserError
+
+
+def data(source: str, **changes: Any) -> ConfigDict:
+    config = default.get_config().data
+    config.update(source=source, image_size=8, **changes)
+    return config
+
+
+def png(value: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (value, value, value)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(png())
+
+
+def read_all(source: Source) -> list[Example]:
+    items = source.list_items()
+    references = list(items.references)
+    assert len(references) == items.count
+    return list(source.read(references))
+
+
+def test_unknown_source_names_the_five_forms() -> None:
+    for source in ("cifar10", "toy_cats", "folder:", "s3:bucket", ""):
+        with pytest.raises(UserError) as error:
+            open_source(data(source))
+        for form in ("tfds:NAME", "folder:/path", "lsun:/path/to/X_train_lmdb", "toy_bedrooms", "toy_faces"):
+            assert form in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["folder", "lsun"])
+def test_sources_without_splits_refuse_one(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="have no splits"):
+        open_source(data(f"{kind}:{tmp_path}", split="test"))
+
+
+def test_bucket_is_refused() -> None:
+    with pytest.raises(UserError, match="gs://bucket/photos"):
+        open_source(data("folder:gs://bucket/photos"))
+
+
+# --- Folders ---------------------------------------------------------------------------------------------------------
+
+
+def test_folder_lists_images_at_any_depth_in_order(tmp_path: Path) -> None:
+    images = ["b.PNG", "a/deep/er/x.jpeg", "a.ppm", "c.Tiff", "a/y.webp", "Z.bmp", "d.gif", "e.tif", "f.pgm", "g.jpg"]
+    touch(tmp_path, *images, "notes.txt", ".hidden.png", ".git/x.png", "__MACOSX/._a.png", "png", "x.png.bak")
+    examples = read_all(open_source(data(f"folder:{tmp_path}")))
+    assert [example.key for example in examples] == sorted(images)
+    assert [example.image for example in examples] == [tmp_path / name for name in sorted(images)]
+    assert {example.label for example in examples} == {None}
+
+
+def test_subfolders_are_classes_only_if_every_image_is_in_one(tmp_path: Path) -> None:
+    touch(tmp_path, "dog/1.png", "cat/deep/2.png", "dog/0.png")
+    source = open_source(data(f"folder:{tmp_path}"))
+    assert source.list_items().class_names == ["cat", "dog"]
+    assert [(example.key, example.label) for example in read_all(source)] == [
+        ("cat/deep/2.png", 0),
+        ("dog/0.png", 1),
+        ("dog/1.png", 1),
+    ]
+    touch(tmp_path, "stray.png")
+    source = open_source(data(f"folder:{tmp_path}"))
+    assert source.list_items().class_names is None
+    assert {example.label for example in read_all(source)} == {None}
+
+
+def test_folder_follows_links_and_survives_loops(tmp_path: Path) -> None:
+    touch(tmp_path, "photos/a.png", "elsewhere/b.png", "more/c.png")
+    (tmp_path / "photos/b.png").symlink_to(tmp_path / "elsewhere/b.png")
+    (tmp_path / "photos/dangling.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "photos/more").symlink_to(tmp_path / "more")
+    (tmp_path / "photos/loop").symlink_to(tmp_path / "photos")
+    examples = read_all(open_source(data(f"folder:{tmp_path}/photos")))
+    assert [example.key for example in examples] == ["a.png", "b.png", "more/c.png"]
+
+
+def test_home_is_expanded_and_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "photos/a.png")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    names = {open_source(data(f"folder:{p}")).name for p in ("~/photos", "photos/", "./photos", tmp_path / "photos")}
+    assert names == {f"folder:{tmp_path}/photos"}
+
+
+def test_folder_fingerprint_follows_names_sizes_and_times(tmp_path: Path) -> None:
+    def fingerprint() -> str:
+        return open_source(data(f"folder:{tmp_path}")).fingerprint["files"]
+
+    touch(tmp_path, "a.png", "b.png")
+    os.utime(tmp_path / "a.png", (1, 1))
+    seen = [fingerprint()]
+    assert fingerprint() == seen[0]
+    os.utime(tmp_path / "a.png", (2, 2))
+    seen.append(fingerprint())
+    (tmp_path / "a.png").write_bytes(b"longer" * 100)
+    os.utime(tmp_path / "a.png", (2, 2))
+    seen.append(fingerprint())
+    (tmp_path / "b.png").rename(tmp_path / "c.png")
+    seen.append(fingerprint())
+    touch(tmp_path, "d.png")
+    seen.append(fingerprint())
+    assert len(set(seen)) == 5
+
+
+def test_folder_that_is_not_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        open_source(data(f"folder:{tmp_path}/nowhere"))
+    touch(tmp_path, "faces.tar")
+    with pytest.raises(UserError, match=r"faces\.tar is a file, not a folder\. Unpack"):
+        open_source(data(f"folder:{tmp_path}/faces.tar"))
+
+
+def test_folder_without_images_says_what_is_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="it holds no files at all"):
+        open_source(data(f"folder:{tmp_path}"))
+    touch(tmp_path, "a.HEIC", "b.heic", "c.txt", "README")
+    with pytest.raises(UserError, match=r"\.heic \(2\), \.txt \(1\), none \(1\)|\.heic \(2\), none \(1\), \.txt \(1\)"):
+        open_source(data(f"folder:{tmp_path}"))
+
+
+# --- LSUN ------------------------------------------------------------------------------------------------------------
+
+
+def write_lmdb(path: Path, entries: dict[bytes, bytes], subdir: bool = True) -> None:
+    with lmdb.open(str(path), subdir=subdir, map_size=1 << 20) as environment, environment.begin(write=True) as writer:
+        for key, value in entries.items():
+            writer.put(key, value)
+
+
+@pytest.mark.parametrize("subdir", [True, False])
+def test_lsun_reads_values_in_the_order_of_keys(tmp_path: Path, subdir: bool) -> None:
+    write_lmdb(tmp_path / "room_lmdb", {b"c0ffee": b"three", b"a1": b"one", b"b\xff": b"two"}, subdir)
+    source = open_source(data(f"lsun:{tmp_path}/room_lmdb"))
+    assert [(example.key, example.image, example.label) for example in read_all(source)] == [
+        ("a1", b"one", None),
+        ("b\\xff", b"two", None),
+        ("c0ffee", b"three", None),
+    ]
+    # Twice, and from the middle, in one process: LMDB refuses to be opened twice at a time.
+    assert [example.image for example in source.read([b"c0ffee", b"a1"])] == [b"three", b"one"]
+
+
+def test_lsun_fingerprint_follows_the_file(tmp_path: Path) -> None:
+    write_lmdb(tmp_path / "room_lmdb", {b"a": b"1"})
+    before = open_source(data(f"lsun:{tmp_path}/room_lmdb")).fingerprint
+    assert open_source(data(f"lsun:{tmp_path}/room_lmdb")).fingerprint == before
+    os.utime(tmp_path / "room_lmdb/data.mdb", (1, 1))
+    assert open_source(data(f"lsun:{tmp_path}/room_lmdb")).fingerprint != before
+
+
+def test_lsun_that_is_not_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        open_source(data(f"lsun:{tmp_path}/nowhere"))
+    with pytest.raises(UserError, match=r"has no data\.mdb.*folder:"):
+        open_source(data(f"lsun:{tmp_path}"))
+    (tmp_path / "bedroom_train_lmdb.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match="Unpack it"):
+        open_source(data(f"lsun:{tmp_path}/bedroom_train_lmdb.zip"))
+    (tmp_path / "data.mdb").write_bytes(b"not a database" * 1000)
+    with pytest.raises(UserError, match="cannot be read"):
+        open_source(data(f"lsun:{tmp_path}")).list_items()
+    write_lmdb(tmp_path / "empty_lmdb", {})
+    with pytest.raises(UserError, match="has no entries"):
+        open_source(data(f"lsun:{tmp_path}/empty_lmdb")).list_items()
+
+
+def test_lsun_needs_lmdb_only_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_lmdb(tmp_path / "room_lmdb", {b"a": b"1"})
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    source = open_source(data(f"lsun:{tmp_path}/room_lmdb"))
+    with pytest.raises(UserError, match="pip install lmdb"):
+        source.list_items()
+
+
+# --- TFDS ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["array_record", "tfrecord"])
+def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A TFDS data_dir with the set 'squares': 10 images of grey value 10 i, prepared in either format."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    root = tmp_path_factory.mktemp(request.param)
+    rows = [
+        (
+            i,
+            {
+                "image": io.BytesIO(png(10 * i)),
+                "label": i % 2,
+                "id": f"square{i}",
+                "attributes": {"large": i > 4},
+                "box": np.full(4, i, np.float32),
+                "tags": np.arange(i, dtype=np.int64),
+            },
+        )
+        for i in range(10)
+    ]
+    tfds.dataset_builders.store_as_tfds_dataset(
+        "squares",
+        "1.2.0",
+        features=tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(shape=(8, 8, 3)),
+                "label": tfds.features.ClassLabel(names=["even", "odd"]),
+                "id": tfds.features.Text(),
+                "attributes": {"large": np.bool_},
+                "box": tfds.features.Tensor(shape=(4,), dtype=np.float32),
+                "tags": tfds.features.Sequence(np.int64),
+            }
+        ),
+        split_datasets={"train": rows[:7], "test": rows[7:]},
+        data_dir=root,
+        file_format=request.param,
+        disable_shuffling=True,
+    )
+    return root
+
+
+@pytest.mark.parametrize(
+    ("split", "numbers"),
+    [("train", range(7)), ("test", range(7, 10)), ("train[:2]+test", [0, 1, 7, 8, 9])],
+)
+def test_tfds_examples(prepared: Path, split: str, numbers: list[int]) -> None:
+    source = open_source(data("tfds:squares", dir=str(prepared), split=split))
+    assert source.version == "1.2.0"
+    assert source.list_items().class_names == ["even", "odd"]
+    examples = read_all(source)
+    assert [example.key for example in examples] == [f"square{i}" for i in numbers]
+    assert [example.label for example in examples] == [i % 2 for i in numbers]
+    assert [example.image for example in examples] == [png(10 * i) for i in numbers]  # Still encoded.
+    for i, example in zip(numbers, examples, strict=True):
+        assert set(example.attributes) == {"large", "box"}  # 'tags' has no fixed length.
+        assert example.attributes["large"] == (i > 4)
+        np.testing.assert_array_equal(example.attributes["box"], [i] * 4)
+
+
+def test_tfds_unknown_split(prepared: Path) -> None:
+    with pytest.raises(UserError, match="'trian'|trian"):
+        open_source(data("tfds:squares", dir=str(prepared), split="trian")).list_items()
+
+
+def test_tfds_needs_tensorflow_for_tfrecord_only(prepared: Path) -> None:
+    script = f"""
+import sys
+sys.modules["tensorflow"] = None
+sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}
+from test_sources import data, open_source, read_all
+print(len(read_all(open_source(data("tfds:squares", dir={str(prepared)!r})))))
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    if prepared.name.startswith("array_record"):
+        assert result.stdout == "7\n", result.stderr
+    else:
+        assert "prepare the set as array_record" in result.stderr
+        assert f"tfds.builder('squares', data_dir='{prepared}', file_format='array_record')" in result.stderr
+
+
+def info_file(folder: Path, file_format: str = "array_record") -> None:
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text(f'{{"fileFormat": "{file_format}"}}')
+
+
+def test_tfds_finds_prepared_folders_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    for folder in ("plain/1.9.0", "plain/1.10.0", "plain/incomplete.X_2.0.0", "sized/8x8/0.1.0", "sized/16x16/0.1.0"):
+        info_file(tmp_path / folder)
+
+    def folder_of(name: str) -> str:
+        fingerprint = open_source(data(f"tfds:{name}", dir=str(tmp_path))).fingerprint
+        return os.path.relpath(fingerprint["folder"], tmp_path)
+
+    assert folder_of("plain") == "plain/1.10.0"
+    assert folder_of("plain:1.9.0") == "plain/1.9.0"
+    assert folder_of("sized/8x8") == "sized/8x8/0.1.0"
+    with pytest.raises(UserError, match="needs a config: .*sized holds 16x16, 8x8"):
+        folder_of("sized")
+    for name in ("a b", "../etc", "plain:new", "sized/"):
+        with pytest.raises(UserError, match="must look like"):
+            folder_of(name)
+
+
+def test_tfds_default_folder_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info_file(tmp_path / "a/plain/1.0.0")
+    info_file(tmp_path / "tensorflow_datasets/plain/2.0.0")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "a"))
+    assert open_source(data("tfds:plain")).version == "1.0.0"
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    assert open_source(data("tfds:plain")).version == "2.0.0"
+
+
+def test_tfds_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(UserError, match="pip install tensorflow-datasets"):
+        open_source(data("tfds:cifar10", dir=str(tmp_path)))
+
+
+class FailingPool:
+    """Stands in for the process that downloads; every task fails as it would without a network."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def __enter__(self) -> "FailingPool":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def submit(self, *_: Any) -> "FailingPool":
+        return self
+
+    def result(self) -> str:
+        raise ConnectionError("Max retries exceeded\nTraceback ...")
+
+
+def test_tfds_download_that_fails_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorflow_datasets")
+    monkeypatch.setattr(tfds_source, "ProcessPoolExecutor", FailingPool)
+    source = open_source(data("tfds:celeb_a", dir=str(tmp_path)))
+    assert Path(source.fingerprint["folder"]).parent == tmp_path / "celeb_a"  # Where it is going to be.
+    with pytest.raises(UserError) as error:
+        source.list_items()
+    message = str(error.value)
+    assert "(Max retries exceeded)" in message
+    call = f"tfds.builder('celeb_a', data_dir='{tmp_path}', file_format='array_record').download_and_prepare()"
+    assert f'python -c "import tensorflow_datasets as tfds; {call}"' in message
+    assert "Google Drive" in message
+    assert "--config.data.source=folder:" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tfds_unknown_set_or_missing_config(tmp_path: Path) -> None:
+    pytest.importorskip("tensorflow_datasets")
+    with pytest.raises(UserError, match="knows no data set 'cifar11'"):
+        open_source(data("tfds:cifar11", dir=str(tmp_path)))
+    with pytest.raises(UserError, match="needs a config, one of 8x8, 16x16, 32x32, 64x64"):
+        open_source(data("tfds:imagenet_resized", dir=str(tmp_path)))
+
+
+def test_tfds_set_without_images(tmp_path: Path) -> None:
+    builder = types.SimpleNamespace(info=types.SimpleNamespace(full_name="words/1.0.0", features={"text": None}))
+    pytest.importorskip("tensorflow_datasets")
+    with pytest.raises(UserError, match=r"words/1\.0\.0 has no image feature; it has text"):
+        tfds_source._columns(builder)
+
+
+# --- Toys ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
+    """A renderer whose pixels are (seed, index, size)."""
+    module = types.ModuleType("dcgan_jax.datasets.toy_bedrooms")
+
+    def render(seed: int, index: int, image_size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        pixels = np.empty((image_size, image_size, 3), np.uint8)
+        pixels[:] = seed, index % 256, image_size
+        return pixels, {"lamp": np.int32(index % 2)}
+
+    module.render, module.VERSION = render, 7  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module
+
+
+def test_toy_examples(toy: types.ModuleType) -> None:
+    for split, seed in (("train", 0), ("test", 1)):
+        source = open_source(data("toy_bedrooms", split=split, num_examples=3))
+        examples = read_all(source)
+        assert source.version == "7"
+        assert [example.key for example in examples] == [f"{split}/{i}" for i in range(3)]
+        assert [example.attributes["lamp"] for example in examples] == [0, 1, 0]
+        for i, example in enumerate(examples):
+            assert isinstance(example.image, np.ndarray)
+            assert example.image[5, 5].tolist() == [seed, i, 8]
+    assert open_source(data("toy_bedrooms")).list_items().count == 20_000
+
+
+def test_toy_refusals(toy: types.ModuleType) -> None:
+    with pytest.raises(UserError, match="'validation' is not a split of toy_bedrooms"):
+        open_source(data("toy_bedrooms", split="validation"))
+    with pytest.raises(UserError, match="crop_size 20 must stay 0"):
+        open_source(data("toy_bedrooms", crop_size=20))
+
+
+@pytest.mark.parametrize("name", ["toy_bedrooms", "toy_faces"])
+def test_real_toys(name: str) -> None:
+    first, second = read_all(open_source(data(name, num_examples=2)))
+    assert isinstance(first.image, np.ndarray)
+    assert first.image.shape == (8, 8, 3)
+    assert first.attributes.keys() == second.attributes.keys() != set()
