@@ -79,11 +79,16 @@ def load_config(workdir: Path) -> ConfigDict:
     """
     path = workdir / "config.json"
     try:
-        return ConfigDict(_with_tuples(json.loads(path.read_text())))
+        return from_json(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{workdir} is not a run's folder: it has no config.json. Give the --workdir of a run.") from None
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def from_json(text: str) -> ConfigDict:
+    """Inverse of `ConfigDict.to_json`. JSON knows only lists; those of a config (stages, hidden) are tuples."""
+    return ConfigDict(_with_tuples(json.loads(text)))
 
 
 def flatten(config: ConfigDict) -> dict[str, Any]:
@@ -109,7 +114,6 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _with_tuples(value: Any) -> Any:
-    """JSON knows only lists; stage lists are tuples."""
     if isinstance(value, dict):
         return {name: _with_tuples(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -132,7 +132,7 @@ def discriminator_step(
         "d_loss": value,
         "d_real": jax.nn.sigmoid(real_logits).mean(),
         "d_fake": jax.nn.sigmoid(fake_logits).mean(),
-        "d_grad_norm": optax.global_norm(gradients),
+        "d_grad_norm": optax.tree.norm(gradients),
     }
     return _update(player, gradients, optimizer).replace(batch_stats=batch_stats), metrics
 
@@ -169,7 +169,7 @@ def generator_step(
     value, image_gradients = jax.value_and_grad(objective)(fakes)
     (gradients,) = pull_back(image_gradients)
     gradients = lax.pmean(gradients, AXIS)
-    return _update(player, gradients, optimizer), {"g_loss": value, "g_grad_norm": optax.global_norm(gradients)}
+    return _update(player, gradients, optimizer), {"g_loss": value, "g_grad_norm": optax.tree.norm(gradients)}
 
 
 def _generate(

@@ -8,6 +8,8 @@ import tempfile
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+# Compiling takes most of the time of these tests.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 
 # Packs, TFDS data sets and matplotlib's font list of the session go here. Child processes inherit it.
 _cache = tempfile.TemporaryDirectory(prefix="dcgan_jax_tests_", ignore_cleanup_errors=True)

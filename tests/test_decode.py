@@ -182,7 +182,7 @@ def test_thirty_two_bit_grey_within_sixteen_bits_is_scaled_and_beyond_is_bad() -
     values = np.full((8, 8), 257 * 200, np.int32)
     np.testing.assert_array_equal(to_square(encoded(Image.fromarray(values), "TIFF"), Target(8)), 200)
     values[3, 3] = 70_000
-    with pytest.raises(BadImage, match="outside 0..65535"):
+    with pytest.raises(BadImage, match=r"outside 0\.\.65535"):
         to_square(encoded(Image.fromarray(values), "TIFF"), Target(8))
 
 

@@ -262,14 +262,16 @@ def test_tfds_examples(prepared: Path, split: str, numbers: list[int]) -> None:
 
 
 def test_tfds_unknown_split(prepared: Path) -> None:
-    with pytest.raises(UserError, match="'trian'|trian"):
+    with pytest.raises(UserError, match="trian"):
         open_source(data("tfds:squares", dir=str(prepared), split="trian")).list_items()
 
 
 def test_tfds_needs_tensorflow_for_tfrecord_only(prepared: Path) -> None:
     script = f"""
 import sys
-sys.modules["tensorflow"] = None
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+PathFinder.find_spec = staticmethod(lambda name, *rest: None if name == "tensorflow" else find(name, *rest))
 sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}
 from test_sources import data, open_source, read_all
 print(len(read_all(open_source(data("tfds:squares", dir={str(prepared)!r})))))
@@ -299,7 +301,7 @@ def test_tfds_finds_prepared_folders_without_importing_it(tmp_path: Path, monkey
     assert folder_of("plain") == "plain/1.10.0"
     assert folder_of("plain:1.9.0") == "plain/1.9.0"
     assert folder_of("sized/8x8") == "sized/8x8/0.1.0"
-    with pytest.raises(UserError, match="needs a config: .*sized holds 16x16, 8x8"):
+    with pytest.raises(UserError, match=r"needs a config: .*sized holds 16x16, 8x8"):
         folder_of("sized")
     for name in ("a b", "../etc", "plain:new", "sized/"):
         with pytest.raises(UserError, match="must look like"):
@@ -381,7 +383,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
     def render(seed: int, index: int, image_size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         pixels = np.empty((image_size, image_size, 3), np.uint8)
         pixels[:] = seed, index % 256, image_size
-        return pixels, {"lamp": np.int32(index % 2)}
+        return pixels, {"lamp": np.asarray(index % 2)}
 
     module.render, module.VERSION = render, 7  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)

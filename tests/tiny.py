@@ -1,24 +1,31 @@
 """Small networks and data for the tests: they compile in seconds."""
 
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import AxisType
 from ml_collections import ConfigDict
+from PIL import Image
 
 from configs import default
+from dcgan_jax import data_parallel, models, run_folder, train_step
 from dcgan_jax.datasets.pack import ImageDataset
+from dcgan_jax.input_pipeline import gathering
+from dcgan_jax.train_state import GANState, create_state
 
 
-def config(**changes: object) -> ConfigDict:
-    """A two-stage 8-pixel network. `changes`: fields with dots as double underscores, data__channels=1."""
+def config(**changes: Any) -> ConfigDict:
+    """A two-stage 8-pixel network, locked. `changes`: fields with dots as double underscores, data__channels=1."""
     config = default.get_config()
     config.update(num_steps=4, batch_size=8, log_every=1, sample_every=0, checkpoint_every=0, conv="lax")
     config.data.update(image_size=8)
     config.model.update(z_dim=5, kernel_size=3)
     config.model.generator.stages = ((6, 2), (4, 2))
     config.model.discriminator.stages = ((4, 2), (6, 2))
-    for name, value in changes.items():
-        config.update_from_flattened_dict({name.replace("__", "."): value})
+    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
     return config.lock()
 
 
@@ -31,3 +38,53 @@ def dataset(count: int = 32, size: int = 8, channels: int = 3, classes: int = 0)
     """An in-memory data set of random images."""
     labels = np.arange(count, dtype=np.int32) % classes if classes else None
     return ImageDataset(images(count, size, channels), labels, {}, None, None, {}, Path("memory"))
+
+
+def image_folder(path: Path, count: int = 32, size: int = 8) -> str:
+    """Writes random PNG files; returns the source string."""
+    path.mkdir(parents=True)
+    for i, pixels in enumerate(images(count, size)):
+        Image.fromarray(pixels).save(path / f"{i:03d}.png")
+    return f"folder:{path}"
+
+
+def mesh(devices: int = 1) -> jax.sharding.Mesh:
+    axis_types = (AxisType.Auto,)
+    return jax.make_mesh((devices,), (data_parallel.AXIS,), axis_types=axis_types, devices=jax.devices()[:devices])
+
+
+def fresh_state(config: ConfigDict) -> GANState:
+    return jax.jit(partial(create_state, config, *models.build_models(config)))()
+
+
+def run_steps(config: ConfigDict, devices: int = 1) -> tuple[list[GANState], list[dict[str, float]]]:
+    """Two steps on random images: the states before, between and after, as NumPy arrays, and the metrics of both."""
+    return _run_steps(config.to_json(), devices)
+
+
+@cache
+def _run_steps(config_json: str, devices: int) -> tuple[list[GANState], list[dict[str, float]]]:
+    config = run_folder.from_json(config_json)
+    devices_mesh = mesh(devices)
+    state = data_parallel.replicate(devices_mesh, fresh_state(config))
+    step = data_parallel.map_step(gathering(train_step.make_train_step(config)), devices_mesh, config.mapper)
+    states, history = [jax.tree.map(np.array, state)], []
+    for i in range(2):
+        batch = shard_batch(config, devices_mesh, seed=i)
+        state, metrics = step(state, {}, batch)
+        states.append(jax.tree.map(np.array, state))
+        history.append({name: float(value) for name, value in metrics.items()})
+    return states, history
+
+
+def shard_batch(config: ConfigDict, devices_mesh: jax.sharding.Mesh, seed: int) -> dict[str, Any]:
+    batch = {"image": images(config.batch_size, config.data.image_size, config.data.channels, seed)}
+    if config.model.num_classes:
+        batch["label"] = np.arange(config.batch_size, dtype=np.int32) % config.model.num_classes
+    return data_parallel.shard_batch(devices_mesh, config.mapper, batch)
+
+
+def largest_difference(a: Any, b: Any) -> float:
+    """Largest absolute difference between two trees of the same structure."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(float(np.abs(np.asarray(x, np.float64) - np.asarray(y, np.float64)).max()) for x, y in pairs)

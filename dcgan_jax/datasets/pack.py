@@ -123,7 +123,7 @@ def _target(data: ConfigDict) -> decode.Target:
     if 0 < data.crop_size < data.image_size and not data.allow_upsampling:
         raise UserError(
             f"data.crop_size {data.crop_size} is smaller than data.image_size {data.image_size}: every crop would be "
-            "enlarged. Crop more, or set data.allow_upsampling."
+            "enlarged. Give a larger crop_size or set data.allow_upsampling."
         )
     return decode.Target(data.image_size, data.channels, data.crop_size, data.allow_upsampling)
 
@@ -271,7 +271,7 @@ class _Outcome(NamedTuple):
 
 
 def _write_arrays(
-    folder: Path, chunks: Iterable["_Chunk"], target: decode.Target, expected: int, report: Callable[[int], None]
+    folder: Path, chunks: Iterable["_Chunk"], target: decode.Target, expected: int, report: Callable[[int], object]
 ) -> _Outcome:
     """Writes everything but meta.json. Raises UserError as soon as too many images are bad."""
     keys: list[str] = []
@@ -426,7 +426,7 @@ def _decode_chunk(read: _Read, target: decode.Target, references: Sequence[Any])
 
 
 @contextlib.contextmanager
-def _reporter(name: str, path: Path, count: int, progress: bool) -> Iterator[Callable[[int], None]]:
+def _reporter(name: str, path: Path, count: int, progress: bool) -> Iterator[Callable[[int], object]]:
     """Gives a function to call with the number of images done since the last call."""
     if not progress:
         yield lambda _: None

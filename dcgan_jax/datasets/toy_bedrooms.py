@@ -1,11 +1,11 @@
 """Toy bedrooms: rooms in one-point perspective, drawn from factors that are all known.
 
-`render(seed, index, image_size)` is a pure function: `sample_factors` draws the factors of picture `index`, `draw` turns
-factors into pixels and uses no other randomness. Editing a factor and drawing again therefore shows its effect alone.
+`render(seed, index, image_size)` is a pure function: `sample_factors` chooses the factors of picture `index`, `draw`
+turns factors into pixels and uses no other randomness. Editing a factor and drawing again shows its effect alone.
 
 A room is a box in metres: X from the left wall, Y up from the floor, Z from the back wall towards the viewer. Numbers
-marked "image" are fractions of the image side (x to the right, y down) and hold for every `image_size`. Independent fair
-coins: lamp, tv, curtains, rug, throw. Colours are sRGB (red, green, blue) in [0, 1].
+marked "image" are fractions of the image side (x to the right, y down) and hold for every `image_size`. Independent
+fair coins: lamp, tv, curtains, rug, throw. Colours are sRGB (red, green, blue) in [0, 1].
 
     num_windows    int32      0, 1 or 2 with equal probability, independent of the coins
     windows        [2, 4]     image; (x0, y0, x1, y1) of each window's frame and glass, cut at the image's edge,
@@ -22,8 +22,9 @@ coins: lamp, tv, curtains, rug, throw. Colours are sRGB (red, green, blue) in [0
     bed            [4]        metres; middle (X), width [1.35, 1.9], length [1.85, 2.1], height [0.5, 0.62]
     headboard      [2]        height [0.95, 1.25] in metres, roundness of its corners [0, 0.5]
     fold           float      share of the bed's length left open at the pillows, [0.3, 0.45]
-    view           [5]        image x of the left [0.06, 0.25] and right [0.75, 0.94] corner of the back wall, image y of
-                              its floor edge [0.61, 0.70]; metres: camera height [1.5, 1.85], depth of the room [4.6, 5.6]
+    view           [5]        image x of the left [0.06, 0.26] and right [0.74, 0.94] corner of the back wall, image
+                              y of its floor edge [0.61, 0.70]; metres: camera height [1.5, 1.85], distance of the
+                              back wall from the camera [4.6, 5.6]
     room           [2]        metres; width [3.5, 4.1], height [2.45, 2.75]
     nightstand_x   [2]        metres; its left and right edge
     tv_x           [2]        metres; left and right edge of the place for the television, used or not
@@ -36,7 +37,7 @@ import math
 
 import numpy as np
 
-from dcgan_jax.datasets.toy_draw import Canvas, Color, Points, circle, color, darker, glow, lighter, mix, oklch, rounded
+from dcgan_jax.datasets.toy_draw import Canvas, Color, Point, circle, color, darker, glow, lighter, mix, oklch, rounded
 
 VERSION = 1  # raise when any pixel or factor changes: packs made by another version are rebuilt
 
@@ -72,8 +73,11 @@ FACTORS: dict[str, tuple[str, tuple[int, ...]]] = {
 BACK, LEFT, RIGHT = 1, 2, 3  # values of window_wall
 
 Factors = dict[str, np.ndarray]
+_Span = tuple[float, float]  # from, to in metres
 
 _WHITE: Color = (0.97, 0.96, 0.94)
+_BLACK: Color = (0.05, 0.05, 0.07)
+_NEAR = 0.85  # share of the way to the camera up to which floor and skirting run: out of the picture
 
 
 def render(seed: int, index: int, image_size: int) -> tuple[np.ndarray, Factors]:
@@ -87,7 +91,7 @@ def sample_factors(seed: int, index: int) -> Factors:
     rng = np.random.Generator(np.random.Philox(key=[seed, index]))
     coins = dict(zip(("lamp", "tv", "curtains", "rug", "throw"), rng.integers(0, 2, 5), strict=True))
     num_windows = rng.integers(0, 3)
-    sides = rng.uniform(0.2, 0.36)
+    sides = rng.uniform(0.22, 0.36)  # share of the picture's width that the side walls take
     left = sides * rng.uniform(0.3, 0.7)
     view = np.asarray([left, 1 - (sides - left), *rng.uniform([0.61, 1.5, 4.6], [0.70, 1.85, 5.6])])
     size = rng.uniform([3.5, 2.45], [4.1, 2.75])
@@ -125,7 +129,8 @@ def draw(factors: Factors, image_size: int) -> np.ndarray:
     """
     canvas = Canvas(image_size)
     room = _Room(factors["view"], factors["room"])
-    _draw_shell(canvas, room, factors)
+    _draw_floor(canvas, room, factors)
+    _draw_walls(canvas, room, factors)
     for wall, rect in zip(factors["window_wall"].tolist(), factors["window_rect"].tolist(), strict=True):
         if wall:
             _draw_window(canvas, room, wall, rect, factors)
@@ -142,34 +147,33 @@ class _Room:
     """One-point perspective with the vanishing point in the middle column; `view` and `room` as in FACTORS."""
 
     def __init__(self, view: np.ndarray, room: np.ndarray):
-        self.left, self.right, self.floor, camera_height, self.depth = view.tolist()
-        self.width, self.height = room.tolist()
+        fields: list[float] = [*view.tolist(), *room.tolist()]
+        self.left, self.right, self.floor, self._camera_height, self.depth, self.width, self.height = fields
         self._back_scale = (self.right - self.left) / self.width  # image fractions a metre on the back wall
-        self._camera_height = camera_height
-        self._horizon = self.floor - camera_height * self._back_scale
+        self._horizon = self.floor - self._camera_height * self._back_scale
         self.camera_x = (0.5 - self.left) / self._back_scale
 
     def scale(self, z: float) -> float:
         """Image fractions a metre at distance z from the back wall."""
         return self._back_scale * self.depth / (self.depth - z)
 
-    def at(self, x: float, y: float, z: float) -> tuple[float, float]:
+    def at(self, x: float, y: float, z: float) -> Point:
         """Image position of a point of the room."""
-        scale = self._back_scale * self.depth / (self.depth - z)
+        scale = self.scale(z)
         return 0.5 + (x - self.camera_x) * scale, self._horizon + (self._camera_height - y) * scale
 
     def leaves_picture(self, x: float) -> float:
         """Distance z at which a point of that x is seen at the picture's left or right edge."""
         return self.depth * (1 - 2 * abs(x - self.camera_x) * self._back_scale)
 
-    def on_wall(self, wall: int, along: float, y: float) -> tuple[float, float]:
+    def on_wall(self, wall: int, along: float, y: float) -> Point:
         """Image position of a point of a wall, `along` as in `window_rect`."""
         if wall == BACK:
             return self.at(along, y, 0)
         return self.at(0 if wall == LEFT else self.width, y, along)
 
-    def quad(self, wall: int, rect: list[float] | np.ndarray) -> list[tuple[float, float]]:
-        """Corners of a rectangle (from, to, bottom, top) of a wall: at `from` bottom and top, at `to` top and bottom."""
+    def quad(self, wall: int, rect: list[float] | np.ndarray) -> list[Point]:
+        """Image corners of (from, to, bottom, top) of a wall: bottom and top of `from`, top and bottom of `to`."""
         start, stop, bottom, top = rect
         return [self.on_wall(wall, *corner) for corner in ((start, bottom), (start, top), (stop, top), (stop, bottom))]
 
@@ -183,12 +187,10 @@ def _sample_furniture(rng: np.random.Generator, room: _Room) -> tuple[np.ndarray
     wider_is_left = gap > free / 2
     stand_on_wider = rng.random() < 0.5 and max(gap, free - gap) > 1.65
     stand = rng.uniform(0.42, 0.48)
-    stand_x = (
-        [left - 0.06 - stand, left - 0.06] if wider_is_left == stand_on_wider else [right + 0.06, right + 0.06 + stand]
-    )
+    start = left - 0.06 - stand if wider_is_left == stand_on_wider else right + 0.06
     reserved = stand + 0.1 if stand_on_wider else 0.12
     tv_x = [0.08, left - reserved] if wider_is_left else [right + reserved, room.width - 0.08]
-    return np.asarray([gap + width / 2, width, length, height]), stand_x, tv_x
+    return np.asarray([gap + width / 2, width, length, height]), [start, start + stand], tv_x
 
 
 def _sample_windows(
@@ -202,16 +204,16 @@ def _sample_windows(
     width = rng.uniform(0.95, bed[1] - 0.3)
     middle = bed[0] + rng.uniform(-0.5, 0.5) * (bed[1] - 0.3 - width)
     # Headboard and lamp stay below 1.3 m and are seen from above.
-    places = [(BACK, middle - width / 2, middle + width / 2, rng.uniform(1.3, 1.4), height)]
+    places = [(BACK, middle - width / 2, middle + width / 2, rng.uniform(1.34, 1.44), height)]
     if free_x is not None and free_x[1] - free_x[0] > 0.9:
         room_for = free_x[1] - free_x[0] - 0.36
         width = rng.uniform(0.5, min(room_for, 1.3))
         start = free_x[0] + 0.18 + rng.uniform(0, room_for - width)
         places.append((BACK, start, start + width, rng.uniform(0.85, 1.2), height))
     for wall in (LEFT, RIGHT):
-        start, bottom = rng.uniform([0.4, 0.85], [0.55, 1.15])
+        start, bottom = rng.uniform([0.35, 0.85], [0.5, 1.15])
         x = room.on_wall(wall, start, 0)[0]
-        if min(x, 1 - x) > 0.06:
+        if min(x, 1 - x) > 0.06:  # true of the wider side wall at least, so that there are always two places
             places.append((wall, start, start + rng.uniform(0.9, 1.4), bottom, height))
     walls, rects = np.zeros(2, np.int32), np.zeros((2, 4))
     for i, place in enumerate(rng.permutation(len(places))[:count]):
@@ -224,66 +226,63 @@ def _sample_colors(rng: np.random.Generator) -> dict[str, Color]:
     hue = rng.random()
     blanket_hue = hue + rng.choice([0, 0.09, -0.09, 0.42, 0.5, 0.58]) + rng.normal(0, 0.015)
     accent_hue = blanket_hue + rng.choice([0.11, -0.11, 0.45, 0.55]) + rng.normal(0, 0.015)
-    white_wood = rng.random() < 0.2
+    wood = oklch(rng.uniform(0.34, 0.68), 0.07, rng.uniform(0.13, 0.19))
+    painted = rng.random() < 0.2
     return {
         "wall_color": oklch(rng.uniform(0.74, 0.9), rng.uniform(0.02, 0.075), hue),
         "floor_color": oklch(rng.uniform(0.45, 0.72), rng.uniform(0.015, 0.09), rng.uniform(0.14, 0.21)),
-        "wood_color": oklch(0.9, 0.012, 0.2)
-        if white_wood
-        else oklch(rng.uniform(0.34, 0.68), 0.07, rng.uniform(0.13, 0.19)),
+        "wood_color": oklch(0.9, 0.012, 0.2) if painted else wood,
         "blanket_color": oklch(rng.uniform(0.45, 0.72), rng.uniform(0.06, 0.135), blanket_hue),
         "accent_color": oklch(rng.uniform(0.5, 0.76), rng.uniform(0.08, 0.14), accent_hue),
     }
 
 
-def _box_on_screen(room: _Room, wall: int, rect: np.ndarray) -> np.ndarray:
+def _box_on_screen(room: _Room, wall: int, rect: list[float] | np.ndarray) -> np.ndarray:
     """Return the row of `windows` for a window."""
     if not wall:
         return np.zeros(4)
-    quad = np.asarray(room.quad(wall, rect))
+    start, stop, bottom, top = rect
+    if wall != BACK:  # what is nearer than the picture's edge is out of view
+        stop = min(stop, room.leaves_picture(0 if wall == LEFT else room.width))
+    quad = np.asarray(room.quad(wall, [start, stop, bottom, top]))
     return np.clip(np.concatenate([quad.min(axis=0), quad.max(axis=0)]), 0, 1)
 
 
-def _draw_shell(canvas: Canvas, room: _Room, factors: Factors) -> None:
-    """Ceiling, floor with planks, rug and patches of sunlight, back and side walls, skirting boards."""
-    wall, floor = color(factors["wall_color"]), color(factors["floor_color"])
-    width, height, near, light = room.width, room.height, room.depth * 0.85, float(factors["light"])
-    ceiling_y = room.at(0, height, 0)[1]
-    ceiling = lighter(wall, 0.62)
-    canvas.gradient([(0, 0), (1, ceiling_y)], ceiling, darker(ceiling, 0.09), rectangle=True)
+def _draw_floor(canvas: Canvas, room: _Room, factors: Factors) -> None:
+    """Floor boards, rug and patches of sunlight; may run over the side walls."""
+    floor = color(factors["floor_color"])
     canvas.gradient([(0, room.floor), (1, 1)], darker(floor, 0.2), lighter(floor, 0.08), rectangle=True)
-    plank = darker(floor, 0.2)
     for i in range(1, 12):
-        x = width * i / 12
-        canvas.line([room.at(x, 0, 0), room.at(x, 0, near)], plank, 0.003)
+        x = room.width * i / 12
+        canvas.line([room.at(x, 0, 0), room.at(x, 0, _NEAR * room.depth)], darker(floor, 0.2), 0.003)
     if factors["rug"]:
         _draw_rug(canvas, room, factors)
-    for window_wall, rect in zip(factors["window_wall"].tolist(), factors["window_rect"].tolist(), strict=True):
-        if window_wall in (LEFT, RIGHT):
-            patch = _sunlight(room, window_wall, rect)
-            canvas.soft([patch], mix((1.0, 0.95, 0.8), (1.0, 0.8, 0.5), float(factors["day"])), 0.5, 0.008)
-    # A side wall is lit by the light from the other side; both are dimmer towards the corner.
-    for x, tone in ((0.0, 0.05 * light), (width, -0.05 * light)):
-        edge = room.leaves_picture(x)
-        points = [room.at(x, 0, 0), room.at(x, height, 0), room.at(x, height, edge), room.at(x, 0, edge)]
-        shades = [darker(wall, 0.13 - tone), darker(wall, 0.24 - tone)]
-        canvas.gradient(points, *(shades if x == 0 else reversed(shades)), horizontal=True)
-    back = [(room.left, ceiling_y), (room.right, room.floor)]
-    canvas.gradient(back, lighter(wall, 0.1), darker(wall, 0.06), rectangle=True)
-    shade = [
-        (room.left, ceiling_y),
-        (room.right, ceiling_y),
-        (room.right, ceiling_y + 0.01),
-        (room.left, ceiling_y + 0.01),
-    ]
-    canvas.soft([shade], darker(wall, 0.5), 0.35, 0.012)
+    sunshine = mix((1.0, 0.95, 0.8), (1.0, 0.8, 0.5), float(factors["day"]))
+    for wall, rect in zip(factors["window_wall"].tolist(), factors["window_rect"].tolist(), strict=True):
+        if wall in (LEFT, RIGHT):
+            canvas.soft([_sunlight(room, wall, rect)], sunshine, 0.5, 0.008)
+
+
+def _draw_walls(canvas: Canvas, room: _Room, factors: Factors) -> None:
+    """Ceiling, side walls, back wall and skirting boards."""
+    wall, light = color(factors["wall_color"]), float(factors["light"])
+    top = room.at(0, room.height, 0)[1]
+    ceiling = lighter(wall, 0.62)
+    canvas.gradient([(0, 0), (1, top)], ceiling, darker(ceiling, 0.09), rectangle=True)
     board = lighter(wall, 0.7)
-    for x in (0.0, width):
-        canvas.fill(
-            [room.at(x, 0, 0), room.at(x, 0.11, 0), room.at(x, 0.11, near), room.at(x, 0, near)], darker(board, 0.14)
-        )
-    canvas.fill(room.quad(BACK, [0, width, 0, 0.11]), board)
-    canvas.line([(room.left, room.floor), (room.right, room.floor)], darker(floor, 0.5), 0.004)
+    # A side wall is lit by the light from the other side; both are dimmer towards the corner.
+    for x, tone in ((0.0, 0.05 * light), (room.width, -0.05 * light)):
+        outer, inner = darker(wall, 0.13 - tone), darker(wall, 0.24 - tone)
+        first, last = (outer, inner) if x == 0 else (inner, outer)
+        canvas.gradient(_upright(room, x, (0, room.height), (0, room.leaves_picture(x))), first, last, horizontal=True)
+        canvas.fill(_upright(room, x, (0, 0.11), (0, _NEAR * room.depth)), darker(board, 0.14))
+    canvas.gradient(
+        [(room.left, top), (room.right, room.floor)], lighter(wall, 0.1), darker(wall, 0.06), rectangle=True
+    )
+    cornice = [(room.left, top), (room.right, top), (room.right, top + 0.01), (room.left, top + 0.01)]
+    canvas.soft([cornice], darker(wall, 0.5), 0.35, 0.012)
+    canvas.fill(room.quad(BACK, [0, room.width, 0, 0.11]), board)
+    canvas.line([(room.left, room.floor), (room.right, room.floor)], darker(color(factors["floor_color"]), 0.5), 0.004)
 
 
 def _draw_rug(canvas: Canvas, room: _Room, factors: Factors) -> None:
@@ -295,7 +294,7 @@ def _draw_rug(canvas: Canvas, room: _Room, factors: Factors) -> None:
         canvas.fill(rounded(_floor(room, x0, x1, z0, z1), 0.08), shade)
 
 
-def _sunlight(room: _Room, wall: int, rect: list[float]) -> list[tuple[float, float]]:
+def _sunlight(room: _Room, wall: int, rect: list[float]) -> list[Point]:
     """Image corners of the light that falls through a side window onto the floor."""
     start, stop, bottom, top = rect
     sign, x = (1, 0.0) if wall == LEFT else (-1, room.width)
@@ -314,7 +313,7 @@ def _draw_window(canvas: Canvas, room: _Room, wall: int, rect: list[float], fact
             canvas.gradient(drape, lighter(accent, 0.12), darker(accent, 0.15), horizontal=True)
         rod = [room.on_wall(wall, a, top + 0.08) for a in (start - reach - 0.05, stop + reach + 0.05)]
         canvas.line(rod, darker(accent, 0.5), 0.006)
-    x0, y0, x1, y1 = _box_on_screen(room, wall, np.asarray(rect))
+    x0, y0, x1, y1 = _box_on_screen(room, wall, rect)
     edge = 0.007
     around = [(x0 - edge, y0 - edge), (x1 + edge, y0 - edge), (x1 + edge, y1 + edge), (x0 - edge, y1 + edge)]
     canvas.soft([around if wall == BACK else room.quad(wall, rect)], darker(wall_color, 0.55), 0.6, 0.007)
@@ -341,24 +340,17 @@ def _draw_picture(canvas: Canvas, room: _Room, factors: Factors) -> None:
     accent, blanket = color(factors["accent_color"]), color(factors["blanket_color"])
     half, bottom, top = 0.3 * width, 1.45, min(1.45 + 0.42 * width, room.height - 0.2)
     rect = [middle - half, middle + half, bottom, top]
-    canvas.soft(
-        [np.asarray(room.quad(BACK, rect)) + (0.0, 0.012)], darker(color(factors["wall_color"]), 0.6), 0.5, 0.008
-    )
+    shadow = np.add(room.quad(BACK, rect), (0.0, 0.012))
+    canvas.soft([shadow], darker(color(factors["wall_color"]), 0.6), 0.5, 0.008)
     canvas.fill(room.quad(BACK, rect), darker(color(factors["wood_color"]), 0.25))
     inner = [middle - half + 0.05, middle + half - 0.05, bottom + 0.05, top - 0.05]
     canvas.gradient(room.quad(BACK, inner), lighter(accent, 0.55), lighter(accent, 0.25), rectangle=True)
     left, right, low, high = inner
     tall = high - low
-    curve = [
-        (left, low + 0.3 * tall),
-        (middle - 0.3 * half, low + 0.52 * tall),
-        (right, low + 0.2 * tall),
-        (right, low),
-        (left, low),
-    ]
+    ridge = [(left, low + 0.3 * tall), (middle - 0.3 * half, low + 0.52 * tall), (right, low + 0.2 * tall)]
     sun = room.at(middle + 0.35 * half, low + 0.68 * tall, 0)
     canvas.fill(circle() * (0.1 * room.scale(0)) + sun, lighter(blanket, 0.15))
-    canvas.fill([room.at(x, y, 0) for x, y in curve], darker(blanket, 0.15))
+    canvas.fill([room.at(x, y, 0) for x, y in (*ridge, (right, low), (left, low))], darker(blanket, 0.15))
 
 
 def _draw_tv(canvas: Canvas, room: _Room, factors: Factors) -> None:
@@ -368,26 +360,15 @@ def _draw_tv(canvas: Canvas, room: _Room, factors: Factors) -> None:
     wood = color(factors["wood_color"])
     _shadow(canvas, room, middle - half, middle + half, 0.0, 0.45)
     _draw_box(canvas, room, (middle - half, middle + half), (0.06, 0.62), (0.0, 0.42), wood)
-    for i in (1, 2):
-        canvas.line(
-            [room.at(middle - half, 0.06 + 0.19 * i, 0.42), room.at(middle + half, 0.06 + 0.19 * i, 0.42)],
-            darker(wood, 0.35),
-            0.005,
-        )
+    for y in (0.25, 0.44):
+        canvas.line([room.at(middle - half, y, 0.42), room.at(middle + half, y, 0.42)], darker(wood, 0.35), 0.005)
     screen, low = min(half, 0.58), 0.85
     high = low + 1.2 * screen
-    canvas.fill(room.quad(BACK, [middle - screen, middle + screen, low, high]), (0.05, 0.05, 0.07))
+    canvas.fill(room.quad(BACK, [middle - screen, middle + screen, low, high]), _BLACK)
     inner = [middle - screen + 0.04, middle + screen - 0.04, low + 0.05, high - 0.04]
     canvas.gradient(room.quad(BACK, inner), (0.22, 0.25, 0.32), (0.09, 0.10, 0.14), rectangle=True)
-    canvas.fill(
-        [
-            room.at(middle - 0.14, 0.62, 0.15),
-            room.at(middle - 0.04, low, 0),
-            room.at(middle + 0.04, low, 0),
-            room.at(middle + 0.14, 0.62, 0.15),
-        ],
-        (0.05, 0.05, 0.07),
-    )
+    foot = [room.at(middle - 0.14, 0.62, 0.15), room.at(middle + 0.14, 0.62, 0.15)]
+    canvas.fill([*foot, room.at(middle + 0.04, low, 0), room.at(middle - 0.04, low, 0)], _BLACK)
 
 
 def _draw_nightstand(canvas: Canvas, room: _Room, factors: Factors) -> None:
@@ -399,19 +380,17 @@ def _draw_nightstand(canvas: Canvas, room: _Room, factors: Factors) -> None:
     canvas.line([room.at(left, 0.34, 0.42), room.at(right, 0.34, 0.42)], darker(wood, 0.35), 0.005)
     if not factors["lamp"]:
         return
-    accent = color(factors["accent_color"])
-    canvas.fill(rounded([room.at(x, y, 0.22) for x, y in _around(middle, 0.07, 0.58, 0.82)], 0.4), darker(accent, 0.3))
-    canvas.fill([room.at(x, y, 0.22) for x, y in _around(middle, 0.02, 0.75, 0.9)], darker(accent, 0.45))
-    shade = [
-        room.at(x, y, 0.22)
-        for x, y in ((middle - 0.21, 0.85), (middle - 0.13, 1.2), (middle + 0.13, 1.2), (middle + 0.21, 0.85))
-    ]
-    canvas.gradient(shade, (1.0, 0.88, 0.62), (1.0, 0.97, 0.84))
+    accent, z = color(factors["accent_color"]), 0.22
+    canvas.fill(rounded([room.at(x, y, z) for x, y in _around(middle, 0.07, 0.58, 0.82)], 0.4), darker(accent, 0.3))
+    canvas.fill([room.at(x, y, z) for x, y in _around(middle, 0.02, 0.75, 0.9)], darker(accent, 0.45))
+    rims = [room.at(middle + x, y, z) for x, y in ((-0.21, 0.85), (-0.13, 1.2), (0.13, 1.2), (0.21, 0.85))]
+    canvas.gradient(rims, (1.0, 0.88, 0.62), (1.0, 0.97, 0.84))
 
 
 def _draw_bed(canvas: Canvas, room: _Room, factors: Factors) -> None:
-    middle, width, length, height = factors["bed"].tolist()
-    x0, x1, foot = middle - width / 2, middle + width / 2, length
+    """Headboard, base, mattress, pillows, blanket with its edge turned back, and throw."""
+    middle, width, foot, height = factors["bed"].tolist()
+    x0, x1 = middle - width / 2, middle + width / 2
     wood, blanket, accent = (color(factors[f"{name}_color"]) for name in ("wood", "blanket", "accent"))
     sheet = lighter(blanket, 0.86)
     _shadow(canvas, room, x0 - 0.12, x1 + 0.12, 0.0, foot + 0.06)
@@ -420,13 +399,15 @@ def _draw_bed(canvas: Canvas, room: _Room, factors: Factors) -> None:
     _draw_box(canvas, room, (x0 + 0.02, x1 - 0.02), (0.3, height), (0.1, foot - 0.02), sheet)
     _draw_pillows(canvas, room, factors, sheet)
     fold = 0.1 + float(factors["fold"]) * (foot - 0.1)
-    _draw_cover(canvas, room, (x0 - 0.04, x1 + 0.04), (0.2, height + 0.05), (fold, foot + 0.03), blanket)
+    sides, drop, ends = (x0 - 0.04, x1 + 0.04), (0.2, height + 0.05), (fold, foot + 0.03)
+    _draw_cover(canvas, room, sides, drop, ends, blanket)
+    left, right = room.at(sides[0] - 0.03, 0.2, ends[1]), room.at(sides[1] + 0.03, 0.2, ends[1])
+    end = [room.at(sides[0], drop[1], ends[1]), room.at(sides[1], drop[1], ends[1]), right, left]
+    canvas.gradient(end, darker(blanket, 0.16), darker(blanket, 0.4))
     turned = [room.at(x, height + 0.07, z) for x, z in _around(middle, width / 2 + 0.05, fold - 0.04, fold + 0.26)]
     canvas.fill(rounded(turned, 0.12), lighter(blanket, 0.5))
     if factors["throw"]:
-        _draw_cover(
-            canvas, room, (x0 - 0.06, x1 + 0.06), (0.26, height + 0.07), (foot - 0.8, foot - 0.3), accent, front=False
-        )
+        _draw_cover(canvas, room, (x0 - 0.06, x1 + 0.06), (0.26, height + 0.07), (foot - 0.8, foot - 0.3), accent)
 
 
 def _draw_headboard(canvas: Canvas, room: _Room, factors: Factors) -> None:
@@ -435,15 +416,11 @@ def _draw_headboard(canvas: Canvas, room: _Room, factors: Factors) -> None:
     wood = color(factors["wood_color"])
     half, z = width / 2 + 0.05, 0.1
     bow = 0.5 * roundness * width / 2
-    sides = [room.at(x, y, z) for x, y in ((middle - half, 0.1), (middle - half, top - bow))]
-    arch = [
-        room.at(middle - half * math.cos(angle), top - bow + bow * math.sin(angle), z)
-        for angle in np.linspace(0, math.pi, 13)
-    ]
-    outline = np.asarray([*sides, *arch, room.at(middle + half, 0.1, z)], np.float32)
-    canvas.soft([outline + (0.0, -0.008)], darker(color(factors["wall_color"]), 0.6), 0.5, 0.012)
+    arch = [(half * math.cos(angle), top - bow + bow * math.sin(angle)) for angle in np.linspace(0, math.pi, 13)]
+    outline = np.asarray([room.at(middle + x, y, z) for x, y in ((-half, 0.1), (half, 0.1), *arch)])
+    canvas.soft([np.add(outline, (0.0, -0.008))], darker(color(factors["wall_color"]), 0.6), 0.5, 0.012)
     canvas.gradient(outline, lighter(wood, 0.14), darker(wood, 0.18))
-    center = np.asarray(room.at(middle, top - 0.35, z), np.float32)
+    center = np.asarray(room.at(middle, top - 0.35, z))
     canvas.fill((outline - center) * (0.9, 0.78) + center, darker(wood, 0.1))
 
 
@@ -461,76 +438,55 @@ def _draw_cushion(
     canvas: Canvas, room: _Room, x: float, half: float, low: float, tall: float, cloth: Color, shadow: Color
 ) -> None:
     z = 0.95 - 1.2 * tall
-    corners = [
-        room.at(x - half, low, z + 0.2),
-        room.at(x - half, low + tall, z),
-        room.at(x + half, low + tall, z),
-        room.at(x + half, low, z + 0.2),
-    ]
-    outline = rounded(corners, 0.32)
-    canvas.soft([outline + (0.0, 0.01)], shadow, 0.6, 0.008)
+    lower = room.at(x + half, low, z + 0.2), room.at(x - half, low, z + 0.2)
+    outline = rounded([room.at(x - half, low + tall, z), room.at(x + half, low + tall, z), *lower], 0.32)
+    canvas.soft([np.add(outline, (0.0, 0.01))], shadow, 0.6, 0.008)
     canvas.gradient(outline, lighter(cloth, 0.25), darker(cloth, 0.14))
 
 
-def _draw_cover(
-    canvas: Canvas,
-    room: _Room,
-    x: tuple[float, float],
-    y: tuple[float, float],
-    z: tuple[float, float],
-    cloth: Color,
-    front: bool = True,
-) -> None:
-    """Cloth over a box: bright top, darker side and, if wanted, front hanging down."""
-    (x0, x1), (y0, y1), (z0, z1) = x, y, z
-    for side, out in ((x0, -0.05), (x1, 0.05)):
+def _draw_cover(canvas: Canvas, room: _Room, x: _Span, y: _Span, z: _Span, cloth: Color) -> None:
+    """Cloth over a bed: its top and, where it is in view, the side that hangs down."""
+    for side, out in ((x[0], -0.05), (x[1], 0.05)):
         if (side - room.camera_x) * out < 0:
-            hanging = [
-                room.at(side, y1, z0),
-                room.at(side, y1, z1),
-                room.at(side + out, y0, z1),
-                room.at(side + out, y0, z0),
-            ]
-            canvas.fill(hanging, darker(cloth, 0.36))
-    if front:
-        end = [room.at(x0, y1, z1), room.at(x1, y1, z1), room.at(x1 + 0.03, y0, z1), room.at(x0 - 0.03, y0, z1)]
-        canvas.gradient(end, darker(cloth, 0.16), darker(cloth, 0.4))
-    top = _floor(room, x0, x1, z0, z1, y1)
-    canvas.gradient(top, lighter(cloth, 0.04), lighter(cloth, 0.24))
+            hem = [room.at(side + out, y[0], z[1]), room.at(side + out, y[0], z[0])]
+            canvas.fill([room.at(side, y[1], z[0]), room.at(side, y[1], z[1]), *hem], darker(cloth, 0.36))
+    canvas.gradient(_floor(room, *x, *z, y[1]), lighter(cloth, 0.04), lighter(cloth, 0.24))
 
 
-def _draw_box(
-    canvas: Canvas, room: _Room, x: tuple[float, float], y: tuple[float, float], z: tuple[float, float], paint: Color
-) -> None:
+def _draw_box(canvas: Canvas, room: _Room, x: _Span, y: _Span, z: _Span, paint: Color) -> None:
     """The faces of a box that the camera sees: the inner side, the front and the top."""
-    (x0, x1), (y0, y1), (z0, z1) = x, y, z
-    if not x0 < room.camera_x < x1:
-        side = x0 if x0 > room.camera_x else x1
-        canvas.fill(
-            [room.at(side, y0, z0), room.at(side, y1, z0), room.at(side, y1, z1), room.at(side, y0, z1)],
-            darker(paint, 0.3),
-        )
-    canvas.gradient([room.at(x0, y1, z1), room.at(x1, y0, z1)], darker(paint, 0.06), darker(paint, 0.2), rectangle=True)
-    canvas.fill(_floor(room, x0, x1, z0, z1, y1), lighter(paint, 0.16))
+    if not x[0] < room.camera_x < x[1]:
+        canvas.fill(_upright(room, x[0] if x[0] > room.camera_x else x[1], y, z), darker(paint, 0.3))
+    front = [room.at(x[0], y[1], z[1]), room.at(x[1], y[0], z[1])]
+    canvas.gradient(front, darker(paint, 0.06), darker(paint, 0.2), rectangle=True)
+    canvas.fill(_floor(room, *x, *z, y[1]), lighter(paint, 0.16))
 
 
 def _shadow(canvas: Canvas, room: _Room, x0: float, x1: float, z0: float, z1: float) -> None:
     canvas.soft([_floor(room, x0, x1, z0, z1)], (0.08, 0.06, 0.08), 0.55, 0.014)
 
 
-def _floor(room: _Room, x0: float, x1: float, z0: float, z1: float, y: float = 0.0) -> list[tuple[float, float]]:
+def _floor(room: _Room, x0: float, x1: float, z0: float, z1: float, y: float = 0.0) -> list[Point]:
     """Image corners of a level rectangle at height y."""
     return [room.at(x0, y, z0), room.at(x1, y, z0), room.at(x1, y, z1), room.at(x0, y, z1)]
 
 
-def _around(middle: float, half: float, low: float, high: float) -> list[tuple[float, float]]:
+def _upright(room: _Room, x: float, y: _Span, z: _Span) -> list[Point]:
+    """Image corners of a rectangle parallel to the side walls."""
+    return [room.at(x, y[0], z[0]), room.at(x, y[1], z[0]), room.at(x, y[1], z[1]), room.at(x, y[0], z[1])]
+
+
+def _around(middle: float, half: float, low: float, high: float) -> list[Point]:
+    """Corners of a rectangle in metres."""
     return [(middle - half, low), (middle - half, high), (middle + half, high), (middle + half, low)]
 
 
 def _light(image_size: int, room: _Room, factors: Factors) -> np.ndarray:
-    """Return the light that falls on the picture, float32 [image_size, image_size, 3]: sides, windows and lamp."""
+    """Return the light that falls on the picture, float32 [image_size, image_size, 1 or 3]: side, windows and lamp."""
     across = (np.arange(image_size, dtype=np.float32)[None, :, None] + 0.5) / image_size - 0.5
-    light = 0.97 + 0.12 * float(factors["light"]) * across - 0.12 * (1 - glow(image_size, 0.5, 0.5, 0.5, 0.5))
+    light: np.ndarray = (
+        0.97 + 0.12 * float(factors["light"]) * across - 0.12 * (1 - glow(image_size, 0.5, 0.5, 0.5, 0.5))
+    )
     warm = np.asarray([1.0, 0.8, 0.5], np.float32)
     cool = np.asarray([0.9, 1.0, 1.0], np.float32)
     for wall, rect in zip(factors["window_wall"].tolist(), factors["window_rect"], strict=True):

@@ -10,10 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
+from dcgan_jax.errors import UserError
+
 SUPERSAMPLE = 4  # canvas pixels per image pixel along each side: 16 levels of coverage at an edge
 
 Color = tuple[float, float, float]
-Points = np.ndarray | Sequence[tuple[float, float]]
+Point = tuple[float, float]
+Points = np.ndarray | Sequence[Point]  # [N, 2]
 
 
 class Canvas:
@@ -21,7 +24,7 @@ class Canvas:
 
     def __init__(self, image_size: int):
         if image_size < 8:
-            raise ValueError(f"A toy image has at least 8 x 8 pixels, not {image_size} x {image_size}.")
+            raise UserError(f"Toy images have at least 8 x 8 pixels; image size {image_size} is too small.")
         self.image_size = image_size
         self.size = SUPERSAMPLE * image_size
         self.image = Image.new("RGB", (self.size, self.size))
@@ -67,7 +70,7 @@ class Canvas:
 
         `blur` is the standard deviation in fractions of the image side; `within` cuts the result to another polygon.
         """
-        # A blurred mask has no detail to lose: it is drawn in image pixels, each of which becomes a block of the canvas.
+        # A blurred mask has no detail to lose: it is drawn in image pixels, each of them a block of the canvas.
         size = self.image_size
         flats = [_flat(points, size) for points in shapes]
         left, top, right, bottom = _bounds([coordinate for flat in flats for coordinate in flat])
@@ -123,7 +126,7 @@ def _bytes(color: Color) -> tuple[int, int, int]:
 
 
 def smooth(points: Points, closed: bool = True, steps: int = 4) -> np.ndarray:
-    """Return the Catmull-Rom curve through `points` [N, 2] as a polyline [M, 2] with `steps` pieces between two points."""
+    """Return the Catmull-Rom curve through `points` [N, 2] as a polyline [M, 2], `steps` pieces between two points."""
     return _catmull_rom(len(points), closed, steps) @ np.asarray(points)
 
 

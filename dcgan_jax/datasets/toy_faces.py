@@ -1,12 +1,12 @@
 """Toy faces: portraits on a rounded head that turns, drawn from factors that are all known.
 
-`render(seed, index, image_size)` is a pure function: `sample_factors` draws the factors of picture `index`, `draw` turns
-factors into pixels and uses no other randomness. Editing a factor and drawing again therefore shows its effect alone.
+`render(seed, index, image_size)` is a pure function: `sample_factors` chooses the factors of picture `index`, `draw`
+turns factors into pixels and uses no other randomness. Editing a factor and drawing again shows its effect alone.
 
 The face is laid out on a flat chart, u to the image's right and v down, in half head widths from the middle between the
 eyes, then wrapped round the head, turned and projected. Independent fair coins: man, smiling, glasses. Every other
 factor is independent of these three except `hair_length`, `beard` and `jaw`, which differ between women and men.
-Colours are sRGB (red, green, blue) in [0, 1]; both light and dark hair and skin are equally common for women and men.
+Colours are sRGB (red, green, blue) in [0, 1].
 
     man            int32      1 man, 0 woman
     smiling        int32      1 smiling with an open mouth, 0 neutral with closed lips
@@ -33,7 +33,7 @@ import math
 
 import numpy as np
 
-from dcgan_jax.datasets.toy_draw import Canvas, Color, circle, color, darker, glow, lighter, mix, oklch, smooth
+from dcgan_jax.datasets.toy_draw import Canvas, Color, Points, circle, color, darker, glow, lighter, mix, oklch, smooth
 
 VERSION = 1  # raise when any pixel or factor changes: packs made by another version are rebuilt
 
@@ -66,7 +66,7 @@ FACTORS: dict[str, tuple[str, tuple[int, ...]]] = {
     "background": ("float32", (3,)),
 }
 
-MAX_TURN = math.radians(36)  # the turn at yaw 1
+_MAX_TURN = math.radians(36)  # the turn at yaw 1
 
 Factors = dict[str, np.ndarray]
 
@@ -106,7 +106,7 @@ def sample_factors(seed: int, index: int) -> Factors:
     return {name: np.asarray(factors[name], dtype) for name, (dtype, _) in FACTORS.items()}
 
 
-# How common, then the ranges of lightness, chroma and hue (oklch).
+# How common a kind of colour is, then its ranges of lightness, chroma and hue (oklch).
 _Kind = tuple[float, tuple[float, float], tuple[float, float], tuple[float, float]]
 _HAIR: tuple[_Kind, ...] = (
     (0.26, (0.2, 0.3), (0.005, 0.03), (0.1, 0.2)),  # black
@@ -138,13 +138,9 @@ def _sample_colors(rng: np.random.Generator) -> dict[str, Color]:
 
 
 def _sample_kind(rng: np.random.Generator, kinds: tuple[_Kind, ...]) -> Color:
-    left = rng.random()
-    for share, *ranges in kinds:
-        left -= share
-        if left < 0:
-            break
-    lightness, chroma, hue = (rng.uniform(*ends) for ends in ranges)
-    return oklch(lightness, chroma, hue)
+    bounds = np.cumsum([share for share, *_ in kinds[:-1]])
+    _, lightness, chroma, hue = kinds[np.searchsorted(bounds, rng.random())]
+    return oklch(rng.uniform(*lightness), rng.uniform(*chroma), rng.uniform(*hue))
 
 
 def draw(factors: Factors, image_size: int) -> np.ndarray:
@@ -182,7 +178,7 @@ class _Head:
     """The turned head: maps the chart, or longitudes and heights, to the image."""
 
     def __init__(self, factors: Factors):
-        self.turn = float(factors["yaw"]) * MAX_TURN
+        self.turn = float(factors["yaw"]) * _MAX_TURN
         self._sin, self._cos = math.sin(self.turn), math.cos(self.turn)
         self._widths = _SECTION_WIDTH + float(factors["jaw"]) * _JAW
         tilt, self.scale = float(factors["tilt"]), float(factors["scale"])
@@ -190,15 +186,15 @@ class _Head:
         self._center = factors["center"].astype(np.float64)
         self.outline = self._outline()  # of head and face without the hair, in the image
 
-    def place(self, points: np.ndarray | list[tuple[float, float]]) -> np.ndarray:
-        """Image positions of points [N, 2] in head widths from the head's middle, tilted with the head."""
+    def place(self, points: Points) -> np.ndarray:
+        """Image positions of points [N, 2] in half head widths from the head's middle, tilted with the head."""
         return np.asarray(points) @ self._tilted + self._center
 
-    def upright(self, points: np.ndarray | list[tuple[float, float]]) -> np.ndarray:
+    def upright(self, points: Points) -> np.ndarray:
         """The same without the tilt, for shoulders."""
         return np.asarray(points) * self.scale + self._center
 
-    def wrap(self, chart: np.ndarray | list[tuple[float, float]], lift: np.ndarray | float = 0.0) -> np.ndarray:
+    def wrap(self, chart: Points, lift: np.ndarray | float = 0.0) -> np.ndarray:
         """Image positions of chart points [N, 2], `lift` above the skin."""
         u, v = np.asarray(chart).T
         z, width, depth = self._section(v)
@@ -207,7 +203,7 @@ class _Head:
 
     def at_longitude(self, longitude: np.ndarray | float, v: np.ndarray | float, grow: float = 0.0) -> np.ndarray:
         """Head positions [N, 2] of the skin at longitudes (0 the nose, positive to the image's right) and heights v."""
-        z, width, depth = self._section(v)
+        z, width, depth = self._section(np.asarray(v))
         across, height = (width + grow) * np.sin(longitude), z + (depth + grow) * np.cos(longitude)
         x = across * self._cos + height * self._sin
         return np.asarray([x, v + np.zeros_like(x)]).T
@@ -269,8 +265,7 @@ def _draw_body(canvas: Canvas, head: _Head, factors: Factors) -> None:
     """Neck, shoulders and a round collar; the body faces the viewer."""
     man, skin, clothes = int(factors["man"]), color(factors["skin"]), color(factors["clothes"])
     neck, shoulder = 0.45 + 0.13 * man, 1.45 + 0.4 * man
-    bottom = 2.9
-    half = [(neck + 0.1, 1.5), (neck + 0.45, 1.66), (shoulder - 0.25, 1.86), (shoulder, 2.2), (shoulder + 0.1, bottom)]
+    half = [(neck + 0.1, 1.5), (neck + 0.45, 1.66), (shoulder - 0.25, 1.86), (shoulder, 2.2), (shoulder + 0.1, 2.9)]
     torso = half + [(-x, y) for x, y in reversed(half)]
     canvas.gradient(head.upright(smooth(torso)), lighter(clothes, 0.1), darker(clothes, 0.25))
     opening = smooth([(neck + 0.14, 1.45), (0.0, 1.98), (-neck - 0.14, 1.45), (0.0, 1.3)], steps=5)
@@ -281,12 +276,12 @@ def _draw_body(canvas: Canvas, head: _Head, factors: Factors) -> None:
 
 
 def _draw_ear(canvas: Canvas, head: _Head, factors: Factors, side: int) -> None:
+    """The ear on the image's left (side -1) or right (1) of an unturned head."""
     skin = darker(color(factors["skin"]), 0.1)
     x, _ = head.at_longitude(side * 1.65, 0.08, 0.06)
     shape = smooth([(0.1, -0.2), (0.16, -0.05), (0.08, 0.2), (-0.05, 0.28), (-0.09, 0.0), (-0.02, -0.2)])
-    shape = shape * (side, 1) + (x, 0.1)
-    canvas.fill(head.place(shape), skin)
-    canvas.fill(head.place((shape - (x, 0.1)) * 0.55 + (x, 0.1)), darker(skin, 0.18))
+    canvas.fill(head.place(shape * (side, 1) + (x, 0.1)), skin)
+    canvas.fill(head.place(shape * (0.55 * side, 0.55) + (x, 0.1)), darker(skin, 0.18))
 
 
 def _draw_face(canvas: Canvas, head: _Head, factors: Factors, cap: np.ndarray) -> None:
@@ -295,12 +290,12 @@ def _draw_face(canvas: Canvas, head: _Head, factors: Factors, cap: np.ndarray) -
     face = head.outline
     rows = np.asarray([0.4, 0.8, 1.1])
     jaw = np.concatenate([np.asarray([x, rows]).T[::order] for x, order in zip(head.sides(rows), (1, -1), strict=True)])
-    canvas.soft([head.place(jaw + (0.0, 0.14))], darker(skin, 0.65), 0.5, 0.012)  # shadow on the neck
+    canvas.soft([head.place(np.add(jaw, (0.0, 0.14)))], darker(skin, 0.65), 0.5, 0.012)  # shadow on the neck
     left = mix(skin, darker(skin, 0.22) if light > 0 else lighter(skin, 0.14), abs(light))
     right = mix(skin, darker(skin, 0.22) if light < 0 else lighter(skin, 0.14), abs(light))
     canvas.gradient(face, left, right, horizontal=True)
     v = np.linspace(-1.0, 1.18, 6)
-    shades = [cap + (0.0, 0.09 * head.scale)]
+    shades = [np.add(cap, (0.0, 0.09 * head.scale))]
     for side, outline in zip((-1, 1), head.sides(v), strict=True):
         inner = head.at_longitude(head.visible(side * 1.1), v)
         outside = np.stack([outline + 0.2 * side, v], axis=1)
@@ -313,13 +308,13 @@ def _draw_face(canvas: Canvas, head: _Head, factors: Factors, cap: np.ndarray) -
 
 
 def _draw_beard(canvas: Canvas, head: _Head, factors: Factors, face: np.ndarray) -> None:
+    """Whiskers and moustache, cut to the image outline `face`."""
     u = np.asarray([-0.9, -0.78, -0.62, -0.4, -0.2, 0.0, 0.2, 0.4, 0.62, 0.78, 0.9])
     v = np.asarray([0.1, 0.4, 0.68, 0.6, 0.55, 0.57, 0.55, 0.6, 0.68, 0.4, 0.1])
     below = head.place([(1.5, 0.1), (1.5, 1.5), (-1.5, 1.5), (-1.5, 0.1)])
     region = np.concatenate([head.wrap(np.stack([u, v], axis=1)), below])
-    canvas.soft(
-        [region], darker(color(factors["hair"]), 0.2), 0.35 + 0.55 * float(factors["beard"]), 0.006, within=face
-    )
+    density = 0.35 + 0.55 * float(factors["beard"])
+    canvas.soft([region], darker(color(factors["hair"]), 0.2), density, 0.006, within=face)
 
 
 # A part of the face: its outline on the chart [N, 2], how far it stands off the skin, its colour.
@@ -346,13 +341,8 @@ def _eyes(factors: Factors) -> list[_Part]:
     white = smooth([*upper, (0.1, 0.85 * tall), (-0.1, 0.8 * tall)])
     lashes = smooth([*upper, (0.27 + lash, -0.07 - lash), (0.09, -tall - lash), (-0.1, -0.9 * tall - lash)])
     thick, arch, low = 0.05 + 0.04 * man, 0.1 - 0.05 * man, -0.24 - 0.1 * float(factors["brow"])
-    brow = [
-        (0.14, low),
-        (0.4, low - arch),
-        (0.68, low - 0.2 * arch),
-        (0.4, low - arch - thick),
-        (0.14, low - 1.3 * thick),
-    ]
+    brow = [(0.14, low), (0.4, low - arch), (0.68, low - 0.2 * arch)]
+    brow += [(0.4, low - arch - thick), (0.14, low - 1.3 * thick)]
     parts: list[_Part] = []
     for side in (-1, 1):
         middle, mirror = (0.41 * side, 0.02), (size * side, size)
@@ -395,13 +385,8 @@ def _mouth(factors: Factors) -> list[_Part]:
 
 def _closed_lips(lips: Color, full: float) -> list[_Part]:
     wide = 0.27
-    lower = [
-        (-wide, 0.76),
-        (0.0, 0.77),
-        (wide, 0.76),
-        (0.5 * wide, 0.78 + 0.08 * full),
-        (-0.5 * wide, 0.78 + 0.08 * full),
-    ]
+    under = [(0.5 * wide, 0.78 + 0.08 * full), (-0.5 * wide, 0.78 + 0.08 * full)]
+    lower = [(-wide, 0.76), (0.0, 0.77), (wide, 0.76), *under]
     bow = [(-0.4 * wide, 0.75 - 0.075 * full), (0.0, 0.75 - 0.045 * full), (0.4 * wide, 0.75 - 0.075 * full)]
     upper = [(-wide, 0.76), *bow, (wide, 0.76), (0.0, 0.775)]
     gap = [(-wide, 0.745), (0.0, 0.76), (wide, 0.745), (wide, 0.775), (0.0, 0.79), (-wide, 0.775)]
@@ -414,18 +399,9 @@ def _closed_lips(lips: Color, full: float) -> list[_Part]:
 
 def _smile(factors: Factors, lips: Color, full: float) -> list[_Part]:
     wide, deep = 0.36 + 0.1 * float(factors["smile"]), 0.2 + 0.08 * float(factors["smile"])
-    outer = [
-        (-wide, 0.64),
-        (-0.5 * wide, 0.69 - 0.05 * full),
-        (0.0, 0.72 - 0.04 * full),
-        (0.5 * wide, 0.69 - 0.05 * full),
-    ]
-    outer += [
-        (wide, 0.64),
-        (0.6 * wide, 0.69 + 0.75 * deep),
-        (0.0, 0.73 + deep + 0.05 * full),
-        (-0.6 * wide, 0.69 + 0.75 * deep),
-    ]
+    bow = [(-0.5 * wide, 0.69 - 0.05 * full), (0.0, 0.72 - 0.04 * full), (0.5 * wide, 0.69 - 0.05 * full)]
+    under = [(0.6 * wide, 0.69 + 0.75 * deep), (0.0, 0.73 + deep + 0.05 * full), (-0.6 * wide, 0.69 + 0.75 * deep)]
+    outer = [(-wide, 0.64), *bow, (wide, 0.64), *under]
     upper = [(-0.88 * wide, 0.665), (-0.5 * wide, 0.70), (0.0, 0.72), (0.5 * wide, 0.70), (0.88 * wide, 0.665)]
     inner = [*upper, (0.55 * wide, 0.68 + 0.65 * deep), (0.0, 0.70 + deep), (-0.55 * wide, 0.68 + 0.65 * deep)]
     teeth = [*upper, (0.55 * wide, 0.69 + 0.42 * deep), (0.0, 0.71 + 0.62 * deep), (-0.55 * wide, 0.69 + 0.42 * deep)]
@@ -447,7 +423,7 @@ def _draw_front_hair(canvas: Canvas, head: _Head, factors: Factors, cap: np.ndar
         canvas.gradient(_strand(head, factors, side), darker(hair, 0.04), darker(hair, 0.26))
     canvas.gradient(cap, lighter(hair, 0.1), darker(hair, 0.1))
     shine = head.at_longitude(np.linspace(-0.7, 0.7, 5) + 0.5 * float(factors["light"]) - head.turn, -0.93)
-    band = np.concatenate([shine + (0, -0.06), shine[::-1] + (0, 0.06)])
+    band = np.concatenate([np.add(shine, (0, -0.06)), np.add(shine[::-1], (0, 0.06))])
     canvas.soft([head.place(smooth(band))], lighter(hair, 0.5), 0.3, 0.02, within=cap)
 
 
@@ -494,10 +470,11 @@ def _draw_glasses(canvas: Canvas, head: _Head, factors: Factors) -> None:
     frame, round_ = color(factors["frame"]), float(factors["glasses_round"])
     thick = 0.085 * head.scale
     ring = np.sign(circle()) * np.abs(circle()) ** (0.45 + 0.55 * round_) * (0.31 - 0.01 * round_, 0.23 + 0.06 * round_)
-    rims = [head.wrap(ring + (0.42 * side, 0.02), 0.1) for side in (-1, 1)]
+    rims = [head.wrap(np.add(ring, (0.42 * side, 0.02)), 0.1) for side in (-1, 1)]
     for side in (-1, 1):
-        arm = [head.visible(side * longitude) for longitude in (0.75, 1.5 if factors["man"] else 1.1)]
-        canvas.line(head.place(head.at_longitude(np.linspace(*arm, 4), -0.04, 0.02)), darker(frame, 0.2), 0.8 * thick)
+        start, stop = (head.visible(side * longitude) for longitude in (0.75, 1.5 if factors["man"] else 1.1))
+        arm = head.at_longitude(np.linspace(start, stop, 4), -0.04, 0.02)
+        canvas.line(head.place(arm), darker(frame, 0.2), 0.8 * thick)
     canvas.soft(rims, (0.85, 0.93, 1.0), 0.22, 0.004)
     for rim in rims:
         canvas.line(np.concatenate([rim, rim[:2]]), frame, thick)
@@ -507,6 +484,6 @@ def _draw_glasses(canvas: Canvas, head: _Head, factors: Factors) -> None:
 def _light(image_size: int, head: _Head, factors: Factors) -> np.ndarray:
     """Return the light that falls on the picture, float32 [image_size, image_size, 1]."""
     across = (np.arange(image_size, dtype=np.float32)[None, :, None] + 0.5) / image_size - 0.5
-    return (
-        0.91 + 0.14 * float(factors["light"]) * across + 0.12 * glow(image_size, *head.place([(0.0, 0.0)])[0], 0.4, 0.4)
-    )
+    x, y = head.place([(0.0, 0.0)])[0].tolist()
+    light: np.ndarray = 0.91 + 0.14 * float(factors["light"]) * across + 0.12 * glow(image_size, x, y, 0.4, 0.4)
+    return light

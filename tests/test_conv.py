@@ -1,0 +1,211 @@
+"""Convolutions: every formulation against a NumPy loop over taps in float64, and against hand-worked pixels."""
+
+from functools import partial
+from itertools import product
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dcgan_jax import conv, conv_gemm
+
+# Largest error over largest value, float32 against float64. Bounds of `conv_gemm._POINTS`.
+IM2COL_BOUND = M2_BOUND = LAX_BOUND = 2e-6
+M4_BOUND = 1e-5
+
+
+class Case(NamedTuple):
+    method: str
+    plan: str  # 'm=4', 'm=2' and 'im2col' are what `conv_gemm.make_plan` must choose
+    size: int
+    stride: int
+    side: tuple[int, int]  # of the small map
+    batch: int = 2
+    large_features: int = 16
+    small_features: int = 5
+
+
+CASES = [
+    Case("winograd", "m=4", 5, 2, (16, 16), batch=8),
+    Case("winograd", "m=4", 4, 2, (16, 16), batch=8),
+    Case("winograd", "m=4", 3, 2, (8, 16), batch=16),
+    Case("winograd", "m=4", 3, 1, (16, 16), batch=8),
+    # One row of tiles short of what m=4 needs.
+    Case("winograd", "m=2", 5, 2, (4, 8)),
+    Case("winograd", "m=2", 4, 2, (4, 4)),
+    # 14 pixels, the first maps but one of MNIST, are no multiple of 4 ...
+    Case("winograd", "m=2", 3, 2, (14, 14), batch=16),
+    Case("winograd", "m=2", 3, 1, (14, 14), batch=16),
+    # ... and 7 no multiple of 2.
+    Case("winograd", "im2col", 5, 2, (7, 7)),
+    # Four and five taps at stride 1 overlap more than the next tile.
+    Case("winograd", "im2col", 4, 1, (8, 8)),
+    Case("winograd", "im2col", 5, 1, (8, 8)),
+    # Few features.
+    Case("winograd", "im2col", 5, 2, (8, 8), large_features=3),
+    Case("winograd", "im2col", 5, 2, (16, 16), batch=8, large_features=15),
+    *(Case("im2col", "im2col", size, stride, (4, 6)) for size in (3, 4, 5) for stride in (1, 2)),
+    *(Case("lax", "", size, stride, (4, 6)) for size in (3, 4, 5) for stride in (1, 2)),
+    Case("lax", "", 5, 2, (7, 7)),
+]
+
+
+def shapes(case: Case) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Shapes of the large map, the kernel and the small map."""
+    height, width = case.side
+    return (
+        (case.batch, case.stride * height, case.stride * width, case.large_features),
+        (case.size, case.size, case.large_features, case.small_features),
+        (case.batch, height, width, case.small_features),
+    )
+
+
+def arrays(case: Case) -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    return [generator.standard_normal(shape).astype(np.float32) for shape in shapes(case)]
+
+
+def reference(large: np.ndarray, kernel: np.ndarray, small: np.ndarray, stride: int) -> tuple[np.ndarray, ...]:
+    """conv(large), conv_transpose(small) and their common kernel gradient, tap by tap as the docstring defines them."""
+    large, kernel, small = (array.astype(np.float64) for array in (large, kernel, small))
+    size, (_, height, width, _) = len(kernel), small.shape
+    pad = (size - 1) // 2
+    margin = ((0, 0), (pad, size), (pad, size), (0, 0))
+    padded = np.pad(large, margin)
+    values, scattered, kernel_gradient = np.zeros_like(small), np.zeros_like(padded), np.zeros_like(kernel)
+    for y, x in product(range(size), repeat=2):
+        window = np.s_[:, y : y + stride * height : stride, x : x + stride * width : stride]
+        values += padded[window] @ kernel[y, x]
+        scattered[window] += small @ kernel[y, x].T
+        kernel_gradient[y, x] = np.einsum("bijl,bijs->ls", padded[window], small)
+    inside = np.s_[:, pad : pad + large.shape[1], pad : pad + large.shape[2]]
+    return values, scattered[inside], kernel_gradient
+
+
+# Without LLVM's optimisations, these programs of hundreds of small operations compile twice as fast.
+@partial(jax.jit, static_argnums=(3, 4), compiler_options={"xla_backend_optimization_level": 0})
+def both_directions(
+    large: jax.Array, kernel: jax.Array, small: jax.Array, stride: int, method: str
+) -> dict[str, jax.Array]:
+    """Values and gradients of both functions; the cotangent of each is the other's input."""
+    down, pull_down = jax.vjp(lambda x, k: conv.conv(x, k, stride, method), large, kernel)
+    up, pull_up = jax.vjp(lambda x, k: conv.conv_transpose(x, k, stride, method), small, kernel)
+    names = ("conv", "conv_image_gradient", "conv_kernel_gradient")
+    result = dict(zip(names, (down, *pull_down(small)), strict=True))
+    names = ("transpose", "transpose_image_gradient", "transpose_kernel_gradient")
+    return result | dict(zip(names, (up, *pull_up(large)), strict=True))
+
+
+def plan_of(case: Case) -> str:
+    large, kernel, _ = shapes(case)
+    plan = conv_gemm.make_plan(large, kernel, case.stride, (case.size - 1) // 2, case.method)
+    return f"m={plan.m}" if isinstance(plan, conv_gemm.Winograd) else "im2col"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.method}-{case.plan}-k{case.size}s{case.stride}")
+def test_values_and_gradients(case: Case) -> None:
+    if case.method != "lax":
+        assert plan_of(case) == case.plan
+    bound = {"m=4": M4_BOUND, "m=2": M2_BOUND, "im2col": IM2COL_BOUND, "": LAX_BOUND}[case.plan]
+
+    large, kernel, small = arrays(case)
+    values, transposed, kernel_gradient = reference(large, kernel, small, case.stride)
+    expected = {
+        "conv": values,
+        "conv_image_gradient": transposed,
+        "conv_kernel_gradient": kernel_gradient,
+        "transpose": transposed,
+        "transpose_image_gradient": values,
+        "transpose_kernel_gradient": kernel_gradient,
+    }
+    results: dict[str, Any] = both_directions(large, kernel, small, case.stride, case.method)
+    for name, want in expected.items():
+        got = np.asarray(results[name])
+        assert got.shape == want.shape and got.dtype == np.float32, name
+        assert np.abs(got - want).max() < bound * np.abs(want).max(), name
+
+    # <conv(large), small> = <large, conv_transpose(small)>: each is exactly the other's transpose.
+    here = np.vdot(np.asarray(results["conv"], np.float64), small)
+    there = np.vdot(large, np.asarray(results["transpose"], np.float64))
+    assert here == pytest.approx(there, abs=bound * float(np.linalg.norm(values) * np.linalg.norm(small)))
+
+
+def test_rows_of_the_products_decide_between_m_4_and_m_2() -> None:
+    """128 tiles of 4x4: 8 images of 16x16. One image less is too few."""
+    assert plan_of(Case("winograd", "", 5, 2, (16, 16), batch=8)) == "m=4"
+    assert plan_of(Case("winograd", "", 5, 2, (16, 16), batch=7)) == "m=2"
+
+
+# The kernels below count their taps: row 0 is 0, 1, ..., row 1 goes on.
+@pytest.mark.parametrize(
+    ("size", "stride", "pixel", "expected"),
+    [
+        # small[i] = kernel[p - 2i + 2]: pixel 0 meets tap 2 of output 0 and tap 0 of output 1.
+        (5, 2, (0, 0), [[12, 10], [2, 0]]),
+        # Pixel 3 is out of reach of output 0; it meets tap 3 of output 1. XLA's 'SAME' would say tap 2.
+        (5, 2, (3, 3), [[0, 0], [0, 18]]),
+        (5, 2, (1, 2), [[19, 17], [9, 7]]),
+        # small[i] = kernel[p - 2i + 1]
+        (4, 2, (0, 0), [[5, 0], [0, 0]]),
+        (4, 2, (1, 2), [[11, 9], [3, 1]]),
+        (3, 2, (0, 0), [[4, 0], [0, 0]]),
+        (3, 2, (1, 2), [[0, 7], [0, 1]]),
+        # small[i] = kernel[p - i + 1]
+        (3, 1, (0, 0), [[4, 3], [1, 0]]),
+        (3, 1, (1, 1), [[8, 7], [5, 4]]),
+        (4, 1, (0, 1), [[6, 5], [2, 1]]),
+    ],
+)
+@pytest.mark.parametrize("method", ["lax", "im2col"])
+def test_one_pixel(method: str, size: int, stride: int, pixel: tuple[int, int], expected: list[list[int]]) -> None:
+    image = np.zeros((1, 2 * stride, 2 * stride, 1), np.float32)
+    image[0, pixel[0], pixel[1], 0] = 1
+    kernel = np.arange(size * size, dtype=np.float32).reshape(size, size, 1, 1)
+    result = conv.conv(jnp.asarray(image), jnp.asarray(kernel), stride, method)
+    np.testing.assert_array_equal(result[0, :, :, 0], expected)
+
+
+@pytest.mark.parametrize("method", ["lax", "im2col"])
+def test_one_pixel_transposed(method: str) -> None:
+    """large[o] = kernel[o - 2i + 2]: the centre tap of output pixel (0, 0) lands on (0, 0), that of (1, 1) on (2, 2)."""
+    kernel = jnp.arange(25.0).reshape(5, 5, 1, 1)
+    image = np.zeros((1, 2, 2, 1), np.float32)
+    image[0, 0, 0, 0] = 1
+    result = conv.conv_transpose(jnp.asarray(image), kernel, 2, method)
+    np.testing.assert_array_equal(result[0, :, :, 0], [[12, 13, 14, 0], [17, 18, 19, 0], [22, 23, 24, 0], [0, 0, 0, 0]])
+    result = conv.conv_transpose(jnp.asarray(image[:, ::-1, ::-1]), kernel, 2, method)
+    np.testing.assert_array_equal(result[0, :, :, 0], [[0, 1, 2, 3], [5, 6, 7, 8], [10, 11, 12, 13], [15, 16, 17, 18]])
+
+
+@pytest.mark.parametrize(("m", "r"), [(1, 2), (2, 2), (4, 2), (2, 3), (4, 3), (2, 4), (2, 5), (3, 3)])
+def test_toom_cook_correlates(m: int, r: int) -> None:
+    a, b_t, g = conv_gemm.toom_cook(m, r)
+    assert (a.shape, b_t.shape, g.shape) == ((m + r - 1, m), (m + r - 1, m + r - 1), (m + r - 1, r))
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        x, k = generator.integers(-9, 10, m + r - 1), generator.integers(-9, 10, r)
+        np.testing.assert_allclose(a.T @ ((g @ k) * (b_t @ x)), np.correlate(x, k, "valid"), rtol=0, atol=1e-9)
+
+
+def test_auto_depends_on_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    for backend, method in (("cpu", "winograd"), ("gpu", "lax"), ("tpu", "lax")):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        assert conv.resolve_method("auto") == method
+        assert [conv.resolve_method(name) for name in ("winograd", "im2col", "lax")] == ["winograd", "im2col", "lax"]
+
+
+@pytest.mark.parametrize("function", [conv.conv, conv.conv_transpose])
+def test_unknown_method(function: Any) -> None:
+    with pytest.raises(ValueError, match="conv must be one of .*'lax'.*, not 'fft'"):
+        function(jnp.zeros((1, 4, 4, 1)), jnp.zeros((3, 3, 1, 1)), 2, "fft")
+
+
+def test_shapes_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"kernel \(5, 5, 4, 2\) does not fit a map with 3 features"):
+        conv_gemm.make_plan((1, 8, 8, 3), (5, 5, 4, 2), 2, 2, "winograd")
+    with pytest.raises(ValueError, match="sides 7 x 8 are not multiples of stride 2"):
+        conv_gemm.make_plan((1, 7, 8, 3), (5, 5, 3, 2), 2, 2, "winograd")
+    with pytest.raises(ValueError, match="does not fit a map with 3 features"):
+        conv.conv(jnp.zeros((1, 8, 8, 3)), jnp.zeros((5, 5, 4, 2)), 2, "im2col")

@@ -1,0 +1,51 @@
+"""Sheets of images: where each image lands, and what is on disk."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dcgan_jax import image_grid
+
+
+def test_grid_goes_row_by_row() -> None:
+    """Five 2x3 images, numbered, in two columns: the sixth cell is white."""
+    images = np.stack([np.full((2, 3, 1), i, np.uint8) for i in range(5)])
+    images[0] = np.arange(6).reshape(2, 3, 1)
+    grid = image_grid.make_grid(images, columns=2)
+    assert grid.dtype == np.uint8
+    expected = [
+        [0, 1, 2, 1, 1, 1],
+        [3, 4, 5, 1, 1, 1],
+        [2, 2, 2, 3, 3, 3],
+        [2, 2, 2, 3, 3, 3],
+        [4, 4, 4, 255, 255, 255],
+        [4, 4, 4, 255, 255, 255],
+    ]
+    np.testing.assert_array_equal(grid[..., 0], expected)
+
+
+def test_grid_keeps_colours_apart() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 2, 2, 3), np.uint8)
+    grid = image_grid.make_grid(images, columns=2)
+    assert grid.shape == (4, 4, 3)
+    np.testing.assert_array_equal(grid[2:, :2], images[2])
+
+
+def test_grid_wider_than_its_images() -> None:
+    grid = image_grid.make_grid(np.zeros((1, 2, 2, 3), np.uint8), columns=3)
+    assert grid.shape == (2, 6, 3)
+    assert (grid[:, :2] == 0).all() and (grid[:, 2:] == 255).all()
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+def test_png_holds_the_pixels(channels: int, mode: str, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, channels), np.uint8)
+    path = tmp_path / "samples" / "sheet.png"
+    for pixels in (np.zeros_like(image), image):  # the second replaces the first
+        image_grid.save_png(path, pixels)
+    with Image.open(path) as saved:
+        assert (saved.format, saved.mode, saved.size) == ("PNG", mode, (7, 5))
+        np.testing.assert_array_equal(np.asarray(saved).reshape(image.shape), image)
+    assert list(path.parent.iterdir()) == [path]

@@ -1,0 +1,532 @@
+"""The pack: content, naming, reuse, repair, bad images, failures and concurrent builds."""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import types
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from configs import default
+from dcgan_jax import __version__
+from dcgan_jax.datasets import pack, sources
+from dcgan_jax.datasets.sources import Example, Items, Source
+from dcgan_jax.errors import UserError
+
+SIZE = 8
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> ConfigDict:
+    """config.data for 8-pixel images of the folder tmp_path/photos, packed into tmp_path/packs."""
+    config = default.get_config().data
+    config.update(source=f"folder:{tmp_path}/photos", cache_dir=f"{tmp_path}/packs", image_size=SIZE)
+    return config
+
+
+def grey_photos(tmp_path: Path, count: int, subfolder: str = "") -> None:
+    """Files 000.png, 001.png, ... whose pixels all have the value of the file's number, modulo 256."""
+    folder = tmp_path / "photos" / subfolder
+    folder.mkdir(parents=True)
+    for i in range(count):
+        Image.new("L", (SIZE, SIZE), i % 256).save(folder / f"{i:03}.png")
+
+
+def use_source(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
+    """Replaces the source of `data` by one with the given parts."""
+    source = Source(**{"name": "folder:/stand/in", "version": "1", "fingerprint": {}, **fields})
+    monkeypatch.setattr(sources, "open_source", lambda _: source)
+
+
+def numbered(references: Sequence[int]) -> Iterator[Example]:
+    for i in references:
+        yield Example(np.full((SIZE, SIZE, 3), i % 251, np.uint8), f"image {i}", i % 10, {"square": np.int64(i * i)})
+
+
+def numbered_but_bad(bad: set[int], references: Sequence[int]) -> Iterator[Example]:
+    for example, i in zip(numbered(references), references, strict=True):
+        yield Example(b"", example.key, example.label, example.attributes) if i in bad else example
+
+
+def left_behind(data: ConfigDict) -> list[str]:
+    return sorted(path.name for path in Path(data.cache_dir).glob("*") if path.suffix != ".lock")
+
+
+# --- Content ---------------------------------------------------------------------------------------------------------
+
+
+def test_pack_of_a_folder(tmp_path: Path, data: ConfigDict) -> None:
+    for name, left, right in (("b/1.png", "red", "blue"), ("a/2.png", "white", "black")):
+        image = Image.new("RGB", (2 * SIZE, SIZE), left)
+        image.paste(right, (SIZE, 0, 2 * SIZE, SIZE))
+        (tmp_path / "photos" / name).parent.mkdir(parents=True)
+        image.save(tmp_path / "photos" / name)
+    dataset = pack.open_or_build(data, progress=False)
+
+    assert dataset.images.dtype == np.uint8
+    assert dataset.images.shape == (2, SIZE, SIZE, 3)
+    # The centred square is the right half of the left colour and the left half of the right one.
+    np.testing.assert_array_equal(dataset.images[1, :, :4], np.broadcast_to([255, 0, 0], (SIZE, 4, 3)))
+    np.testing.assert_array_equal(dataset.images[1, :, 4:], np.broadcast_to([0, 0, 255], (SIZE, 4, 3)))
+    np.testing.assert_array_equal(dataset.images[0, 0, :, 0], [255] * 4 + [0] * 4)
+    assert dataset.labels is not None
+    assert dataset.labels.dtype == np.int32
+    assert dataset.labels.tolist() == [0, 1]
+    assert dataset.class_names == ["a", "b"]
+    assert dataset.keys == ["a/2.png", "b/1.png"]
+    assert dataset.attributes == {}
+    assert isinstance(dataset.images, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        dataset.images[0] = 0
+
+
+def test_meta_says_what_the_pack_is(tmp_path: Path, data: ConfigDict) -> None:
+    grey_photos(tmp_path, 3)
+    dataset = pack.open_or_build(data, progress=False)
+    meta = json.loads((dataset.path / "meta.json").read_text())
+    assert meta == dataset.meta
+    created = time.strptime(meta.pop("created"), "%Y-%m-%dT%H:%M:%S+00:00")
+    assert created.tm_year >= 2024
+    content = (dataset.path / "images.npy").read_bytes()
+    assert meta == {
+        "source": f"folder:{tmp_path}/photos",
+        "version": "",
+        "split": "train",
+        "image_size": 8,
+        "channels": 3,
+        "crop_size": 0,
+        "allow_upsampling": False,
+        "resampling": "lanczos",
+        "count": 3,
+        "skipped": {"count": 0, "first": []},
+        "class_names": None,
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "dcgan_jax": __version__,
+    }
+    assert sorted(path.name for path in dataset.path.iterdir()) == ["images.npy", "keys.json", "meta.json"]
+
+
+def test_grey_packs_have_one_channel(tmp_path: Path, data: ConfigDict) -> None:
+    grey_photos(tmp_path, 3)
+    data.channels = 1
+    images = pack.open_or_build(data, progress=False).images
+    assert images.shape == (3, SIZE, SIZE, 1)
+    assert images[:, 0, 0, 0].tolist() == [0, 1, 2]
+
+
+def test_num_examples_takes_the_first(tmp_path: Path, data: ConfigDict) -> None:
+    grey_photos(tmp_path, 40)
+    data.num_examples = 35
+    assert pack.open_or_build(data, progress=False).images[:, 0, 0, 0].tolist() == list(range(35))
+    data.num_examples = 1000
+    assert len(pack.open_or_build(data, progress=False).images) == 40
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_toy_factors_travel_with_the_images(data: ConfigDict, monkeypatch: pytest.MonkeyPatch, channels: int) -> None:
+    toy = types.ModuleType("dcgan_jax.datasets.toy_faces")
+
+    def render(seed: int, index: int, image_size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        pixels = np.zeros((image_size, image_size, 3), np.uint8)
+        pixels[..., 0] = 10 * index
+        return pixels, {"smiling": np.asarray(index % 2), "skin": np.full(3, index, np.float32)}
+
+    toy.render, toy.VERSION = render, 1  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, toy.__name__, toy)
+    data.update(source="toy_faces", num_examples=5, channels=channels)
+    dataset = pack.open_or_build(data, progress=False)
+    luma = [round(10 * i * (0.299 if channels == 1 else 1)) for i in range(5)]
+    assert dataset.images[:, 0, 0, 0].tolist() == luma
+    assert dataset.labels is None
+    assert dataset.attributes["smiling"].tolist() == [0, 1, 0, 1, 0]
+    assert dataset.attributes["skin"].dtype == np.float32
+    np.testing.assert_array_equal(dataset.attributes["skin"], np.repeat(np.arange(5), 3).reshape(5, 3))
+
+
+def test_parallel_build_keeps_order(data: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "_num_cores", lambda: 2)
+    bad = {7, 300, 301, 998}
+    use_source(monkeypatch, list_items=lambda: Items(999, range(999)), read=partial(numbered_but_bad, bad))
+    dataset = pack.open_or_build(data, progress=False)
+    good = np.asarray([i for i in range(999) if i not in bad])
+    np.testing.assert_array_equal(dataset.images, np.broadcast_to((good % 251)[:, None, None, None], (995, 8, 8, 3)))
+    np.testing.assert_array_equal(dataset.labels, good % 10)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(dataset.attributes["square"], good * good)
+    assert dataset.keys == [f"image {i}" for i in good]
+    assert dataset.meta["skipped"] == {"count": 4, "first": [[f"image {i}", "is empty"] for i in sorted(bad)]}
+
+
+def die(references: Sequence[int]) -> Iterator[Example]:
+    os._exit(1)
+
+
+def test_death_of_a_worker_is_reported(data: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "_num_cores", lambda: 2)
+    use_source(monkeypatch, list_items=lambda: Items(999, range(999)), read=die)
+    with pytest.raises(UserError, match="memory ran out"):
+        pack.open_or_build(data, progress=False)
+    assert left_behind(data) == []
+
+
+# --- Naming and settings ---------------------------------------------------------------------------------------------
+
+
+def test_pack_path_says_where_without_building(tmp_path: Path, data: ConfigDict) -> None:
+    grey_photos(tmp_path, 1)
+    path = pack.pack_path(data)
+    assert not path.exists()
+    assert path.parent == tmp_path / "packs"
+    assert path.name.startswith("folder-photos-8px-")
+    assert len(path.name) == len("folder-photos-8px-") + 12
+    assert pack.open_or_build(data, progress=False).path == path
+
+
+def test_default_folder(tmp_path: Path, data: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> None:
+    grey_photos(tmp_path, 1)
+    data.cache_dir = ""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert pack.pack_path(data).parent == tmp_path / "xdg/dcgan_jax/packs"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert pack.pack_path(data).parent == tmp_path / ".cache/dcgan_jax/packs"
+
+
+def test_name_changes_with_everything_that_shapes_the_content(tmp_path: Path, data: ConfigDict) -> None:
+    grey_photos(tmp_path, 2)
+    shutil.copytree(tmp_path / "photos", tmp_path / "copy")
+    names = [pack.pack_path(data).name]
+    for field, value in {
+        "source": f"folder:{tmp_path}/copy",
+        "split": "",
+        "image_size": 9,
+        "channels": 1,
+        "crop_size": 8,
+        "allow_upsampling": True,
+        "num_examples": 1,
+    }.items():
+        changed = ConfigDict(data)
+        changed[field] = value
+        names.append(pack.pack_path(changed).name)
+    os.utime(tmp_path / "photos/001.png", (1, 1))
+    names.append(pack.pack_path(data).name)
+    assert len(set(names)) == 9
+
+
+def test_name_changes_with_the_toy_and_its_version(data: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = types.ModuleType("dcgan_jax.datasets.toy_faces")
+    monkeypatch.setitem(sys.modules, toy.__name__, toy)
+    data.source = "toy_faces"
+    names = []
+    for version, split in ((1, "train"), (2, "train"), (1, "test")):
+        toy.VERSION = version  # type: ignore[attr-defined]
+        data.split = split
+        names.append(pack.pack_path(data).name)
+    assert len(set(names)) == 3
+
+
+def test_name_does_not_change_with_anything_else(tmp_path: Path, data: ConfigDict) -> None:
+    grey_photos(tmp_path, 2)
+    name = pack.pack_path(data).name
+    data.update(cache_dir=f"{tmp_path}/elsewhere", placement="host", dir="/unused")
+    assert pack.pack_path(data).name == name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"channels": 4}, "data.channels is 4"),
+        ({"image_size": 0}, "data.image_size must be positive"),
+        ({"crop_size": 4}, "data.crop_size 4 is smaller than data.image_size 8"),
+        ({"num_examples": -1}, "must not be negative"),
+    ],
+)
+def test_impossible_settings(tmp_path: Path, data: ConfigDict, changes: dict[str, int], message: str) -> None:
+    grey_photos(tmp_path, 1)
+    data.update(changes)
+    with pytest.raises(UserError, match=message):
+        pack.open_or_build(data)
+
+
+# --- Reuse and repair ------------------------------------------------------------------------------------------------
+
+
+def test_second_open_reads_the_pack_only(tmp_path: Path, data: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> None:
+    grey_photos(tmp_path, 3)
+    first = pack.open_or_build(data, progress=False)
+    monkeypatch.setattr(pack, "_build", None)
+    monkeypatch.setattr(pack, "_lock", None)  # A pack in a folder that cannot be written needs no lock.
+    second = pack.open_or_build(data, progress=False)
+    np.testing.assert_array_equal(first.images, second.images)
+    assert (first.keys, first.meta, first.path) == (second.keys, second.meta, second.path)
+
+
+def test_opening_imports_nothing_heavy(tmp_path: Path) -> None:
+    (tmp_path / "squares/1.0.0").mkdir(parents=True)
+    (tmp_path / "squares/1.0.0/dataset_info.json").write_text('{"fileFormat": "array_record"}')
+    (tmp_path / "room_lmdb").mkdir()
+    (tmp_path / "room_lmdb/data.mdb").write_bytes(b"")
+    script = f"""
+import sys
+sys.path[:0] = {[str(Path(__file__).parents[1])]!r}
+from configs import default
+from dcgan_jax.datasets import pack
+for source in ("tfds:squares", "lsun:{tmp_path}/room_lmdb"):
+    data = default.get_config().data
+    data.update(source=source, dir={str(tmp_path)!r}, cache_dir={str(tmp_path)!r})
+    pack.pack_path(data)
+print(sorted({{"jax", "flax", "tensorflow", "tensorflow_datasets", "lmdb"}} & set(sys.modules)))
+"""
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "[]\n"
+
+
+def cut_images(path: Path) -> None:
+    with open(path / "images.npy", "r+b") as file:
+        file.truncate(300)
+
+
+def lengthen_images(path: Path) -> None:
+    with open(path / "images.npy", "ab") as file:
+        file.write(b"\0")
+
+
+def shorten_keys(path: Path) -> None:
+    (path / "keys.json").write_text('["only one"]')
+
+
+def other_size(path: Path) -> None:
+    meta = json.loads((path / "meta.json").read_text())
+    (path / "meta.json").write_text(json.dumps(meta | {"image_size": 16}))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut_images,
+        lengthen_images,
+        shorten_keys,
+        other_size,
+        lambda path: (path / "images.npy").write_bytes(b""),
+        lambda path: (path / "images.npy").unlink(),
+        lambda path: (path / "meta.json").unlink(),
+        lambda path: (path / "meta.json").write_text("{"),
+        lambda path: (path / "attributes.npz").write_bytes(b"PK"),
+        lambda path: (path / "labels.npy").write_bytes(b"\x93NUMPY"),
+    ],
+)
+def test_damaged_pack_is_built_again(
+    tmp_path: Path, data: ConfigDict, caplog: pytest.LogCaptureFixture, damage: Any
+) -> None:
+    grey_photos(tmp_path, 3, "only")
+    path = pack.open_or_build(data, progress=False).path
+    damage(path)
+    with caplog.at_level(logging.WARNING):
+        dataset = pack.open_or_build(data, progress=False)
+    assert dataset.path == path
+    assert dataset.images[:, 0, 0, 0].tolist() == [0, 1, 2]
+    assert [record.getMessage() for record in caplog.records if "is damaged" in record.getMessage()]
+    caplog.clear()
+    pack.open_or_build(data, progress=False)
+    assert not caplog.records
+
+
+# --- Bad images ------------------------------------------------------------------------------------------------------
+
+
+def test_one_per_cent_may_be_bad(tmp_path: Path, data: ConfigDict, caplog: pytest.LogCaptureFixture) -> None:
+    grey_photos(tmp_path, 100)
+    (tmp_path / "photos/042.png").write_bytes(b"")
+    with caplog.at_level(logging.WARNING):
+        dataset = pack.open_or_build(data, progress=False)
+    assert dataset.images[:, 0, 0, 0].tolist() == [i for i in range(100) if i != 42]
+    assert dataset.keys is not None
+    assert (len(dataset.keys), dataset.keys[42]) == (99, "043.png")
+    assert dataset.meta["count"] == 99
+    assert dataset.meta["skipped"] == {"count": 1, "first": [["042.png", "is empty"]]}
+    [record] = caplog.records
+    assert "Skipped 1 of 100 images: 042.png is empty" in record.getMessage()
+    assert "\n" not in record.getMessage()
+
+
+def test_more_than_one_per_cent_may_not(tmp_path: Path, data: ConfigDict) -> None:
+    grey_photos(tmp_path, 99)
+    (tmp_path / "photos/042.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"More than 1 % of the 99 images.*\n  042\.png is empty"):
+        pack.open_or_build(data, progress=False)
+    assert left_behind(data) == []
+
+
+def test_meta_names_twenty_and_the_error_five(data: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "_num_cores", lambda: 1)
+    read = partial(numbered_but_bad, set(range(25)))
+    use_source(monkeypatch, list_items=lambda: Items(2500, range(2500)), read=read)
+    skipped = pack.open_or_build(data, progress=False).meta["skipped"]
+    assert skipped["count"] == 25
+    assert [name for name, _ in skipped["first"]] == [f"image {i}" for i in range(20)]
+    data.num_examples = 2499
+    with pytest.raises(UserError) as error:
+        pack.open_or_build(data, progress=False)
+    assert [f"image {i} is empty" in str(error.value) for i in range(6)] == [True] * 5 + [False]
+
+
+def test_hopeless_source_is_given_up_early(data: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def read(references: Sequence[int]) -> Iterator[Example]:
+        seen.extend(references)
+        yield from numbered_but_bad(set(references), references)
+
+    use_source(monkeypatch, list_items=lambda: Items(400, range(400)), read=read)
+    with pytest.raises(UserError, match="More than 1 %"):
+        pack.open_or_build(data, progress=False)
+    assert len(seen) < 100
+
+
+def test_source_without_examples(data: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_source(monkeypatch, list_items=lambda: Items(0, []), read=numbered)
+    with pytest.raises(UserError, match="has no examples in split 'train'"):
+        pack.open_or_build(data)
+
+
+# --- Failures leave nothing ------------------------------------------------------------------------------------------
+
+
+def test_disk_too_small_is_noticed_before(tmp_path: Path, data: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> None:
+    grey_photos(tmp_path, 10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=1919))
+    with pytest.raises(UserError, match=r"needs 1,920 bytes, but only 1,919 are free.*cache_dir"):
+        pack.open_or_build(data, progress=False)
+    assert left_behind(data) == []
+
+
+def test_write_error_midway(tmp_path: Path, data: ConfigDict) -> None:
+    grey_photos(tmp_path, 200)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # The pack is 38,528 bytes: writing fails halfway.
+    try:
+        with pytest.raises(
+            UserError, match=r"Cannot write the pack .*packs/folder-photos.* \(38,400 bytes\): File too"
+        ):
+            pack.open_or_build(data, progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert left_behind(data) == []
+    assert len(pack.open_or_build(data, progress=False).images) == 200
+
+
+def test_cache_folder_that_cannot_be_made(tmp_path: Path, data: ConfigDict) -> None:
+    grey_photos(tmp_path, 1)
+    (tmp_path / "file").touch()
+    data.cache_dir = f"{tmp_path}/file/packs"
+    with pytest.raises(UserError, match=r"Cannot write the pack .*file/packs.*: Not a directory.*cache_dir"):
+        pack.open_or_build(data)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_cache_folder_without_permission(tmp_path: Path, data: ConfigDict) -> None:
+    grey_photos(tmp_path, 1)
+    (tmp_path / "packs").mkdir(mode=0o500)
+    with pytest.raises(UserError, match="Permission denied"):
+        pack.open_or_build(data)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, UserError])
+def test_interrupted_build_leaves_nothing(
+    data: ConfigDict, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def read(references: Sequence[int]) -> Iterator[Example]:
+        if 64 in references:
+            raise error("stop")
+        return numbered(references)
+
+    use_source(monkeypatch, list_items=lambda: Items(100, range(100)), read=read)
+    with pytest.raises(error):
+        pack.open_or_build(data, progress=False)
+    assert left_behind(data) == []
+
+
+def test_error_of_the_source_is_not_blamed_on_the_pack(data: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(references: Sequence[int]) -> Iterator[Example]:
+        raise OSError(5, "Input/output error", "/data/file")
+
+    use_source(monkeypatch, list_items=lambda: Items(100, range(100)), read=read)
+    with pytest.raises(UserError, match=r"The images cannot be read: .*Input/output error"):
+        pack.open_or_build(data, progress=False)
+
+
+# --- Several processes -----------------------------------------------------------------------------------------------
+
+
+def test_only_one_of_two_builds(
+    data: ConfigDict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    builds = []
+    started = threading.Event()
+
+    def list_items() -> Items:
+        builds.append(1)
+        started.set()
+        time.sleep(0.3)
+        return Items(10, range(10))
+
+    use_source(monkeypatch, list_items=list_items, read=numbered)
+    results = []
+    first = threading.Thread(target=lambda: results.append(pack.open_or_build(data, progress=False)))
+    first.start()
+    assert started.wait(10)
+    results.append(pack.open_or_build(data, progress=False))
+    first.join()
+    assert len(builds) == 1
+    assert "Waiting for another process to finish the pack" in capsys.readouterr().err
+    np.testing.assert_array_equal(results[0].images, results[1].images)
+
+
+def test_leftovers_of_dead_builds_are_removed_and_live_ones_kept(tmp_path: Path, data: ConfigDict) -> None:
+    grey_photos(tmp_path, 3)
+    own = pack.pack_path(data)
+    for name in (own.name, "dead-64px-0123", "never.locked-64px-4567", "alive-64px-89ab"):
+        (own.parent / f"{name}.building").mkdir(parents=True)
+        (own.parent / f"{name}.building/images.npy").write_bytes(b"half")
+    (own.parent / "dead-64px-0123.lock").touch()
+    with open(own.parent / "alive-64px-89ab.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        dataset = pack.open_or_build(data, progress=False)
+    assert dataset.images[:, 0, 0, 0].tolist() == [0, 1, 2]
+    assert left_behind(data) == sorted([own.name, "alive-64px-89ab.building"])
+
+
+# --- Progress --------------------------------------------------------------------------------------------------------
+
+
+def test_progress_is_lines_where_there_is_no_terminal(
+    tmp_path: Path, data: ConfigDict, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grey_photos(tmp_path, 100)
+    path = pack.open_or_build(data).path
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == f"Packing folder:{tmp_path}/photos: 100 images into {path}"
+    assert last.startswith("Packed 100 of 100 images in ")
+    pack.open_or_build(data)
+    data.num_examples = 90
+    pack.open_or_build(data, progress=False)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(pack, "_LINE_SECONDS", 0)
+    data.num_examples = 70
+    pack.open_or_build(data)
+    lines = capsys.readouterr().err.splitlines()[1:]
+    assert [line.split()[1] for line in lines] == ["32", "64", "70"]

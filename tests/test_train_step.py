@@ -1,0 +1,205 @@
+"""The training step against independent computations: plain gradients, hand-written Adam, other device counts."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from dcgan_jax import data_parallel, models, pixels, rng, train_step
+from dcgan_jax.errors import UserError
+from dcgan_jax.input_pipeline import gathering
+from dcgan_jax.losses import LOSSES
+from dcgan_jax.train_state import GANState, make_optimizers
+
+# Steps on 1 device, on 4, and with pmap round differently; parameters move by about 2e-4 a step.
+ROUNDING = 2e-6
+
+
+def noise(config: Any, name: str, step: int = 0) -> jax.Array:
+    """The noise of a step, drawn image by image."""
+    key = rng.stream(config.seed, name, step)
+    keys = [jax.random.fold_in(key, i) for i in range(config.batch_size)]
+    return jnp.stack([jax.random.uniform(key, (config.model.z_dim,), minval=-1, maxval=1) for key in keys])
+
+
+def reference_step(config: Any, state: GANState, images: np.ndarray) -> dict[str, Any]:
+    """Gradients and losses of the first step in the most literal form: one pass per player, batch and loss."""
+    generator, discriminator = models.build_models(config)
+    loss = LOSSES[config.loss]
+    real = pixels.to_network(jnp.asarray(images), config.model.output)
+    g, d = state.generator.params, state.discriminator.params
+
+    def generate(params: Any, z: jax.Array) -> jax.Array:
+        variables = {"params": params, "batch_stats": state.generator.batch_stats}
+        return generator.apply(variables, z, train=True, mutable=["batch_stats"])[0][0]
+
+    def judge(params: Any, images: jax.Array) -> jax.Array:
+        variables = {"params": params, "batch_stats": state.discriminator.batch_stats}
+        return discriminator.apply(variables, images, train=True, mutable=["batch_stats"])[0][0]
+
+    def adam(gradients: Any, params: Any, learning_rate: float) -> Any:
+        """First Adam step with coupled L2, from the formula: both moments are the gradient's, bias-corrected."""
+
+        def update(gradient: jax.Array, value: jax.Array) -> jax.Array:
+            gradient = gradient + config.optimizer.l2 * value
+            return value - learning_rate * gradient / (jnp.abs(gradient) + config.optimizer.eps)
+
+        return jax.tree.map(update, gradients, params)
+
+    def learn_d(g: Any, z: jax.Array) -> tuple[jax.Array, Any]:
+        fakes = generate(g, z)
+        return jax.value_and_grad(lambda d: loss.discriminator(judge(d, real), judge(d, fakes)))(d)
+
+    def learn_g(d: Any) -> tuple[jax.Array, Any]:
+        z = noise(config, "z")
+        return jax.value_and_grad(lambda g: loss.generator(judge(d, generate(g, z))))(g)
+
+    rates = config.optimizer
+    if config.update_order == "discriminator_first":
+        d_loss, d_gradients = learn_d(g, noise(config, "z"))
+        new_d = adam(d_gradients, d, rates.discriminator_learning_rate)
+        g_loss, g_gradients = learn_g(new_d)
+        new_g = adam(g_gradients, g, rates.generator_learning_rate)
+    else:
+        g_loss, g_gradients = learn_g(d)
+        new_g = adam(g_gradients, g, rates.generator_learning_rate)
+        d_loss, d_gradients = learn_d(new_g, noise(config, "z_discriminator"))
+        new_d = adam(d_gradients, d, rates.discriminator_learning_rate)
+    return {"d_loss": d_loss, "g_loss": g_loss, "g": new_g, "d": new_d, "g_grad": g_gradients, "d_grad": d_gradients}
+
+
+def norm(tree: Any) -> float:
+    return float(np.sqrt(sum(np.square(np.asarray(leaf)).sum() for leaf in jax.tree.leaves(tree))))
+
+
+@pytest.mark.parametrize(
+    ("order", "loss"),
+    [
+        ("generator_first", "non_saturating"),
+        ("discriminator_first", "hinge"),
+    ],
+)
+def test_step_equals_literal_computation(order: str, loss: str) -> None:
+    # A large L2 and a large epsilon, so that both show and that Adam's sign-like first step does not blow up rounding.
+    config = tiny.config(update_order=order, loss=loss, optimizer__l2=0.1, optimizer__eps=1e-2)
+    config = config.copy_and_resolve_references()
+    config.optimizer.generator_learning_rate = 1e-2
+    (start, state, _), (metrics, _) = tiny.run_steps(config)
+    expected = jax.jit(lambda state: reference_step(config, state, tiny.images(8)))(start)
+
+    assert metrics["d_loss"] == pytest.approx(float(expected["d_loss"]), rel=1e-5)
+    assert metrics["g_loss"] == pytest.approx(float(expected["g_loss"]), rel=1e-5)
+    assert metrics["d_grad_norm"] == pytest.approx(norm(expected["d_grad"]), rel=1e-4)
+    assert metrics["g_grad_norm"] == pytest.approx(norm(expected["g_grad"]), rel=1e-4)
+    assert tiny.largest_difference(state.discriminator.params, expected["d"]) < ROUNDING
+    assert tiny.largest_difference(state.generator.params, expected["g"]) < 1e-5
+    # Both players moved.
+    assert tiny.largest_difference(state.generator.params, start.generator.params) > 1e-3
+    assert tiny.largest_difference(state.discriminator.params, start.discriminator.params) > 1e-5
+
+
+def test_optimised_and_plain_programs_agree() -> None:
+    """Guards against miscompilation by XLA's optimisations, which the other tests leave out."""
+    config = tiny.config()
+    (start, plain, _), _ = tiny.run_steps(config)
+    step = data_parallel.map_step(gathering(train_step.make_train_step(config)), tiny.mesh(), "shard_map")
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        optimised, _ = step(start, {}, tiny.shard_batch(config, tiny.mesh(), seed=0))
+    finally:
+        jax.config.update("jax_disable_most_optimizations", True)
+    assert tiny.largest_difference(optimised, plain) < ROUNDING
+
+
+@pytest.mark.long
+def test_eager_and_compiled_steps_agree() -> None:
+    """The same per-device step, op by op and as one program."""
+    config = tiny.config()
+    (start, compiled, _), _ = tiny.run_steps(config)
+    step = train_step.make_train_step(config)
+    with jax.disable_jit():
+        eager, _ = jax.vmap(step, axis_name="data")(
+            jax.tree.map(lambda leaf: leaf[None], start), {"image": jnp.asarray(tiny.images(8))[None]}
+        )
+    assert tiny.largest_difference(jax.tree.map(lambda leaf: leaf[0], eager), compiled) < ROUNDING
+
+
+def test_number_of_devices_and_mapper_do_not_matter() -> None:
+    changes = {
+        "model__num_classes": 3,
+        "model__discriminator__dropout": 0.5,
+        "ema_decay": 0.9,
+        "model__output": "sigmoid",
+    }
+    (*_, one), history = tiny.run_steps(tiny.config(**changes), devices=1)
+    for mapper in ("shard_map", "pmap"):
+        (*_, several), other = tiny.run_steps(tiny.config(**changes, mapper=mapper), devices=4)
+        assert tiny.largest_difference(one, several) < ROUNDING, mapper
+        assert other[1]["g_loss"] == pytest.approx(history[1]["g_loss"], rel=1e-5)
+
+
+def test_local_statistics_depend_on_the_number_of_devices() -> None:
+    changes = {"model__cross_replica_norm": False}
+    (*_, one), _ = tiny.run_steps(tiny.config(**changes), devices=1)
+    (*_, four), _ = tiny.run_steps(tiny.config(**changes), devices=4)
+    assert tiny.largest_difference(one, four) > 10 * ROUNDING
+
+
+def test_running_averages_follow_real_images_in_d_and_the_last_fakes_in_g() -> None:
+    config = tiny.config(model__norm_momentum=0.0, model__norm="all")
+    (start, state, _), _ = tiny.run_steps(config)
+    _, discriminator = models.build_models(config)
+    real = pixels.to_network(jnp.asarray(tiny.images(8)), "tanh")
+    variables = {"params": start.discriminator.params, "batch_stats": start.discriminator.batch_stats}
+    _, updates = discriminator.apply(variables, real, train=True, mutable=["batch_stats"])
+    assert tiny.largest_difference(state.discriminator.batch_stats, updates["batch_stats"]) < 1e-5
+
+    # generator_first: the discriminator saw fakes of the updated generator, on the second noise.
+    generator, _ = models.build_models(config)
+    variables = {"params": state.generator.params, "batch_stats": start.generator.batch_stats}
+    z = noise(config, "z_discriminator")
+    _, updates = generator.apply(variables, z, train=True, mutable=["batch_stats"])
+    assert tiny.largest_difference(state.generator.batch_stats, updates["batch_stats"]) < 1e-5
+
+
+def test_ema_is_the_recursive_average_of_parameters() -> None:
+    config = tiny.config(ema_decay=0.75)
+    (start, one, two), _ = tiny.run_steps(config)
+    average = jax.tree.map(
+        lambda a, b, c: 0.75 * (0.75 * a + 0.25 * b) + 0.25 * c,
+        start.generator.params,
+        one.generator.params,
+        two.generator.params,
+    )
+    assert tiny.largest_difference(two.ema, average) < 1e-6
+
+
+def test_learning_rate_decays_linearly_to_zero() -> None:
+    config = tiny.config(optimizer__decay_begin=2, optimizer__decay_steps=4)
+    optimizer, _ = make_optimizers(config)
+    params = {"w": jnp.ones(())}
+    state = optimizer.init(params)
+    sizes = []
+    for _ in range(8):
+        updates, state = optimizer.update({"w": jnp.ones(())}, state, params)
+        sizes.append(-float(updates["w"]))
+    # A constant gradient makes every Adam step as long as the learning rate.
+    expected = 2e-4 * np.array([1, 1, 1, 0.75, 0.5, 0.25, 0, 0])
+    np.testing.assert_allclose(sizes, expected, rtol=1e-4, atol=1e-12)
+
+
+def test_noise_differs_between_steps_and_uses() -> None:
+    config = tiny.config()
+    draws = [noise(config, "z"), noise(config, "z", 1), noise(config, "z_discriminator")]
+    for i, a in enumerate(draws):
+        for b in draws[:i]:
+            assert not np.allclose(a, b)
+
+
+@pytest.mark.parametrize(("field", "value"), [("loss", "wasserstein"), ("update_order", "both")])
+def test_unknown_choices_are_named(field: str, value: str) -> None:
+    with pytest.raises(UserError, match=f"config.{field} is '{value}'; choose from"):
+        train_step.make_train_step(tiny.config(**{field: value}))
