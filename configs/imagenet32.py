@@ -7,8 +7,8 @@ Data: 1,281,167 images, 138 GB (ILSVRC2012_img_train.tar after registration at h
 folder per class); or TFDS's prepared set, --config.data.source=tfds:imagenet2012. The pack takes 3.9 GB. "32x32
 min-resized centre crops" [section 4.3]: the largest centred square, resized.
 
-The authors' released weights (imagenet/load_pretrained.py): six 3x3 layers a network, strides alternating 2,1,2,1,2,1 in
-G and 1,2,1,2,1,2 in D, 512 to 128 maps, z uniform of 256, after 30 epochs. The training script was never released;
+The authors' released weights (imagenet/load_pretrained.py): six 3x3 layers a network, strides alternating 2,1,2,1,2,1
+in G and 1,2,1,2,1,2 in D, 512 to 128 maps, z uniform of 256, after 30 epochs. The training script was never released;
 optimizer, L2 and update order are those of the faces script: G first, then D on fresh noise.
 
 Cost: 30 epochs, 300,273 steps.

@@ -6,8 +6,8 @@
 Data: 3,033,042 images, an LMDB of 43 GB (zipped 42.8 GiB) from the LSUN project (https://www.yf.io/p/lsun, script
 `download.py -c bedroom`); the pack takes 37 GB more in the cache folder. Centre crop, resized to 64 pixels.
 
-The paper: 1024-512-256-128 maps, 5x5, z uniform of 100, batch 128, Adam 2e-4 and 0.5; samples after one epoch (figure 2)
-and five epochs (figure 3). The authors' LSUN script was never released; L2, update order and batch normalisation are
+The paper: 1024-512-256-128 maps, 5x5, z uniform of 100, batch 128, Adam 2e-4 and 0.5; samples after one epoch (figure
+2) and five epochs (figure 3). The authors' LSUN script was never released; L2, update order and batch normalisation are
 those of their faces script: G first, then D on fresh noise.
 
 Deviates: the paper removed about 275,000 near-duplicates before training; this config keeps them. One step here updates

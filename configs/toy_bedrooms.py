@@ -5,8 +5,8 @@
 Data: 20,000 images drawn by dcgan_jax/datasets/toy_bedrooms.py with known factors (windows and their boxes, lamp, TV,
 bed, colours); a 250 MB pack in the user's cache folder.
 
-Deviates from the paper: a quarter of the width, 4x4 kernels, batch 64 and the ports' update order (D, then G on the same
-fakes), all to suit a laptop; averaged generator weights draw the sheets.
+Deviates from the paper: a quarter of the width, 4x4 kernels, batch 64 and the ports' update order (D, then G on the
+same fakes), all to suit a laptop.
 
 Cost: about 10 minutes on two CPU cores.
 """

@@ -53,6 +53,6 @@ def configure_allocator() -> bool:
 
 def configure_compilation_cache() -> None:
     """Compiled programs are kept in the user's cache folder, so that the second start of a config is quick."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dcgan_jax" / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(cache))

@@ -54,7 +54,7 @@ def conv(large: jax.Array, kernel: jax.Array, stride: int, method: str = "auto")
 
 
 def conv_transpose(small: jax.Array, kernel: jax.Array, stride: int, method: str = "auto") -> jax.Array:
-    """Transpose of `conv` in its image argument: [batch, h, w, small_features] -> [batch, stride*h, stride*w, large]."""
+    """Transpose of `conv` in its image argument: a small map in, a large one out; arguments as there."""
     method = resolve_method(method)
     if method == "lax":
         return _lax_conv_transpose(small, kernel, stride)

@@ -10,8 +10,8 @@ interpolate. With the n x r matrix G, n x m matrix A and n x n matrix B^T of tha
 gives A^T [(G k) * (B^T x)] in one dimension and the same along both axes in two. The products at each of the n^2 points
 run over features and tiles at once: n^2 matrix products with batch * h * w / m^2 rows.
 
-*im2col* copies the r x r neighbourhood of blocks into one row each: a single matrix product. It serves the three-feature
-image ends, where transforms cost more than the product.
+*im2col* copies the r x r neighbourhood of blocks into one row each: a single matrix product. It serves the
+three-feature image ends, where transforms cost more than the product.
 
 The three linear maps of a plan (`large`, `kernel`, `small`) and their transposes are all that `conv.py` needs.
 """
@@ -239,9 +239,7 @@ class Winograd(_Layer):
         m, n, (rows, columns) = self.m, self.points, self.tiles
         small = lax.optimization_barrier(small).reshape(self.batch, rows, m, columns, m, self.small_features)
         by_row = [[_combine(a_[a], [small[:, :, i, :, j] for i in range(m)]) for j in range(m)] for a in range(n)]
-        return [
-            _combine(a_[b], by_row[a]).reshape(-1, self.small_features) for a in range(n) for b in range(n)
-        ]
+        return [_combine(a_[b], by_row[a]).reshape(-1, self.small_features) for a in range(n) for b in range(n)]
 
     def small_transpose(self, matrices: list[jax.Array]) -> jax.Array:
         a_, _, _ = toom_cook(self.m, self.taps)

@@ -47,9 +47,7 @@ def map_step(step: Callable[..., tuple[Any, Any]], mesh: Mesh, mapper: str) -> C
     those of pmap: gradients are local until the step averages them.
     """
     if mapper == "shard_map":
-        mapped = jax.shard_map(
-            step, mesh=mesh, in_specs=(P(), P(), P(AXIS)), out_specs=(P(), P()), check_vma=False
-        )
+        mapped = jax.shard_map(step, mesh=mesh, in_specs=(P(), P(), P(AXIS)), out_specs=(P(), P()), check_vma=False)
         return jax.jit(mapped, donate_argnums=0)
     if mapper == "pmap":
         return jax.pmap(step, AXIS, in_axes=(None, None, 0), out_axes=(None, None), devices=mesh.devices.tolist())

@@ -79,7 +79,9 @@ class _Parameters:
     def __init__(self, folder: Path, name: str) -> None:
         self._paths = sorted(folder.glob(f"*{name}.jl_*.npy"))
         if not self._paths:
-            raise UserError(f"{folder} has no files *{name}.jl_NN.npy: give the folder of the authors' released weights.")
+            raise UserError(
+                f"{folder} has no files *{name}.jl_NN.npy: give the folder of the authors' released weights."
+            )
         self._remaining: Iterator[Path] = iter(self._paths)
 
     def take(self) -> np.ndarray:
@@ -113,7 +115,9 @@ def _kernel(weights: np.ndarray) -> np.ndarray:
 def _columns_last(matrix: np.ndarray, features: int, side: int) -> np.ndarray:
     """[rows, features * side * side], columns ordered (feature, y, x) -> ordered (y, x, feature)."""
     if matrix.shape[1] != features * side * side:
-        raise UserError(f"the first maps have {matrix.shape[1]} units in the files, {features * side * side} in the config.")
+        raise UserError(
+            f"the first maps have {matrix.shape[1]} units in the files, {features * side * side} in the config."
+        )
     return matrix.reshape(-1, features, side, side).transpose(0, 2, 3, 1).reshape(len(matrix), -1)
 
 

@@ -10,10 +10,6 @@ from ml_collections import config_flags
 
 from dcgan_jax import command_line, train
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "File with the run's configuration.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, samples, metrics.")
-flags.mark_flags_as_required(["config", "workdir"])
-
 
 def main() -> None:
     try:
@@ -24,4 +20,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    _CONFIG = config_flags.DEFINE_config_file("config", None, "File with the run's configuration.", lock_config=True)
+    _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, samples, metrics.", required=True)
+    flags.mark_flag_as_required("config")
     command_line.run(main)

@@ -1,8 +1,8 @@
 """Generator and discriminator of the paper, and their relatives, as lists of stages.
 
 Shapes: noise [batch, z_dim], labels int32 [batch], images [batch, height, width, channels], logits [batch]. There are
-no biases besides the shifts of batch normalisation, as in the authors' scripts. Weights ~ N(0, 0.02), gains ~ N(1, 0.02)
-(paper section 4; faces/train_uncond_dcgan.py).
+no biases besides the shifts of batch normalisation, as in the authors' scripts. Weights ~ N(0, 0.02), gains ~
+N(1, 0.02) (paper section 4; faces/train_uncond_dcgan.py).
 
 A network returns its result together with its *taps*: every activation by name, in order. Inside a jitted function
 that drops them they cost nothing.
@@ -231,12 +231,11 @@ def first_side(image_size: int, stages: Stages) -> int:
     for _, stride in stages:
         factor *= stride
     if image_size % factor:
-        fitting = range(-(-28 // factor) * factor, 257, factor)
-        sizes = ", ".join(map(str, fitting)) if len(fitting) <= 16 else f"{fitting[0]}, {fitting[1]}, ..., {fitting[-1]}"
+        below = image_size // factor * factor
+        nearest = " or ".join(str(size) for size in (below, below + factor) if size)
         raise UserError(
-            f"image_size {image_size} does not fit stages {tuple(stages)}, which halve the image {factor}-fold: "
-            f"the size must be a multiple of {factor}. Sizes that fit: {sizes}. "
-            "Set --config.data.image_size to one of them, or change the stages."
+            f"image_size {image_size} does not fit stages {tuple(stages)}, which change its size {factor}-fold. Sizes "
+            f"that fit are the multiples of {factor}: set --config.data.image_size to {nearest}, or change the stages."
         )
     return image_size // factor
 

@@ -81,7 +81,9 @@ def load_config(workdir: Path) -> ConfigDict:
     try:
         return from_json(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"{workdir} is not a run's folder: it has no config.json. Give the --workdir of a run.") from None
+        raise UserError(
+            f"{workdir} is not a run's folder: it has no config.json. Give the --workdir of a run."
+        ) from None
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
 

@@ -199,6 +199,8 @@ if __name__ == "__main__":
     _SEED = flags.DEFINE_integer("seed", 0, "Image i is a function of (seed, i).")
     _STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; default: the latest.")
     _LABEL = flags.DEFINE_integer("label", None, "Class of the images (conditional networks); default: all in turn.")
-    _NORM = flags.DEFINE_enum("norm", "running", NORMS, "Statistics of batch normalisation; see the module's docstring.")
+    _NORM = flags.DEFINE_enum(
+        "norm", "running", NORMS, "Statistics of batch normalisation; see the module's docstring."
+    )
     _FORMAT = flags.DEFINE_enum("format", "png", ("png", "npz"), "One PNG file per image, or one samples.npz.")
     command_line.run(main)

@@ -72,7 +72,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> GANState:
             log.text(overview(config, state, dataset, workdir))
             with stop_on_signals() as stopped:
                 loop = Loop(config, workdir, manager, log)
-                for step, batch in zip(range(first_step + 1, config.num_steps + 1), batches.from_step(first_step)):
+                steps = range(first_step + 1, config.num_steps + 1)
+                for step, batch in zip(steps, batches.from_step(first_step), strict=False):
                     state, metrics = step_function(state, batches.pack, batch)
                     loop.after_step(step, state, metrics)
                     if stopped:
@@ -161,9 +162,9 @@ class Loop:
             saved = self._manager.latest_step()
             kept = "no checkpoint was saved before" if saved is None else f"the checkpoint of step {saved} is kept"
             first = (self._last_check or 0) + 1
+            what = ", ".join(f"{name} is {value}" for name, value in bad.items())
             raise Diverged(
-                f"training diverged between steps {first} and {step} ({', '.join(f'{k} {v}' for k, v in bad.items())}); "
-                f"{kept}. Lower the learning rates, or check the data."
+                f"training diverged between steps {first} and {step}: {what}; {kept}. Lower the learning rates, or check the data."
             )
         self._last_check = step
         return values

@@ -14,8 +14,7 @@ from dcgan_jax.models import Discriminator, Generator
 Tree = Any  # a pytree of arrays
 
 
-@flax.struct.dataclass
-class Player:
+class Player(flax.struct.PyTreeNode):
     """One network: its parameters, running averages of batch normalisation, and optimizer state."""
 
     params: Tree
@@ -23,8 +22,7 @@ class Player:
     opt_state: optax.OptState
 
 
-@flax.struct.dataclass
-class GANState:
+class GANState(flax.struct.PyTreeNode):
     """Attributes: step int32 scalar (finished steps); two players; `ema` the generator's averaged params, or None."""
 
     step: jax.Array
@@ -65,10 +63,14 @@ def create_state(config: ConfigDict, generator: Generator, discriminator: Discri
     generator_variables = generator.init(keys[0], z, labels, train=False)
     discriminator_variables = discriminator.init(keys[1], images, labels, train=False)
     players = [
-        Player(variables["params"], variables.get("batch_stats", {}), optimizer.init(variables["params"]))
+        Player(
+            params=variables["params"],
+            batch_stats=variables.get("batch_stats", {}),
+            opt_state=optimizer.init(variables["params"]),
+        )
         for variables, optimizer in zip(
             (generator_variables, discriminator_variables), make_optimizers(config), strict=True
         )
     ]
     ema = jax.tree.map(jnp.copy, players[0].params) if config.ema_decay else None
-    return GANState(jnp.zeros((), jnp.int32), *players, ema)
+    return GANState(step=jnp.zeros((), jnp.int32), generator=players[0], discriminator=players[1], ema=ema)

@@ -84,7 +84,7 @@ def make_train_step(config: ConfigDict) -> TrainStep:
         if ema is not None:
             ema = optax.incremental_update(new_generator.params, ema, 1.0 - config.ema_decay)
         metrics = lax.pmean({**d_metrics, **g_metrics}, AXIS)
-        return GANState(state.step + 1, new_generator, new_discriminator, ema), metrics
+        return GANState(step=state.step + 1, generator=new_generator, discriminator=new_discriminator, ema=ema), metrics
 
     return step
 

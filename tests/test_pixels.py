@@ -7,9 +7,7 @@ import pytest
 from dcgan_jax import pixels
 
 
-@pytest.mark.parametrize(
-    ("output", "expected"), [("tanh", [-1.0, -0.6, 0.2, 1.0]), ("sigmoid", [0.0, 0.2, 0.6, 1.0])]
-)
+@pytest.mark.parametrize(("output", "expected"), [("tanh", [-1.0, -0.6, 0.2, 1.0]), ("sigmoid", [0.0, 0.2, 0.6, 1.0])])
 def test_to_network(output: str, expected: list[float]) -> None:
     images = pixels.to_network(jnp.array([0, 51, 153, 255], jnp.uint8).reshape(1, 2, 2, 1), output)
     assert images.shape == (1, 2, 2, 1) and images.dtype == jnp.float32

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
 from dcgan_jax import data_parallel, models, pixels, rng, train_step
 from dcgan_jax.errors import UserError
 from dcgan_jax.input_pipeline import gathering
 from dcgan_jax.losses import LOSSES
 from dcgan_jax.train_state import GANState, make_optimizers
+from tests import tiny
 
 # Steps on 1 device, on 4, and with pmap round differently; parameters move by about 2e-4 a step.
 ROUNDING = 2e-6

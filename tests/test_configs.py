@@ -1,0 +1,155 @@
+"""Every file in configs/: it loads, builds the networks that its header promises, and trains."""
+
+import functools
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from configs import default
+from dcgan_jax import models
+from dcgan_jax.train_state import create_state
+from tests import tiny
+
+FOLDER = Path(default.__file__).parent
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+
+# Learned parameters of generator and discriminator, worked out by hand from the sizes in the headers.
+SIZES = {
+    "default": (18_885_760, 17_232_768),
+    "faces": (18_885_760, 17_232_768),
+    "lsun": (18_885_760, 17_232_768),
+    "imagenet32": (6_690_688, 4_586_112),
+    "svhn": (1_446_976, 1_033_664),
+    "mnist": (6_820_538, 6_688_202),
+    "cifar10": (3_448_576, 2_637_312),
+    "toy_bedrooms": (1_107_904, 694_656),
+    "toy_faces": (1_107_904, 694_656),
+}
+
+
+def load(name: str, *overrides: str) -> ConfigDict:
+    """The config as the command line makes it."""
+    values, arguments = flags.FlagValues(), ["program", f"--config={FOLDER / name}.py", *overrides]
+    config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values)
+    with mock.patch.object(sys, "argv", arguments):  # where ml_collections looks for overrides
+        values(arguments)
+    return values.config
+
+
+def learned(config: ConfigDict) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """Shapes of the parameters of both networks, by name."""
+    state = jax.eval_shape(functools.partial(create_state, config, *models.build_models(config)))
+
+    def shapes(params: Any) -> dict[str, tuple[int, ...]]:
+        leaves = jax.tree_util.tree_leaves_with_path(params)
+        return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+
+    return shapes(state.generator.params), shapes(state.discriminator.params)
+
+
+def sizes(config: ConfigDict) -> tuple[int, ...]:
+    return tuple(sum(int(np.prod(shape)) for shape in shapes.values()) for shapes in learned(config))
+
+
+def test_every_file_is_here() -> None:
+    assert set(NAMES) == set(SIZES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loads_locked(name: str) -> None:
+    config = load(name, "--config.batch_size=16", "--config.model.generator.stages=((8, 2), (4, 2))")
+    assert config.is_locked and config.batch_size == 16
+    assert config.model.generator.stages == ((8, 2), (4, 2))
+    with pytest.raises(AttributeError, match="batch_size"):
+        config.batchsize = 3
+    with pytest.raises(AttributeError, match="kernel_size"):
+        load(name, "--config.model.kernel=3")
+    # A config changes values of the default's fields, not fields or their types.
+    fields = jax.tree.map(type, default.get_config().to_dict(), is_leaf=lambda node: isinstance(node, tuple))
+    assert jax.tree.map(type, config.to_dict(), is_leaf=lambda node: isinstance(node, tuple)) == fields
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_full_size(name: str) -> None:
+    assert sizes(load(name)) == SIZES[name]
+
+
+def test_full_size_of_the_pytorch_example() -> None:
+    """github.com/pytorch/examples/dcgan: 3,576,704 + 2,765,568."""
+    config = load(
+        "faces",
+        "--config.model.kernel_size=4",
+        "--config.model.width=0.5",
+        "--config.model.generator.projection_norm=channel",
+    )
+    assert sizes(config) == (3_576_704, 2_765_568)
+
+
+def test_svhn_is_the_released_network() -> None:
+    """Shapes of 200_gen_params.jl_01.npy, ... and 200_discrim_params.jl_01.npy, ... in github.com/Newmu/dcgan_code."""
+
+    def ours(shape: tuple[int, ...]) -> tuple[int, ...]:
+        """[small, large, k, k] -> [k, k, large, small]"""
+        return (*shape[2:], shape[1], shape[0])
+
+    generator, discriminator = learned(load("svhn"))
+    assert generator == {
+        "projection/kernel": (100, 4096),
+        "projection_norm/gain": (4096,),
+        "projection_norm/shift": (4096,),
+        "deconv1": ours((256, 128, 5, 5)),
+        "deconv1_norm/gain": (128,),
+        "deconv1_norm/shift": (128,),
+        "deconv2": ours((128, 64, 5, 5)),
+        "deconv2_norm/gain": (64,),
+        "deconv2_norm/shift": (64,),
+        "deconv3": ours((64, 3, 5, 5)),
+    }
+    assert discriminator == {
+        "conv1": ours((64, 3, 5, 5)),
+        "conv2": ours((128, 64, 5, 5)),
+        "conv2_norm/gain": (128,),
+        "conv2_norm/shift": (128,),
+        "conv3": ours((256, 128, 5, 5)),
+        "conv3_norm/gain": (256,),
+        "conv3_norm/shift": (256,),
+        "logit/kernel": (4096, 1),
+    }
+
+
+def test_mnist_is_the_authors_conditional_network() -> None:
+    """Shapes in mnist/train_cond_dcgan.py: ten labels at every layer, no gains and shifts."""
+    generator, discriminator = learned(load("mnist"))
+    assert generator == {
+        "hidden1/kernel": (100 + 10, 1024),
+        "projection/kernel": (1024 + 10, 128 * 7 * 7),
+        "deconv1": (5, 5, 64, 128 + 10),
+        "deconv2": (5, 5, 1, 64 + 10),
+    }
+    assert discriminator == {
+        "conv1": (5, 5, 1 + 10, 64),
+        "conv2": (5, 5, 64 + 10, 128),
+        "hidden1/kernel": (128 * 7 * 7 + 10, 1024),
+        "logit/kernel": (1024 + 10, 1),
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_takes_a_step(name: str) -> None:
+    config = load(name, "--config.batch_size=4", "--config.conv=lax")
+    config.model.width = config.model.width / 64
+    state, (metrics,) = tiny.run_steps(config, steps=1)
+    assert int(state.step) == 1
+    assert all(np.isfinite(value) for value in metrics.values()), metrics
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    # Fresh networks on the fence: ln 2 a term, and sigmoid(0).
+    assert metrics["d_loss"] == pytest.approx(2 * np.log(2), abs=0.2)
+    assert metrics["g_loss"] == pytest.approx(np.log(2), abs=0.2)
+    assert metrics["d_real"] == pytest.approx(0.5, abs=0.1) and metrics["d_fake"] == pytest.approx(0.5, abs=0.1)

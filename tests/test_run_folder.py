@@ -1,0 +1,64 @@
+"""One folder, one run; files appear whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from dcgan_jax import run_folder
+from dcgan_jax.errors import UserError
+from tests import tiny
+
+
+def test_config_survives_the_round_trip(tmp_path: Path) -> None:
+    config = tiny.config()
+    run_folder.prepare(tmp_path, config)
+    loaded = run_folder.load_config(tmp_path)
+    assert run_folder.flatten(loaded) == run_folder.flatten(config)
+    assert loaded.model.generator.stages == ((6, 2), (4, 2))
+
+
+def test_a_run_may_be_extended_and_moved(tmp_path: Path) -> None:
+    run_folder.prepare(tmp_path, tiny.config())
+    run_folder.prepare(tmp_path, tiny.config(num_steps=9, data__cache_dir="/elsewhere", mapper="pmap"))
+    assert run_folder.load_config(tmp_path).num_steps == 9
+
+
+def test_another_config_is_refused_with_every_difference(tmp_path: Path) -> None:
+    run_folder.prepare(tmp_path, tiny.config())
+    other = tiny.config(seed=3, model__generator__stages=((8, 2), (4, 2)))
+    with pytest.raises(UserError) as error:
+        run_folder.prepare(tmp_path, other)
+    assert "seed: 0 in the folder, 3 now" in str(error.value)
+    assert "model.generator.stages: ((6, 2), (4, 2)) in the folder, ((8, 2), (4, 2)) now" in str(error.value)
+    assert "batch_size" not in str(error.value)
+    assert run_folder.load_config(tmp_path).seed == 0
+
+
+def test_workdir_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot be written"):
+        run_folder.prepare(tmp_path / "file" / "run", tiny.config())
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"seed": '])
+def test_folder_without_a_readable_config(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"has no config.json|cannot be read"):
+        run_folder.load_config(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    run_folder.write_atomically(path, b"old")
+
+    def full(self: Path, content: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(content[:1])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        run_folder.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,186 @@
+"""Whole runs: files, exact resume, signals, divergence, bad input."""
+
+import json
+import os
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from dcgan_jax import checkpoint, models, run_folder, sample, train
+from dcgan_jax.errors import UserError
+from dcgan_jax.train_state import GANState, create_state
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny.image_folder(tmp_path_factory.mktemp("data") / "images", count=20)
+
+
+@pytest.fixture(autouse=True)
+def no_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training needs no TensorFlow, and without it starts faster. TensorBoard files have a test of their own."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+
+def run_config(source: str, **changes: Any) -> ConfigDict:
+    return tiny.config(data__source=source, ema_decay=0.9, **changes)
+
+
+def lines(workdir: Path) -> list[dict[str, float]]:
+    """metrics.jsonl without the speed."""
+    rows = [json.loads(line) for line in run_folder.metrics(workdir).read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "images_per_second"} for row in rows]
+
+
+def assert_equal(a: GANState, b: GANState) -> None:
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a, b)
+
+
+@pytest.fixture(scope="module")
+def straight(source: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GANState]:
+    """A run of seven steps that was never stopped. 20 images, batches of 8: epochs end within batches."""
+    workdir = tmp_path_factory.mktemp("runs") / "straight"
+    config = run_config(source, num_steps=7, sample_every=3, checkpoint_every=3, keep_checkpoints=2)
+    return workdir, train.train_and_evaluate(config, workdir)
+
+
+def test_a_run_leaves_its_files(straight: tuple[Path, GANState]) -> None:
+    workdir, state = straight
+    assert int(state.step) == 7
+    assert sorted(path.name for path in run_folder.checkpoints(workdir).iterdir() if path.name.isdigit()) == ["6", "7"]
+    assert [row["step"] for row in lines(workdir)] == [1, 2, 3, 4, 5, 6, 7]
+    names = {"step", "d_loss", "g_loss", "d_real", "d_fake", "d_grad_norm", "g_grad_norm"}
+    assert all(row.keys() == names for row in lines(workdir))
+    assert sorted(path.name for path in (workdir / "samples").iterdir()) == [
+        "step_00000003.png",
+        "step_00000006.png",
+        "step_00000007.png",
+    ]
+    with Image.open(run_folder.sample_sheet(workdir, 7)) as sheet:
+        assert sheet.size == (64, 64)  # 8 x 8 images of 8 pixels
+
+
+def test_resumed_and_extended_run_equals_the_straight_one(
+    straight: tuple[Path, GANState], source: str, tmp_path: Path
+) -> None:
+    """Stop in the middle of an epoch, go on, finish, extend: state and metrics are the same bits."""
+    for num_steps in (2, 5, 7):
+        state = train.train_and_evaluate(run_config(source, num_steps=num_steps, log_every=1), tmp_path)
+    assert_equal(state, straight[1])
+    assert lines(tmp_path) == lines(straight[0])
+
+
+def test_running_a_finished_run_again_changes_nothing(straight: tuple[Path, GANState], source: str) -> None:
+    workdir, state = straight
+    config = run_config(source, num_steps=7, sample_every=3, checkpoint_every=3, keep_checkpoints=2)
+
+    def contents() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in [*workdir.rglob("*.png"), run_folder.metrics(workdir)]}
+
+    before = contents()
+    assert_equal(train.train_and_evaluate(config, workdir), state)
+    assert contents() == before
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_signals_save_and_the_same_command_goes_on(
+    straight: tuple[Path, GANState],
+    source: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    signum: signal.Signals,
+) -> None:
+    after_step = train.Loop.after_step
+
+    def stop_at_step_4(self: train.Loop, step: int, state: GANState, metrics: dict[str, jax.Array]) -> None:
+        after_step(self, step, state, metrics)
+        if step == 4:
+            os.kill(os.getpid(), signum)
+
+    config = run_config(source, num_steps=7)
+    handler = signal.getsignal(signum)
+    with monkeypatch.context() as patch, pytest.raises(train.Interrupted, match="step 4 is saved") as interruption:
+        patch.setattr(train.Loop, "after_step", stop_at_step_4)
+        train.train_and_evaluate(config, tmp_path)
+    assert interruption.value.signum == signum
+    assert signal.getsignal(signum) is handler
+    assert_equal(train.train_and_evaluate(config, tmp_path), straight[1])
+    assert lines(tmp_path) == lines(straight[0])
+
+
+def test_metrics_that_are_computed_again_are_not_written_twice(
+    straight: tuple[Path, GANState], source: str, tmp_path: Path
+) -> None:
+    train.train_and_evaluate(run_config(source, num_steps=2), tmp_path)
+    with run_folder.metrics(tmp_path).open("a") as file:  # as if killed after step 3, in the middle of a line
+        file.write('{"step": 3, "d_loss": 9.0}\n{"step": 4, "d_lo')
+    train.train_and_evaluate(run_config(source, num_steps=7), tmp_path)
+    assert lines(tmp_path) == lines(straight[0])
+
+
+def test_divergence_names_the_window_and_keeps_the_last_good_checkpoint(source: str, tmp_path: Path) -> None:
+    config = run_config(source, num_steps=4, log_every=2, checkpoint_every=1)
+    train.train_and_evaluate(config, tmp_path)
+    good = checkpoint.open_checkpoints(tmp_path)
+    assert good.latest_step() == 4
+
+    abstract = jax.eval_shape(partial(create_state, config, *models.build_models(config)))
+    state = checkpoint.restore(good, abstract, tiny.mesh(4))
+    good.close()
+    params = jax.tree.map(lambda leaf: leaf * np.nan, state.generator.params)
+    broken = state.replace(generator=state.generator.replace(params=params))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "start_state", lambda *args: broken)
+        with pytest.raises(train.Diverged, match=r"between steps 5 and 5 .*nan.*the checkpoint of step 4 is kept"):
+            train.train_and_evaluate(run_config(source, num_steps=20, log_every=5, checkpoint_every=0), tmp_path)
+    with checkpoint.open_checkpoints(tmp_path) as manager:
+        assert manager.latest_step() == 4
+
+
+def test_samples_of_a_run_do_not_depend_on_their_number(straight: tuple[Path, GANState]) -> None:
+    config, state = sample.load_run(straight[0])
+    few = np.concatenate(list(sample.draw_images(config, state, 3, seed=5)))
+    many = np.concatenate(list(sample.draw_images(config, state, 131, seed=5)))
+    other = np.concatenate(list(sample.draw_images(config, state, 3, seed=6)))
+    assert few.shape == (3, 8, 8, 3)
+    assert many.shape == (131, 8, 8, 3)
+    assert few.dtype == np.uint8
+    np.testing.assert_array_equal(few, many[:3])
+    assert not np.array_equal(few, other)
+
+
+def test_bad_input_is_told_before_any_training(source: str, tmp_path: Path) -> None:
+    cases = [
+        (run_config("folder:/does/not/exist"), "/does/not/exist"),
+        (run_config(source, batch_size=24), "20 images, fewer than one batch of 24"),
+        (run_config(source, batch_size=6), "batch_size 6 is not divisible by the 4 devices"),
+        (run_config(source, model__num_classes=2), "has no labels"),
+        (run_config(source, data__image_size=30), "multiples of 4: set --config.data.image_size to 28 or 32"),
+        (run_config(source, num_steps=0), "config.num_steps is 0"),
+        (run_config(source, mapper="vmap"), "config.mapper is 'vmap'"),
+    ]
+    for i, (config, message) in enumerate(cases):
+        with pytest.raises(UserError, match=message):
+            train.train_and_evaluate(config, tmp_path / str(i))
+        assert not run_folder.checkpoints(tmp_path / str(i)).exists()
+
+
+def test_unknown_field_suggests_the_nearest() -> None:
+    config = tiny.config()
+    with pytest.raises((AttributeError, KeyError), match="batch_size"):
+        config.batchsize = 3
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(5.4, "5s"), (65, "1m05s"), (3725, "1h02m")])
+def test_durations(seconds: float, text: str) -> None:
+    from dcgan_jax.run_log import format_duration
+
+    assert format_duration(seconds) == text
