@@ -8,7 +8,8 @@ Data: 73,257 images, TFDS set svhn_cropped, downloads 1.5 GB of which 'train' is
 
 The authors' released weights (svhn_unsup_all_conv_dcgan_100z_gaussian_lr_0.0005_64mb, epoch 200): 256-128-64 maps, 5x5,
 z *normal* of 100, learning rate 5e-4, batch 64. The training script was never released; L2 and update order are those
-of the faces script: G first, then D on fresh noise. `python -m dcgan_jax.import_weights` reads those weights into a run.
+of the faces script: G first, then D on fresh noise. `python -m dcgan_jax.import_weights` reads those weights into a
+run.
 
 Deviates: the paper's section 4 says that all models used learning rate 2e-4, batch 128 and uniform noise; the name of
 the released model says otherwise, and is followed. Whether the 'extra' images were trained on is not known; they are

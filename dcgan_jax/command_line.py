@@ -1,15 +1,19 @@
 """What every entry point shares: process-wide settings, flags, and how errors are told."""
 
 import ctypes
+import difflib
 import os
 import platform
+import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
-from absl import app, logging
+from absl import app, flags, logging
 
+from dcgan_jax import run_folder
 from dcgan_jax.errors import UserError
 
 # glibc's mallopt parameters (malloc.h).
@@ -34,7 +38,45 @@ def run(work: Callable[[], None]) -> None:
     logging.set_verbosity(logging.WARNING)
     configure_allocator()
     configure_compilation_cache()
-    app.run(main)
+    app.run(main, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    """absl's parser, with one clear line for a config file or a config field that does not exist."""
+    try:
+        arguments = app.parse_flags_with_usage(argv)
+        if "config" in flags.FLAGS:
+            flags.FLAGS.config["seed"]  # reading a field raises if the file could not be loaded
+        return arguments
+    except OSError:
+        print(f"error: {_config_file(argv)} does not exist; the configs are in configs/.", file=sys.stderr)
+    except (AttributeError, KeyError):
+        print(f"error: {_unknown_field(argv)}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _unknown_field(argv: Sequence[str]) -> str:
+    names = [part.split("=")[0].removeprefix("--config.") for part in argv if part.startswith("--config.")]
+    known = list(run_folder.flatten(runpy.run_path(_config_file(argv))["get_config"]()))
+    unknown = [name for name in names if name not in known]
+    # The last part of a name counts most: 'size' should find 'data.image_size'.
+    nearest = [max(known, key=partial(_similarity, name)) for name in unknown]
+    return "\n".join(
+        f"there is no field config.{name}; the nearest is config.{field}."
+        for name, field in zip(unknown, nearest, strict=True)
+    )
+
+
+def _config_file(argv: Sequence[str]) -> str:
+    return next(part.split("=", 1)[1] for part in argv if part.startswith("--config="))
+
+
+def _similarity(name: str, field: str) -> float:
+    whole, last = (
+        difflib.SequenceMatcher(None, a, b).ratio()
+        for a, b in ((name, field), (name.split(".")[-1], field.split(".")[-1]))
+    )
+    return whole + last
 
 
 def configure_allocator() -> bool:

@@ -164,7 +164,8 @@ class Loop:
             first = (self._last_check or 0) + 1
             what = ", ".join(f"{name} is {value}" for name, value in bad.items())
             raise Diverged(
-                f"training diverged between steps {first} and {step}: {what}; {kept}. Lower the learning rates, or check the data."
+                f"training diverged between steps {first} and {step}: {what}; {kept}. "
+                "Lower the learning rates, or check the data."
             )
         self._last_check = step
         return values

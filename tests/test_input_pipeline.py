@@ -52,7 +52,7 @@ def test_the_cpu_streams_by_default() -> None:
 
 
 def test_unknown_placement() -> None:
-    with pytest.raises(UserError, match="data.placement is 'gpu'; choose from auto, device, host"):
+    with pytest.raises(UserError, match=r"data.placement is 'gpu'; choose from auto, device, host"):
         Batches(tiny.config(data__placement="gpu"), tiny.dataset(), tiny.mesh())
 
 

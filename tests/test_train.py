@@ -139,7 +139,9 @@ def test_divergence_names_the_window_and_keeps_the_last_good_checkpoint(source: 
     broken = state.replace(generator=state.generator.replace(params=params))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "start_state", lambda *args: broken)
-        with pytest.raises(train.Diverged, match=r"between steps 5 and 5 .*nan.*the checkpoint of step 4 is kept"):
+        with pytest.raises(
+            train.Diverged, match=r"between steps 5 and 5: .*loss is nan.*the checkpoint of step 4 is kept"
+        ):
             train.train_and_evaluate(run_config(source, num_steps=20, log_every=5, checkpoint_every=0), tmp_path)
     with checkpoint.open_checkpoints(tmp_path) as manager:
         assert manager.latest_step() == 4

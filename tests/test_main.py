@@ -1,0 +1,71 @@
+"""The command line as a user meets it: exit status and message, no traceback."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+
+ROOT = Path(__file__).parents[1]
+TINY = [
+    "--config=configs/default.py",
+    "--config.conv=lax",
+    "--config.data.image_size=8",
+    "--config.batch_size=4",
+    "--config.model.width=0.005",
+    "--config.model.generator.stages=((512,2),(512,2))",
+    "--config.model.discriminator.stages=((512,2),(512,2))",
+]
+
+
+def run(*flags: str, module: str = "main") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"dcgan_jax.{module}", *flags]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config.batchsize=3"], "there is no field config.batchsize; the nearest is config.batch_size."),
+        (["--config.data.sourc=x"], "there is no field config.data.sourc; the nearest is config.data.source."),
+        (["--config=configs/nothing.py"], "configs/nothing.py does not exist"),
+        (["--config.data.source=zip:x"], "data.source 'zip:x' is not one of"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(flags: list[str], message: str, tmp_path: Path) -> None:
+    if not flags[0].startswith("--config="):
+        flags = ["--config=configs/default.py", *flags]
+    result = run(*flags, f"--workdir={tmp_path}/run")
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_train_sample_and_tensorboard(tmp_path: Path) -> None:
+    """From images in a folder to samples in another, with TensorBoard files on the way."""
+    source = tiny.image_folder(tmp_path / "images", count=8)
+    workdir = tmp_path / "run"
+    result = run(*TINY, f"--workdir={workdir}", f"--config.data.source={source}", "--config.num_steps=2")
+    assert result.returncode == 0, result.stderr
+    assert "step 2/2" in result.stdout
+    assert json.loads((workdir / "config.json").read_text())["batch_size"] == 4
+    (events,) = workdir.glob("events.out.tfevents.*")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(events), {"images": 0, "tensors": 0}).Reload()
+    assert {"d_loss", "g_loss", "d_real", "d_fake", "samples"} <= set(accumulator.Tags()["tensors"])
+
+    result = run(f"--workdir={workdir}", f"--out={tmp_path}/png", "--num=3", module="sample")
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in (tmp_path / "png").iterdir()) == [
+        "000000.png",
+        "000001.png",
+        "000002.png",
+        "sheet.png",
+    ]
+    result = run(f"--workdir={workdir}", f"--out={tmp_path}/out", "--label=1", module="sample")
+    assert result.returncode == 2
+    assert "--label=1 is not one of the run's classes (none: the network is unconditional)" in result.stderr
