@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -100,6 +101,7 @@ def format_duration(seconds: float) -> str:
 def _open_tensorboard(workdir: Path) -> Any:
     if importlib.util.find_spec("tensorflow") is None:
         return None
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it computes nothing here, and would remark on it
     from clu import metric_writers  # imports TensorFlow
 
     return metric_writers.SummaryWriter(str(workdir))

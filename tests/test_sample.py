@@ -1,0 +1,108 @@
+"""Drawing from a generator: statistics of batch normalisation, files, and runs that are not there."""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from dcgan_jax import checkpoint, models, pixels, rng, run_folder, sample
+from dcgan_jax.errors import UserError
+from tests import tiny
+
+
+def test_frozen_statistics_are_means_over_fresh_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against batches computed one by one with NumPy moments of the first normalised layer."""
+    monkeypatch.setattr(sample, "STATISTICS_BATCHES", 3)
+    config = tiny.config()
+    state = tiny.fresh_state(config).generator
+    estimated = sample.make_estimate_statistics(config)(state.params, state.batch_stats)
+    kernel = np.asarray(state.params["projection"]["kernel"], np.float64)
+    means, variances = [], []
+    for i in range(3):
+        key = rng.stream(config.seed, "statistics", i)
+        units = np.asarray(models.sample_noise(key, (sample.BATCH_SIZE, 5), "uniform"), np.float64) @ kernel
+        means.append(units.mean(0))
+        variances.append(units.var(0))
+    np.testing.assert_allclose(estimated["projection_norm"]["mean"], np.mean(means, 0), atol=1e-6)
+    np.testing.assert_allclose(estimated["projection_norm"]["var"], np.mean(variances, 0), rtol=1e-4)
+    assert estimated.keys() == state.batch_stats.keys()
+
+
+def test_norm_modes_use_their_own_statistics() -> None:
+    config = tiny.config()
+    state = tiny.fresh_state(config)
+    generator, _ = models.build_models(config)
+    player = state.generator
+    z = sample.draw_noise(config, 1, 0, sample.BATCH_SIZE)
+
+    @partial(jax.jit, static_argnums=1)
+    def expected(batch_stats: object, train: bool) -> jax.Array:
+        variables = {"params": player.params, "batch_stats": batch_stats}
+        (images, _), _ = generator.apply(variables, z, train=train, mutable=["batch_stats"])
+        return pixels.to_uint8(images, "tanh")
+
+    frozen = sample.make_estimate_statistics(config)(player.params, player.batch_stats)
+    for norm, images in {
+        "running": expected(player.batch_stats, False),
+        "batch": expected(player.batch_stats, True),
+        "frozen": expected(frozen, False),
+    }.items():
+        drawn = np.concatenate(list(sample.draw_images(config, state, sample.BATCH_SIZE, seed=1, norm=norm)))
+        # Two programs may round a level differently.
+        assert np.abs(drawn.astype(int) - np.asarray(images).astype(int)).max() <= 1, norm
+
+
+def test_labels_are_drawn_in_turn_or_as_asked() -> None:
+    config = tiny.config(model__num_classes=3)
+    state = tiny.fresh_state(config)
+    in_turn = next(sample.draw_images(config, state, 6, seed=0))
+    only_1 = next(sample.draw_images(config, state, 6, seed=0, label=1))
+    np.testing.assert_array_equal(in_turn[1::3], only_1[1::3])
+    assert not np.array_equal(in_turn[0], only_1[0])
+
+
+def test_noise_of_an_image_depends_on_its_number_only() -> None:
+    config = tiny.config(model__z_distribution="normal")
+    np.testing.assert_array_equal(sample.draw_noise(config, 3, 0, 10)[4:6], sample.draw_noise(config, 3, 4, 2))
+
+
+def test_files(tmp_path: Path) -> None:
+    images = tiny.images(5)
+    sample.write_pngs(tmp_path / "png", iter([images[:3], images[3:]]))
+    for i, image in enumerate(images):
+        with Image.open(tmp_path / "png" / f"{i:06d}.png") as file:
+            np.testing.assert_array_equal(np.asarray(file), image)
+    sample.write_npz(tmp_path / "npz", iter([images[:3], images[3:]]))
+    with np.load(tmp_path / "npz" / "samples.npz") as file:
+        np.testing.assert_array_equal(file["images"], images)
+    with Image.open(tmp_path / "npz" / "sheet.png") as sheet:
+        assert sheet.size == (80, 8)
+
+
+def test_runs_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no config.json"):
+        sample.load_run(tmp_path)
+    run_folder.prepare(tmp_path, tiny.config())
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        sample.load_run(tmp_path)
+
+
+def test_checkpoints_come_back_on_any_number_of_devices(tmp_path: Path) -> None:
+    config = tiny.config()
+    run_folder.prepare(tmp_path, config)
+    state = tiny.fresh_state(config)
+    with checkpoint.open_checkpoints(tmp_path, keep=2) as manager:
+        for step in (1, 2, 3):
+            checkpoint.save(manager, state.replace(step=jax.numpy.int32(step)))
+        with pytest.raises(UserError, match=r"no checkpoint of step 1 \(available steps: 2, 3\)"):
+            checkpoint.restore(manager, jax.eval_shape(lambda: state), tiny.mesh(4), step=1)
+        restored = checkpoint.restore(manager, jax.eval_shape(lambda: state), tiny.mesh(4), step=2)
+    assert int(restored.step) == 2
+    assert len(restored.generator.params["deconv1"].sharding.device_set) == 4
+    assert tiny.largest_difference(restored.generator, state.generator) == 0
+    _, loaded = sample.load_run(tmp_path)
+    assert int(loaded.step) == 3
+    assert tiny.largest_difference(loaded.discriminator, state.discriminator) == 0
