@@ -6,7 +6,7 @@ import os
 import platform
 import runpy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def run(work: Callable[[], None]) -> None:
     app.run(main, flags_parser=_parse_flags)
 
 
-def _parse_flags(argv: Sequence[str]) -> list[str]:
+def _parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, with one clear line for a config file or a config field that does not exist."""
     try:
         arguments = app.parse_flags_with_usage(argv)
@@ -55,7 +55,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     sys.exit(2)
 
 
-def _unknown_field(argv: Sequence[str]) -> str:
+def _unknown_field(argv: list[str]) -> str:
     names = [part.split("=")[0].removeprefix("--config.") for part in argv if part.startswith("--config.")]
     known = list(run_folder.flatten(runpy.run_path(_config_file(argv))["get_config"]()))
     unknown = [name for name in names if name not in known]
@@ -67,7 +67,7 @@ def _unknown_field(argv: Sequence[str]) -> str:
     )
 
 
-def _config_file(argv: Sequence[str]) -> str:
+def _config_file(argv: list[str]) -> str:
     return next(part.split("=", 1)[1] for part in argv if part.startswith("--config="))
 
 

@@ -1,6 +1,6 @@
 """A run's folder: what lies where, and the rule that one folder holds one run.
 
-    config.json   checkpoints/<step>/   samples/step_00000500.png   metrics.jsonl   events.out.tfevents.*
+    config.json   data.json   checkpoints/<step>/   samples/step_00000500.png   metrics.jsonl   events.out.tfevents.*
 
 The folder is self-contained: sampling, analysis and evaluation read the config from it.
 """
@@ -69,6 +69,24 @@ def prepare(workdir: Path, config: ConfigDict) -> None:
                 "Choose another --workdir, or give the same values to continue that run."
             )
     write_atomically(path, (config.to_json(indent=2) + "\n").encode())
+
+
+def check_data(workdir: Path, meta: dict[str, Any]) -> None:
+    """Keeps the pack's meta.json as data.json, or checks that a resumed run sees the same pixels as before.
+
+    Raises:
+      UserError: the images are others than those the run began with.
+    """
+    path = workdir / "data.json"
+    if path.exists():
+        before = json.loads(path.read_text())
+        if before["sha256"] != meta["sha256"]:
+            raise UserError(
+                f"the images of {meta['source']} are not those that the run in {workdir} began with: "
+                f"{before['count']:,} images then, {meta['count']:,} now, with other content. Restore them, or choose another --workdir."
+            )
+        return
+    write_atomically(path, (json.dumps(meta, indent=2) + "\n").encode())
 
 
 def load_config(workdir: Path) -> ConfigDict:

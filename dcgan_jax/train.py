@@ -62,6 +62,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> GANState:
     run_folder.prepare(workdir, config)
     dataset = pack.open_or_build(config.data)
     check_dataset(config, dataset)
+    run_folder.check_data(workdir, dataset.meta)
     batches = Batches(config, dataset, mesh)
 
     with checkpoint.open_checkpoints(workdir, config.keep_checkpoints) as manager:

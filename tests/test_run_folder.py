@@ -40,6 +40,14 @@ def test_workdir_that_cannot_be_written(tmp_path: Path) -> None:
         run_folder.prepare(tmp_path / "file" / "run", tiny.config())
 
 
+def test_a_resumed_run_must_see_the_same_images(tmp_path: Path) -> None:
+    meta = {"source": "folder:/images", "count": 10, "sha256": "aa"}
+    run_folder.check_data(tmp_path, meta)
+    run_folder.check_data(tmp_path, {**meta, "source": "folder:/moved"})
+    with pytest.raises(UserError, match="10 images then, 11 now, with other content"):
+        run_folder.check_data(tmp_path, {**meta, "count": 11, "sha256": "bb"})
+
+
 @pytest.mark.parametrize("content", [None, "{", '{"seed": '])
 def test_folder_without_a_readable_config(tmp_path: Path, content: str | None) -> None:
     if content is not None:
