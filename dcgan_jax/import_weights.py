@@ -41,6 +41,8 @@ def import_weights(config: ConfigDict, weights: Path) -> GANState:
     """
     if config.model.num_classes or config.model.generator.hidden or config.model.discriminator.hidden:
         raise UserError("only networks without labels and without dense hidden layers can be imported.")
+    if config.model.norm != "paper" or not config.model.norm_affine:
+        raise UserError("the released networks are normalised as in the paper: leave config.model.norm at 'paper' and norm_affine on.")
     generator, discriminator = models.build_models(config)
     state = jax.jit(lambda: create_state(config, generator, discriminator))()
 
@@ -109,15 +111,15 @@ def _kernel(weights: np.ndarray) -> np.ndarray:
 
     A convolution's [out, in] and a transposed one's [in, out] are both [small, large].
     """
+    if weights.ndim != 4:
+        raise UserError(f"the config's network has a convolution where the files have an array {weights.shape}.")
     return np.ascontiguousarray(weights.transpose(2, 3, 1, 0)[::-1, ::-1])
 
 
 def _columns_last(matrix: np.ndarray, features: int, side: int) -> np.ndarray:
     """[rows, features * side * side], columns ordered (feature, y, x) -> ordered (y, x, feature)."""
-    if matrix.shape[1] != features * side * side:
-        raise UserError(
-            f"the first maps have {matrix.shape[1]} units in the files, {features * side * side} in the config."
-        )
+    if matrix.ndim != 2 or matrix.shape[1] != features * side * side:
+        raise UserError(f"{features * side * side} units of {features} maps do not fit an array {matrix.shape}.")
     return matrix.reshape(-1, features, side, side).transpose(0, 2, 3, 1).reshape(len(matrix), -1)
 
 

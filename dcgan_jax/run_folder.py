@@ -83,7 +83,8 @@ def check_data(workdir: Path, meta: dict[str, Any]) -> None:
         if before["sha256"] != meta["sha256"]:
             raise UserError(
                 f"the images of {meta['source']} are not those that the run in {workdir} began with: "
-                f"{before['count']:,} images then, {meta['count']:,} now, with other content. Restore them, or choose another --workdir."
+                f"{before['count']:,} images then, {meta['count']:,} now, with other content. "
+                "Restore them, or choose another --workdir."
             )
         return
     write_atomically(path, (json.dumps(meta, indent=2) + "\n").encode())

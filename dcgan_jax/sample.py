@@ -8,7 +8,7 @@ same seed gives the same files whatever N is.
 Batch normalisation at sampling time (--norm):
 
     running   the running averages of training (default): an image does not depend on what is drawn beside it
-    frozen    averages over 100 fresh batches of noise, then constant; what the authors' SVHN script does for its
+    frozen    averages over 50 fresh batches of noise, then constant; what the authors' SVHN script does for its
               discriminator, and what averaged (EMA) weights always use, since the running averages belong to others
     batch     statistics of batches of 128, as the authors' code samples
 """
@@ -32,7 +32,7 @@ NORMS = ("running", "frozen", "batch")
 # Always drawn in batches of this size, so that an image never depends on how many are asked for.
 BATCH_SIZE = 128
 # Batches whose moments are averaged for frozen statistics.
-STATISTICS_BATCHES = 100
+STATISTICS_BATCHES = 50
 
 Draw = Callable[[jax.Array, jax.Array | None], jax.Array]
 

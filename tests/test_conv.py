@@ -32,7 +32,7 @@ CASES = [
     Case("winograd", "m4", 4, 2, (16, 16), batch=8),
     Case("winograd", "m4", 3, 2, (8, 16), batch=16),
     Case("winograd", "m4", 3, 1, (16, 16), batch=8),
-    # One row of tiles short of what m=4 needs.
+    # Too few tiles for m=4.
     Case("winograd", "m2", 5, 2, (4, 8)),
     Case("winograd", "m2", 4, 2, (4, 4)),
     # 14 pixels, the first maps but one of MNIST, are no multiple of 4 ...
