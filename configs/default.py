@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
     config.data = data = ConfigDict()
     # 'tfds:NAME', 'folder:/path', 'lsun:/path/to/X_train_lmdb', 'toy_bedrooms' or 'toy_faces'.
     data.source = "toy_bedrooms"
-    # Split of a TFDS or toy set: 'train', 'test', 'train+test', ... Other sources have no splits.
+    # Split of a TFDS set ('train', 'train[:90%]', 'train+test', ...) or of a toy set ('train', 'test').
     data.split = "train"
     # TFDS data folder; '' is TFDS's own default (~/tensorflow_datasets).
     data.dir = ""
@@ -117,4 +117,6 @@ def get_config() -> ConfigDict:
     config.mapper = "shard_map"
     # Formulation of the convolutions: 'auto' (the fastest for the platform), 'winograd', 'im2col' or 'lax'.
     config.conv = "auto"
-    return config
+    # Arithmetic inside the networks: 'float32' or 'bfloat16'. Parameters, statistics, losses and Adam are float32.
+    config.precision = "float32"
+    return config.lock()  # a field that is not here is a mistake

@@ -5,15 +5,18 @@ import difflib
 import os
 import platform
 import runpy
+import signal
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import jax
-from absl import app, flags, logging
+from absl import app, logging
 
 from dcgan_jax import run_folder
+from dcgan_jax.cache import cache_folder
 from dcgan_jax.errors import UserError
 
 # glibc's mallopt parameters (malloc.h).
@@ -23,17 +26,21 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 def run(work: Callable[[], None]) -> None:
     """Parses the flags that the caller defined, sets the process up, and calls `work`.
 
-    A `UserError` is printed without a traceback and ends the process with status 2.
+    A `UserError` is printed without a traceback and ends the process with status 2; Ctrl-C and SIGTERM end it with
+    status 130 and 143 after all clean-up.
     """
 
     def main(argv: list[str]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+        signal.signal(signal.SIGTERM, _exit_on_signal)
         try:
             work()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
 
     logging.set_verbosity(logging.WARNING)
     configure_allocator()
@@ -41,42 +48,9 @@ def run(work: Callable[[], None]) -> None:
     app.run(main, flags_parser=_parse_flags)
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, with one clear line for a config file or a config field that does not exist."""
-    try:
-        arguments = app.parse_flags_with_usage(argv)
-        if "config" in flags.FLAGS:
-            flags.FLAGS.config["seed"]  # reading a field raises if the file could not be loaded
-        return arguments
-    except OSError:
-        print(f"error: {_config_file(argv)} does not exist; the configs are in configs/.", file=sys.stderr)
-    except (AttributeError, KeyError):
-        print(f"error: {_unknown_field(argv)}", file=sys.stderr)
-    sys.exit(2)
-
-
-def _unknown_field(argv: list[str]) -> str:
-    names = [part.split("=")[0].removeprefix("--config.") for part in argv if part.startswith("--config.")]
-    known = list(run_folder.flatten(runpy.run_path(_config_file(argv))["get_config"]()))
-    unknown = [name for name in names if name not in known]
-    # The last part of a name counts most: 'size' should find 'data.image_size'.
-    nearest = [max(known, key=partial(_similarity, name)) for name in unknown]
-    return "\n".join(
-        f"there is no field config.{name}; the nearest is config.{field}."
-        for name, field in zip(unknown, nearest, strict=True)
-    )
-
-
-def _config_file(argv: list[str]) -> str:
-    return next(part.split("=", 1)[1] for part in argv if part.startswith("--config="))
-
-
-def _similarity(name: str, field: str) -> float:
-    whole, last = (
-        difflib.SequenceMatcher(None, a, b).ratio()
-        for a, b in ((name, field), (name.split(".")[-1], field.split(".")[-1]))
-    )
-    return whole + last
+def _exit_on_signal(signum: int, frame: FrameType | None) -> NoReturn:
+    del frame
+    sys.exit(128 + signum)  # an exception, unlike the signal's own effect: temporary files are removed
 
 
 def configure_allocator() -> bool:
@@ -96,5 +70,38 @@ def configure_allocator() -> bool:
 def configure_compilation_cache() -> None:
     """Compiled programs are kept in the user's cache folder, so that the second start of a config is quick."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dcgan_jax" / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser, with one clear line for a config file or a config field that does not exist."""
+    if file := _config_file(argv):
+        if not os.path.isfile(file):
+            print(f"error: there is no config file {file}; the configs are in configs/.", file=sys.stderr)
+            sys.exit(2)
+        known = list(run_folder.flatten(runpy.run_path(file)["get_config"]()))
+        names = [part.split("=")[0].lstrip("-").removeprefix("config.") for part in argv if "-config." in part]
+        unknown = [name for name in names if name not in known]
+        for name in unknown:
+            nearest = max(known, key=partial(_similarity, name))
+            print(f"error: there is no field config.{name}; the nearest is config.{nearest}.", file=sys.stderr)
+        if unknown:
+            sys.exit(2)
+    return app.parse_flags_with_usage(argv)
+
+
+def _config_file(argv: list[str]) -> str | None:
+    """The value of --config=FILE or --config FILE."""
+    for i, part in enumerate(argv):
+        name, equals, value = part.lstrip("-").partition("=")
+        if part.startswith("-") and name == "config":
+            return value if equals else next(iter(argv[i + 1 :]), None)
+    return None
+
+
+def _similarity(name: str, field: str) -> float:
+    whole, last = (
+        difflib.SequenceMatcher(None, a, b).ratio()
+        for a, b in ((name, field), (name.split(".")[-1], field.split(".")[-1]))
+    )
+    return whole + last

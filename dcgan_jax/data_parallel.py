@@ -15,7 +15,6 @@ from jax.sharding import PartitionSpec as P
 from dcgan_jax.errors import UserError
 
 AXIS = "data"
-MAPPERS = ("shard_map", "pmap")
 
 
 def make_mesh(batch_size: int) -> Mesh:
@@ -41,7 +40,8 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
 def map_step(step: Callable[..., tuple[Any, Any]], mesh: Mesh, mapper: str) -> Callable[..., tuple[Any, Any]]:
     """Maps per-device `step(state, pack, batch) -> (state, metrics)` over the mesh and compiles it.
 
-    `state` (donated) and `pack` are replicated; leaves of `batch` are split along their first axis.
+    `state` and `pack` are replicated; leaves of `batch` are split along their first axis. `mapper` is 'shard_map',
+    which reuses the memory of the old state (do not touch it again), or 'pmap', which keeps it.
 
     shard_map's replication check is off: it cannot see through the custom gradients of `conv.py`. Semantics are then
     those of pmap: gradients are local until the step averages them.
@@ -49,9 +49,7 @@ def map_step(step: Callable[..., tuple[Any, Any]], mesh: Mesh, mapper: str) -> C
     if mapper == "shard_map":
         mapped = jax.shard_map(step, mesh=mesh, in_specs=(P(), P(), P(AXIS)), out_specs=(P(), P()), check_vma=False)
         return jax.jit(mapped, donate_argnums=0)
-    if mapper == "pmap":
-        return jax.pmap(step, AXIS, in_axes=(None, None, 0), out_axes=(None, None), devices=mesh.devices.tolist())
-    raise UserError(f"config.mapper is {mapper!r}; choose from {', '.join(MAPPERS)}.")
+    return jax.pmap(step, AXIS, in_axes=(None, None, 0), out_axes=(None, None), devices=mesh.devices.tolist())
 
 
 def shard_batch(mesh: Mesh, mapper: str, batch: dict[str, np.ndarray]) -> dict[str, Any]:

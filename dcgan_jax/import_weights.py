@@ -42,7 +42,7 @@ def import_weights(config: ConfigDict, weights: Path) -> GANState:
     if config.model.num_classes or config.model.generator.hidden or config.model.discriminator.hidden:
         raise UserError("only networks without labels and without dense hidden layers can be imported.")
     if config.model.norm != "paper" or not config.model.norm_affine:
-        raise UserError("the released networks are normalised as in the paper: leave config.model.norm at 'paper' and norm_affine on.")
+        raise UserError("the released networks need config.model.norm='paper' and config.model.norm_affine=True.")
     generator, discriminator = models.build_models(config)
     state = jax.jit(lambda: create_state(config, generator, discriminator))()
 
@@ -128,7 +128,8 @@ def main() -> None:
     if run_folder.checkpoints(workdir).exists():
         raise UserError(f"{workdir} already holds a run: choose another --workdir.")
     state = import_weights(_CONFIG.value, Path(_WEIGHTS.value))
-    run_folder.prepare(workdir, _CONFIG.value)
+    run_folder.check(workdir, _CONFIG.value)
+    run_folder.record(workdir, _CONFIG.value, {"source": str(_WEIGHTS.value)})
     with checkpoint.open_checkpoints(workdir, keep=1) as manager:
         checkpoint.save(manager, data_parallel.replicate(data_parallel.make_mesh(jax.device_count()), state))
     print(f"imported into {workdir}")

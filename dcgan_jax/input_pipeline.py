@@ -21,7 +21,6 @@ from dcgan_jax import data_parallel
 from dcgan_jax.datasets.pack import ImageDataset
 from dcgan_jax.errors import UserError
 
-PLACEMENTS = ("auto", "device", "host")
 # 'auto' puts a set on an accelerator when it fills at most this part of its memory.
 _DEVICE_MEMORY_SHARE = 0.5
 # Batches that are gathered ahead of the step.
@@ -72,8 +71,6 @@ class Batches:
     """
 
     def __init__(self, config: ConfigDict, dataset: ImageDataset, mesh: Mesh) -> None:
-        if config.data.placement not in PLACEMENTS:
-            raise UserError(f"config.data.placement is {config.data.placement!r}; choose from {', '.join(PLACEMENTS)}.")
         self._arrays: dict[str, np.ndarray] = {"image": dataset.images}
         if config.model.num_classes and dataset.labels is not None:
             self._arrays["label"] = dataset.labels

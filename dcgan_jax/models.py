@@ -8,6 +8,7 @@ A network returns its result together with its *taps*: every activation by name,
 that drops them they cost nothing.
 """
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -17,7 +18,7 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from dcgan_jax import conv
-from dcgan_jax.errors import UserError
+from dcgan_jax.config_check import check_config
 
 Stages = tuple[tuple[int, int], ...]
 Taps = dict[str, jax.Array]
@@ -60,23 +61,24 @@ class BatchNorm(nn.Module):
         gain = self.param("gain", _gains, (features,)) if self.affine else jnp.ones((features,))
         shift = self.param("shift", nn.initializers.zeros, (features,)) if self.affine else jnp.zeros((features,))
 
-        grouped = x.reshape(groups, -1, features)
+        values = x.astype(jnp.float32).reshape(groups, -1, features)
         if train:
-            values = grouped.astype(jnp.float32)
-            moments = jnp.stack([values.mean(1), jnp.square(values).mean(1)])  # [2, groups, features]
-            if self.axis_name is not None and not self.is_initializing():
-                moments = lax.pmean(moments, self.axis_name)
-            mean = moments[0]
-            var = jnp.maximum(moments[1] - jnp.square(mean), 0.0)
+            # Two passes, as in the authors' lib/ops.py: mean(x^2) - mean(x)^2 would lose the variance of maps whose
+            # mean is large, and an epsilon of 1e-8 would then blow up the rounding.
+            mean = self._over_devices(values.mean(1, keepdims=True))
+            var = self._over_devices(jnp.square(values - mean).mean(1, keepdims=True))
             if self.is_mutable_collection("batch_stats") and not self.is_initializing():
-                running_mean.value += (1.0 - self.momentum) * (mean[0] - running_mean.value)
-                running_var.value += (1.0 - self.momentum) * (var[0] - running_var.value)
+                running_mean.value += (1.0 - self.momentum) * (mean[0, 0] - running_mean.value)
+                running_var.value += (1.0 - self.momentum) * (var[0, 0] - running_var.value)
         else:
-            mean, var = running_mean.value[None], running_var.value[None]
+            mean, var = running_mean.value, running_var.value
+        normalised = (values - mean) * (gain * lax.rsqrt(var + self.epsilon)) + shift
+        return normalised.astype(self.dtype).reshape(x.shape)
 
-        scale = gain * lax.rsqrt(var + self.epsilon)
-        scale, offset = scale[:, None], (shift - mean * scale)[:, None]
-        return (grouped.astype(jnp.float32) * scale + offset).astype(self.dtype).reshape(x.shape)
+    def _over_devices(self, mean: jax.Array) -> jax.Array:
+        if self.axis_name is None or self.is_initializing():
+            return mean
+        return lax.pmean(mean, self.axis_name)
 
 
 def _join_labels(x: jax.Array, labels: jax.Array | None, num_classes: int) -> jax.Array:
@@ -222,22 +224,8 @@ class Discriminator(_Network):
 
 
 def first_side(image_size: int, stages: Stages) -> int:
-    """Side in pixels of the generator's first maps (and of the discriminator's last ones).
-
-    Raises:
-      UserError: the stages cannot make images of this size.
-    """
-    factor = 1
-    for _, stride in stages:
-        factor *= stride
-    if image_size % factor:
-        below = image_size // factor * factor
-        nearest = " or ".join(str(size) for size in (below, below + factor) if size)
-        raise UserError(
-            f"image_size {image_size} does not fit stages {tuple(stages)}, which change its size {factor}-fold. Sizes "
-            f"that fit are the multiples of {factor}: set --config.data.image_size to {nearest}, or change the stages."
-        )
-    return image_size // factor
+    """Side in pixels of the generator's first maps (and of the discriminator's last ones)."""
+    return image_size // math.prod(stride for _, stride in stages)
 
 
 def build_models(config: ConfigDict, axis_name: str | None = None) -> tuple[Generator, Discriminator]:
@@ -248,17 +236,10 @@ def build_models(config: ConfigDict, axis_name: str | None = None) -> tuple[Gene
       axis_name: the mapped axis over which the training step runs; None outside one.
 
     Raises:
-      UserError: a field has a value that no network can be built from.
+      UserError: see `config_check`.
     """
+    check_config(config)
     model, data = config.model, config.data
-    for name, choices in _CHOICES.items():
-        value = config
-        for part in name.split("."):
-            value = value[part]
-        if value not in choices:
-            raise UserError(f"config.{name} is {value!r}; choose from {', '.join(map(repr, choices))}.")
-    first_side(data.image_size, model.generator.stages)
-    first_side(data.image_size, model.discriminator.stages)
 
     def scaled(stages: Stages) -> Stages:
         return tuple((_scale(features, model.width), stride) for features, stride in stages)
@@ -272,7 +253,7 @@ def build_models(config: ConfigDict, axis_name: str | None = None) -> tuple[Gene
         "norm_momentum": model.norm_momentum,
         "axis_name": axis_name if model.cross_replica_norm else None,
         "conv_method": conv.resolve_method(config.conv),
-        "dtype": jnp.float32,
+        "dtype": jnp.dtype(config.precision),
     }
     generator = Generator(
         **shared,
@@ -291,18 +272,6 @@ def build_models(config: ConfigDict, axis_name: str | None = None) -> tuple[Gene
         dropout=model.discriminator.dropout,
     )
     return generator, discriminator
-
-
-_CHOICES: dict[str, tuple[Any, ...]] = {
-    "data.channels": (1, 3),
-    "model.z_distribution": ("uniform", "normal"),
-    "model.kernel_size": (3, 4, 5),
-    "model.output": ("tanh", "sigmoid"),
-    "model.norm": ("paper", "all", "none"),
-    "model.generator.projection_norm": ("unit", "channel"),
-    "model.discriminator.head": ("dense", "pool"),
-    "conv": conv.METHODS,
-}
 
 
 def _scale(features: int, width: float) -> int:

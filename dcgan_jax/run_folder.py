@@ -42,8 +42,8 @@ def sample_sheet(workdir: Path, step: int) -> Path:
     return workdir / "samples" / f"step_{step:08d}.png"
 
 
-def prepare(workdir: Path, config: ConfigDict) -> None:
-    """Creates the folder and its config.json, or checks that the run in it is the same one.
+def check(workdir: Path, config: ConfigDict) -> None:
+    """Creates the folder, or checks that the run in it is the same one. A run is there once it has a checkpoint.
 
     Raises:
       UserError: the folder cannot be written, or holds a run with another config.
@@ -54,40 +54,44 @@ def prepare(workdir: Path, config: ConfigDict) -> None:
             pass
     except OSError as error:
         raise UserError(f"workdir {workdir} cannot be written ({error.strerror}): choose another --workdir.") from error
-    path = workdir / "config.json"
-    if path.exists():
-        before, now = flatten(load_config(workdir)), flatten(config)
-        missing = "(no such field)"
-        different = [
-            f"  {name}: {before.get(name, missing)!r} in the folder, {now.get(name, missing)!r} now"
-            for name in sorted(before.keys() | now.keys())
-            if name not in _FREE_FIELDS and before.get(name, missing) != now.get(name, missing)
-        ]
-        if different:
-            raise UserError(
-                f"workdir {workdir} holds a run with another config:\n" + "\n".join(different) + "\n"
-                "Choose another --workdir, or give the same values to continue that run."
-            )
-    write_atomically(path, (config.to_json(indent=2) + "\n").encode())
+    if not _has_run(workdir):
+        return
+    before, now = flatten(load_config(workdir)), flatten(config)
+    missing = "(no such field)"
+    different = [
+        f"  {name}: {before.get(name, missing)!r} in the folder, {now.get(name, missing)!r} now"
+        for name in sorted(before.keys() | now.keys())
+        if name not in _FREE_FIELDS and before.get(name, missing) != now.get(name, missing)
+    ]
+    if different:
+        raise UserError(
+            f"workdir {workdir} holds a run with another config:\n" + "\n".join(different) + "\n"
+            "Choose another --workdir, or give the same values to continue that run."
+        )
 
 
-def check_data(workdir: Path, meta: dict[str, Any]) -> None:
-    """Keeps the pack's meta.json as data.json, or checks that a resumed run sees the same pixels as before.
+def record(workdir: Path, config: ConfigDict, data: dict[str, Any]) -> None:
+    """Writes config.json, and the pack's meta.json as data.json.
 
     Raises:
-      UserError: the images are others than those the run began with.
+      UserError: the run in the folder began with other images or labels.
     """
     path = workdir / "data.json"
-    if path.exists():
+    if _has_run(workdir) and path.exists():
         before = json.loads(path.read_text())
-        if before["sha256"] != meta["sha256"]:
+        if any(before.get(name) != data.get(name) for name in ("sha256", "labels_sha256")):
             raise UserError(
-                f"the images of {meta['source']} are not those that the run in {workdir} began with: "
-                f"{before['count']:,} images then, {meta['count']:,} now, with other content. "
+                f"the images of {data['source']} are not those that the run in {workdir} began with: "
+                f"{before['count']:,} images then, {data['count']:,} now, with other pixels or labels. "
                 "Restore them, or choose another --workdir."
             )
-        return
-    write_atomically(path, (json.dumps(meta, indent=2) + "\n").encode())
+    write_atomically(path, (json.dumps(data, indent=2) + "\n").encode())
+    write_atomically(workdir / "config.json", (config.to_json(indent=2) + "\n").encode())
+
+
+def _has_run(workdir: Path) -> bool:
+    folder = checkpoints(workdir)
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
 
 
 def load_config(workdir: Path) -> ConfigDict:

@@ -4,7 +4,8 @@ import importlib.util
 import json
 import os
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ class RunLog:
             dynamic_ncols=True, leave=False,
         )  # fmt: skip
         self._pool = ThreadPoolExecutor(1, "tensorboard")
-        self._writer = self._pool.submit(_open_tensorboard, workdir)
-        self._writes: list[Future[None]] = []
+        self._writer = self._pool.submit(_open_tensorboard, workdir, self.text)
+        self._failed = False
 
     def text(self, message: str) -> None:
         """A line on the console."""
@@ -70,23 +71,27 @@ class RunLog:
             self._bar.update(step - self._bar.n)
 
     def close(self) -> None:
-        """Waits for the writers; raises what went wrong in them."""
+        """Waits for the writers."""
         if not self._active:
             return
         self._bar.close()
         self._to_tensorboard("close")
         self._pool.shutdown()
-        for write in self._writes:
-            write.result()
 
     def _to_tensorboard(self, method: str, *args: Any) -> None:
+        """Queues a call of the writer. If one fails there are no more, but metrics.jsonl and the run go on."""
+
         def write() -> None:
             writer = self._writer.result()
-            if writer is not None:
+            if writer is None or self._failed:
+                return
+            try:
                 getattr(writer, method)(*args)
+            except Exception as error:
+                self._failed = True
+                self.text(f"warning: TensorBoard files end here: {error}")
 
-        self._writes = [pending for pending in self._writes if not pending.done() or pending.exception()]
-        self._writes.append(self._pool.submit(write))
+        self._pool.submit(write)
 
 
 def format_duration(seconds: float) -> str:
@@ -98,13 +103,20 @@ def format_duration(seconds: float) -> str:
     return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
 
 
-def _open_tensorboard(workdir: Path) -> Any:
+def _open_tensorboard(workdir: Path, warn: Callable[[str], None]) -> Any:
+    """A writer of TensorBoard files, or None where TensorFlow is not installed or does not work."""
     if importlib.util.find_spec("tensorflow") is None:
         return None
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it computes nothing here, and would remark on it
-    from clu import metric_writers  # imports TensorFlow
+    try:
+        import tensorflow as tf
+        from clu import metric_writers
 
-    return metric_writers.SummaryWriter(str(workdir))
+        tf.config.set_visible_devices([], "GPU")  # it would take memory that JAX needs
+        return metric_writers.SummaryWriter(str(workdir))
+    except Exception as error:
+        warn(f"warning: no TensorBoard files: {error}")
+        return None
 
 
 def _drop_lines_after(path: Path, step: int) -> None:

@@ -13,7 +13,6 @@ Batch normalisation at sampling time (--norm):
     batch     statistics of batches of 128, as the authors' code samples
 """
 
-import io
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -33,8 +32,6 @@ NORMS = ("running", "frozen", "batch")
 BATCH_SIZE = 128
 # Batches whose moments are averaged for frozen statistics.
 STATISTICS_BATCHES = 50
-
-Draw = Callable[[jax.Array, jax.Array | None], jax.Array]
 
 
 def make_generate(config: ConfigDict, norm: str = "running") -> Callable[..., jax.Array]:
@@ -167,9 +164,9 @@ def write_pngs(out: Path, batches: Iterable[np.ndarray]) -> None:
 def write_npz(out: Path, batches: Iterable[np.ndarray]) -> None:
     """out/samples.npz with 'images' uint8 [num, height, width, channels], and sheet.png of the first 100."""
     images = np.concatenate(list(batches))
-    content = io.BytesIO()
-    np.savez(content, images=images)
-    run_folder.write_atomically(out / "samples.npz", content.getvalue())
+    temporary = out / ".samples.npz"
+    np.savez(temporary, images=images)
+    temporary.rename(out / "samples.npz")
     image_grid.save_png(out / "sheet.png", image_grid.make_grid(images[:100], 10))
 
 
@@ -186,6 +183,9 @@ def main() -> None:
         known = f"0 to {classes - 1}" if classes else "none: the network is unconditional"
         raise UserError(f"--label={_LABEL.value} is not one of the run's classes ({known}).")
     out = Path(_OUT.value)
+    out.mkdir(parents=True, exist_ok=True)
+    if any(out.iterdir()):
+        raise UserError(f"--out={out} is not empty: give a new folder, so that it holds these images and no others.")
     batches = draw_images(config, state, _NUM.value, _SEED.value, _NORM.value, _LABEL.value)
     with tqdm(total=_NUM.value, unit="image", disable=None) as bar:
         (write_npz if _FORMAT.value == "npz" else write_pngs)(out, _progress(batches, bar))

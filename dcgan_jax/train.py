@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcgan_jax import checkpoint, data_parallel, image_grid, models, run_folder, sample
+from dcgan_jax import checkpoint, config_check, data_parallel, image_grid, models, run_folder, sample
 from dcgan_jax.datasets import pack
 from dcgan_jax.errors import UserError
 from dcgan_jax.input_pipeline import Batches, check_dataset, gathering
@@ -56,18 +56,20 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> GANState:
       Interrupted: by SIGINT or SIGTERM, after saving.
     """
     workdir = Path(workdir)
-    check_config(config)
+    config_check.check_config(config)
     mesh = data_parallel.make_mesh(config.batch_size)
     step_function = data_parallel.map_step(gathering(make_train_step(config)), mesh, config.mapper)
-    run_folder.prepare(workdir, config)
+    run_folder.check(workdir, config)
     dataset = pack.open_or_build(config.data)
     check_dataset(config, dataset)
-    run_folder.check_data(workdir, dataset.meta)
+    run_folder.record(workdir, config, dataset.meta)
     batches = Batches(config, dataset, mesh)
 
     with checkpoint.open_checkpoints(workdir, config.keep_checkpoints) as manager:
         state = start_state(config, manager, mesh)
         first_step = int(state.step)
+        if first_step > config.num_steps:
+            raise UserError(f"{workdir} is at step {first_step} already: raise --config.num_steps to train on.")
         log = RunLog(workdir, first_step, config.num_steps)
         try:
             log.text(overview(config, state, dataset, workdir))
@@ -83,14 +85,6 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> GANState:
         finally:
             log.close()
     return state
-
-
-def check_config(config: ConfigDict) -> None:
-    """Raises UserError for values that would only show later, before any data is touched."""
-    for name in ("num_steps", "batch_size", "keep_checkpoints"):
-        if config[name] < 1:
-            raise UserError(f"config.{name} is {config[name]}; it must be at least 1.")
-    models.build_models(config)
 
 
 def start_state(config: ConfigDict, manager: checkpoint.ocp.CheckpointManager, mesh: jax.sharding.Mesh) -> GANState:
@@ -166,7 +160,7 @@ class Loop:
             what = ", ".join(f"{name} is {value}" for name, value in bad.items())
             raise Diverged(
                 f"training diverged between steps {first} and {step}: {what}; {kept}. "
-                "Lower the learning rates, or check the data."
+                "Check the data, or lower the learning rates in a new --workdir."
             )
         self._last_check = step
         return values

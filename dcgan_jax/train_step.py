@@ -23,7 +23,6 @@ from ml_collections import ConfigDict
 
 from dcgan_jax import models, pixels, rng
 from dcgan_jax.data_parallel import AXIS
-from dcgan_jax.errors import UserError
 from dcgan_jax.losses import LOSSES, Loss
 from dcgan_jax.models import Discriminator, Generator
 from dcgan_jax.train_state import GANState, Player, Tree, make_optimizers
@@ -31,8 +30,6 @@ from dcgan_jax.train_state import GANState, Player, Tree, make_optimizers
 Metrics = dict[str, jax.Array]
 Batch = dict[str, jax.Array]
 TrainStep = Callable[[GANState, Batch], tuple[GANState, Metrics]]
-
-UPDATE_ORDERS = ("discriminator_first", "generator_first")
 
 
 def make_train_step(config: ConfigDict) -> TrainStep:
@@ -43,12 +40,8 @@ def make_train_step(config: ConfigDict) -> TrainStep:
     sigmoid(logit) over real and generated images; d_grad_norm and g_grad_norm, Euclidean.
 
     Raises:
-      UserError: a field of the config has an unknown value.
+      UserError: see `config_check`.
     """
-    if config.loss not in LOSSES:
-        raise UserError(f"config.loss is {config.loss!r}; choose from {', '.join(LOSSES)}.")
-    if config.update_order not in UPDATE_ORDERS:
-        raise UserError(f"config.update_order is {config.update_order!r}; choose from {', '.join(UPDATE_ORDERS)}.")
     generator, discriminator = models.build_models(config, AXIS)
     generator_optimizer, discriminator_optimizer = make_optimizers(config)
     loss = LOSSES[config.loss]

@@ -29,7 +29,9 @@ set_up_env() (
         "(The first time takes minutes and downloads 0.6 GB, more for a GPU.)" >&2
     touch "$unfinished"
     if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".${extras:+[$extras]}"; then
-        echo "The installation into .venv failed; pip's message is above. Run the same command again to start over." >&2
+        echo "The installation into .venv failed; pip's message is above. Run the same command again." >&2
+        # pip gave up by itself, most often over a download: an environment that was complete before is still sound.
+        if compgen -G ".venv/installed-*" >/dev/null; then rm "$unfinished"; fi
         return 1
     fi
     echo "$wanted" >"$installed"

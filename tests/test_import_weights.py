@@ -216,12 +216,12 @@ def test_too_many_files(folder: Path) -> None:
         ({"model__z_dim": 7}, "projection/kernel has shape (5, 24) in the files, but (7, 24) in the config's network"),
         ({"model__kernel_size": 3}, "deconv1 has shape (5, 5, 4, 6) in the files, but (3, 3, 4, 6)"),
         ({"data__image_size": 16}, "96 units of 6 maps do not fit an array (5, 24)"),
-        ({"model__norm": "all"}, "leave config.model.norm at 'paper'"),
+        ({"model__norm": "all"}, "need config.model.norm='paper' and config.model.norm_affine=True"),
         (
             {"model__discriminator__stages": ((4, 2), (6, 1), (6, 2))},
             "the config's network has a convolution where the files have an array (24, 1)",
         ),
-        ({"model__norm_affine": False}, "and norm_affine on"),
+        ({"model__norm_affine": False}, "need config.model.norm='paper' and config.model.norm_affine=True"),
         (
             {"model__generator__projection_norm": "channel"},
             "projection_norm/gain has shape (24,) in the files, but (6,)",

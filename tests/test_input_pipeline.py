@@ -51,11 +51,6 @@ def test_the_cpu_streams_by_default() -> None:
     assert not Batches(tiny.config(), tiny.dataset(), tiny.mesh()).pack
 
 
-def test_unknown_placement() -> None:
-    with pytest.raises(UserError, match=r"data.placement is 'gpu'; choose from auto, device, host"):
-        Batches(tiny.config(data__placement="gpu"), tiny.dataset(), tiny.mesh())
-
-
 def test_too_few_images() -> None:
     with pytest.raises(UserError, match="7 images, fewer than one batch of 8"):
         check_dataset(tiny.config(), tiny.dataset(count=7))

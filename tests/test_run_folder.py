@@ -1,6 +1,7 @@
 """One folder, one run; files appear whole or not at all."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,44 +9,62 @@ from dcgan_jax import run_folder
 from dcgan_jax.errors import UserError
 from tests import tiny
 
+META = {"source": "folder:/images", "count": 10, "sha256": "aa", "labels_sha256": None}
+
+
+def make_run(workdir: Path, **changes: Any) -> None:
+    """A folder as a run leaves it after its first checkpoint."""
+    run_folder.record(workdir, tiny.config(**changes), META)
+    (run_folder.checkpoints(workdir) / "100").mkdir(parents=True)
+
 
 def test_config_survives_the_round_trip(tmp_path: Path) -> None:
     config = tiny.config()
-    run_folder.prepare(tmp_path, config)
+    run_folder.record(tmp_path, config, META)
     loaded = run_folder.load_config(tmp_path)
     assert run_folder.flatten(loaded) == run_folder.flatten(config)
     assert loaded.model.generator.stages == ((6, 2), (4, 2))
 
 
 def test_a_run_may_be_extended_and_moved(tmp_path: Path) -> None:
-    run_folder.prepare(tmp_path, tiny.config())
-    run_folder.prepare(tmp_path, tiny.config(num_steps=9, data__cache_dir="/elsewhere", mapper="pmap"))
+    make_run(tmp_path)
+    longer = tiny.config(num_steps=9, data__cache_dir="/elsewhere", mapper="pmap")
+    run_folder.check(tmp_path, longer)
+    run_folder.record(tmp_path, longer, META)
     assert run_folder.load_config(tmp_path).num_steps == 9
 
 
 def test_another_config_is_refused_with_every_difference(tmp_path: Path) -> None:
-    run_folder.prepare(tmp_path, tiny.config())
+    make_run(tmp_path)
     other = tiny.config(seed=3, model__generator__stages=((8, 2), (4, 2)))
     with pytest.raises(UserError) as error:
-        run_folder.prepare(tmp_path, other)
+        run_folder.check(tmp_path, other)
     assert "seed: 0 in the folder, 3 now" in str(error.value)
     assert "model.generator.stages: ((6, 2), (4, 2)) in the folder, ((8, 2), (4, 2)) now" in str(error.value)
     assert "batch_size" not in str(error.value)
     assert run_folder.load_config(tmp_path).seed == 0
 
 
+def test_a_start_that_failed_does_not_hold_the_folder(tmp_path: Path) -> None:
+    run_folder.record(tmp_path, tiny.config(), META)
+    other = tiny.config(seed=3)
+    run_folder.check(tmp_path, other)
+    run_folder.record(tmp_path, other, {**META, "sha256": "bb"})
+    assert run_folder.load_config(tmp_path).seed == 3
+
+
 def test_workdir_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot be written"):
-        run_folder.prepare(tmp_path / "file" / "run", tiny.config())
+        run_folder.check(tmp_path / "file" / "run", tiny.config())
 
 
-def test_a_resumed_run_must_see_the_same_images(tmp_path: Path) -> None:
-    meta = {"source": "folder:/images", "count": 10, "sha256": "aa"}
-    run_folder.check_data(tmp_path, meta)
-    run_folder.check_data(tmp_path, {**meta, "source": "folder:/moved"})
-    with pytest.raises(UserError, match="10 images then, 11 now, with other content"):
-        run_folder.check_data(tmp_path, {**meta, "count": 11, "sha256": "bb"})
+@pytest.mark.parametrize("change", [{"count": 11, "sha256": "bb"}, {"labels_sha256": "cc"}])
+def test_a_resumed_run_must_see_the_same_images_and_labels(tmp_path: Path, change: dict[str, Any]) -> None:
+    make_run(tmp_path)
+    run_folder.record(tmp_path, tiny.config(), {**META, "source": "folder:/moved"})
+    with pytest.raises(UserError, match=r"10 images then, 1[01] now, with other pixels or labels"):
+        run_folder.record(tmp_path, tiny.config(), {**META, **change})
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"seed": '])

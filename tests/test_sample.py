@@ -71,6 +71,7 @@ def test_noise_of_an_image_depends_on_its_number_only() -> None:
 
 def test_files(tmp_path: Path) -> None:
     images = tiny.images(5)
+    (tmp_path / "npz").mkdir()
     sample.write_pngs(tmp_path / "png", iter([images[:3], images[3:]]))
     for i, image in enumerate(images):
         with Image.open(tmp_path / "png" / f"{i:06d}.png") as file:
@@ -85,14 +86,14 @@ def test_files(tmp_path: Path) -> None:
 def test_runs_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no config.json"):
         sample.load_run(tmp_path)
-    run_folder.prepare(tmp_path, tiny.config())
+    run_folder.record(tmp_path, tiny.config(), {})
     with pytest.raises(UserError, match="has no checkpoint yet"):
         sample.load_run(tmp_path)
 
 
 def test_checkpoints_come_back_on_any_number_of_devices(tmp_path: Path) -> None:
     config = tiny.config()
-    run_folder.prepare(tmp_path, config)
+    run_folder.record(tmp_path, config, {})
     state = tiny.fresh_state(config)
     with checkpoint.open_checkpoints(tmp_path, keep=2) as manager:
         for step in (1, 2, 3):

@@ -13,7 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from dcgan_jax import checkpoint, models, run_folder, sample, train
+from dcgan_jax import checkpoint, models, run_folder, run_log, sample, train
 from dcgan_jax.errors import UserError
 from dcgan_jax.train_state import GANState, create_state
 from tests import tiny
@@ -76,6 +76,13 @@ def test_resumed_and_extended_run_equals_the_straight_one(
         state = train.train_and_evaluate(run_config(source, num_steps=num_steps, log_every=1), tmp_path)
     assert_equal(state, straight[1])
     assert lines(tmp_path) == lines(straight[0])
+
+
+def test_pmap_and_shard_map_continue_each_other(straight: tuple[Path, GANState], source: str, tmp_path: Path) -> None:
+    train.train_and_evaluate(run_config(source, num_steps=4, mapper="pmap", sample_every=2), tmp_path)
+    state = train.train_and_evaluate(run_config(source, num_steps=7), tmp_path)
+    assert tiny.largest_difference(state, straight[1]) < 1e-5
+    assert [row["step"] for row in lines(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_running_a_finished_run_again_changes_nothing(straight: tuple[Path, GANState], source: str) -> None:
@@ -167,7 +174,6 @@ def test_bad_input_is_told_before_any_training(source: str, tmp_path: Path) -> N
         (run_config(source, model__num_classes=2), "has no labels"),
         (run_config(source, data__image_size=30), "multiples of 4: set --config.data.image_size to 28 or 32"),
         (run_config(source, num_steps=0), "config.num_steps is 0"),
-        (run_config(source, mapper="vmap"), "config.mapper is 'vmap'"),
     ]
     for i, (config, message) in enumerate(cases):
         with pytest.raises(UserError, match=message):
@@ -175,14 +181,25 @@ def test_bad_input_is_told_before_any_training(source: str, tmp_path: Path) -> N
         assert not run_folder.checkpoints(tmp_path / str(i)).exists()
 
 
-def test_unknown_field_suggests_the_nearest() -> None:
-    config = tiny.config()
-    with pytest.raises((AttributeError, KeyError), match="batch_size"):
-        config.batchsize = 3
+def test_a_run_is_not_shortened(straight: tuple[Path, GANState], source: str) -> None:
+    config = run_config(source, num_steps=5, sample_every=3, checkpoint_every=3, keep_checkpoints=2)
+    with pytest.raises(UserError, match=r"is at step 7 already: raise --config.num_steps"):
+        train.train_and_evaluate(config, straight[0])
+
+
+def test_tensorboard_that_fails_does_not_stop_the_run(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Broken:
+        def write_scalars(self, step: int, values: dict[str, float]) -> None:
+            raise OSError("disk full")
+
+    monkeypatch.setattr(run_log, "_open_tensorboard", lambda workdir, warn: Broken())
+    train.train_and_evaluate(run_config(source, num_steps=2), tmp_path)
+    assert [row["step"] for row in lines(tmp_path)] == [1, 2]
+    assert capsys.readouterr().out.count("warning: TensorBoard files end here: disk full") == 1
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5.4, "5s"), (65, "1m05s"), (3725, "1h02m")])
 def test_durations(seconds: float, text: str) -> None:
-    from dcgan_jax.run_log import format_duration
-
-    assert format_duration(seconds) == text
+    assert run_log.format_duration(seconds) == text

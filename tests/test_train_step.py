@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from dcgan_jax import data_parallel, models, pixels, rng, train_step
-from dcgan_jax.errors import UserError
 from dcgan_jax.input_pipeline import gathering
 from dcgan_jax.losses import LOSSES
 from dcgan_jax.train_state import GANState, make_optimizers
@@ -101,17 +100,39 @@ def test_step_equals_literal_computation(order: str, loss: str) -> None:
     assert tiny.largest_difference(state.discriminator.params, start.discriminator.params) > 1e-5
 
 
-def test_optimised_and_plain_programs_agree() -> None:
-    """Guards against miscompilation by XLA's optimisations, which the other tests leave out."""
-    config = tiny.config()
-    (start, plain, _), _ = tiny.run_steps(config)
+def test_the_step_that_cpu_users_run() -> None:
+    """Winograd and im2col under XLA's optimisations, against plain convolutions without any."""
+    changes = {
+        "data__image_size": 16,
+        "model__kernel_size": 5,
+        "model__generator__stages": ((32, 2), (24, 2)),
+        "model__discriminator__stages": ((24, 2), (32, 2)),
+    }
+    (start, plain, _), _ = tiny.run_steps(tiny.config(**changes))
+    config = tiny.config(**changes, conv="winograd")
     step = data_parallel.map_step(gathering(train_step.make_train_step(config)), tiny.mesh(), "shard_map")
     jax.config.update("jax_disable_most_optimizations", False)
     try:
         optimised, _ = step(start, {}, tiny.shard_batch(config, tiny.mesh(), seed=0))
     finally:
         jax.config.update("jax_disable_most_optimizations", True)
-    assert tiny.largest_difference(optimised, plain) < ROUNDING
+    # Adam's first step is the sign of the gradient where that is far from zero, and magnifies rounding where it is not.
+    assert tiny.largest_difference(optimised.discriminator.opt_state, plain.discriminator.opt_state) < 1e-5
+    assert tiny.largest_difference(optimised.generator.opt_state, plain.generator.opt_state) < 1e-5
+    assert tiny.largest_difference(optimised.generator.batch_stats, plain.generator.batch_stats) < 1e-4
+
+
+def test_bfloat16_keeps_parameters_and_statistics_in_float32() -> None:
+    (*_, full), history = tiny.run_steps(tiny.config())
+    (*_, half), other = tiny.run_steps(tiny.config(precision="bfloat16"))
+    assert {leaf.dtype for leaf in jax.tree.leaves((half.generator, half.discriminator))} <= {
+        np.dtype("float32"),
+        np.dtype("int32"),
+    }
+    # bfloat16 keeps 8 bits: losses agree to a percent, but not to float32's rounding.
+    assert other[0]["d_loss"] == pytest.approx(history[0]["d_loss"], rel=2e-2)
+    assert other[0]["d_loss"] != history[0]["d_loss"]
+    assert tiny.largest_difference(half.generator.params, full.generator.params) < 2e-3
 
 
 @pytest.mark.long
@@ -197,9 +218,3 @@ def test_noise_differs_between_steps_and_uses() -> None:
     for i, a in enumerate(draws):
         for b in draws[:i]:
             assert not np.allclose(a, b)
-
-
-@pytest.mark.parametrize(("field", "value"), [("loss", "wasserstein"), ("update_order", "both")])
-def test_unknown_choices_are_named(field: str, value: str) -> None:
-    with pytest.raises(UserError, match=f"config.{field} is '{value}'; choose from"):
-        train_step.make_train_step(tiny.config(**{field: value}))

@@ -37,7 +37,7 @@ def images(count: int = 32, size: int = 8, channels: int = 3, seed: int = 0) -> 
 def dataset(count: int = 32, size: int = 8, channels: int = 3, classes: int = 0) -> ImageDataset:
     """An in-memory data set of random images."""
     labels = np.arange(count, dtype=np.int32) % classes if classes else None
-    return ImageDataset(images(count, size, channels), labels, {}, None, None, {}, Path("memory"))
+    return ImageDataset(images(count, size, channels), labels, {}, None, {}, Path("memory"))
 
 
 def image_folder(path: Path, count: int = 32, size: int = 8) -> str:

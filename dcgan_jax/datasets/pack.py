@@ -45,6 +45,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 import dcgan_jax
+from dcgan_jax.cache import cache_folder
 from dcgan_jax.datasets import decode, sources
 from dcgan_jax.errors import UserError
 
@@ -64,7 +65,6 @@ class ImageDataset:
     images: uint8 [N, height, width, channels], memory-mapped, read-only.
     labels: int32 [N], or None.
     attributes: arrays with first axis N; {} if there are none.
-    keys: N names, or None.
     class_names: names of labels 0, 1, ..., or None.
     meta: content of meta.json.
     path: folder of the pack.
@@ -73,10 +73,14 @@ class ImageDataset:
     images: np.ndarray
     labels: np.ndarray | None
     attributes: dict[str, np.ndarray]
-    keys: Sequence[str] | None
     class_names: list[str] | None
     meta: dict[str, Any]
     path: Path
+
+    @functools.cached_property
+    def keys(self) -> list[str]:
+        """N names of the images in their source. Read when first asked for: training never is."""
+        return json.loads((self.path / "keys.json").read_text())
 
 
 def open_or_build(data: ConfigDict, *, progress: bool = True) -> ImageDataset:
@@ -129,8 +133,7 @@ def _target(data: ConfigDict) -> decode.Target:
 
 
 def _path(source: sources.Source, target: decode.Target, data: ConfigDict) -> Path:
-    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "dcgan_jax", "packs")
-    folder = sources.local_path(data.cache_dir or str(default), "data.cache_dir")
+    folder = sources.local_path(data.cache_dir or str(cache_folder() / "packs"), "data.cache_dir")
     content = {
         "format": _FORMAT,
         "source": source.name,
@@ -164,19 +167,18 @@ def _open(path: Path) -> ImageDataset:
         if (path / "attributes.npz").exists():
             with np.load(path / "attributes.npz") as arrays:
                 attributes = dict(arrays)
-        keys = json.loads((path / "keys.json").read_text())
         if images.shape != shape or images.dtype != np.uint8:
             raise _Damaged(f"images.npy is {images.dtype} {images.shape}, not uint8 {shape}")
         if (path / "images.npy").stat().st_size != meta["bytes"]:
             raise _Damaged("images.npy does not have the size that meta.json promises")
-        companions = [keys, *attributes.values()] + ([] if labels is None else [labels])
+        companions = [*attributes.values()] + ([] if labels is None else [labels])
         if any(len(companion) != len(images) for companion in companions):
             raise _Damaged("its files have different lengths")
     except _Damaged:
         raise
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise _Damaged(f"{type(error).__name__}: {error}") from error
-    return ImageDataset(images, labels, attributes, keys, meta["class_names"], meta, path)
+    return ImageDataset(images, labels, attributes, meta["class_names"], meta, path)
 
 
 # --- Building --------------------------------------------------------------------------------------------------------
@@ -234,9 +236,9 @@ def _build(path: Path, source: sources.Source, target: decode.Target, data: Conf
             ):
                 outcome = _write_arrays(temporary, chunks, target, count, report)
             meta = _meta(source, data.split, target, items.class_names, outcome)
-            images = temporary / "images.npy"
-            with images.open("rb") as file:
-                meta |= {"bytes": images.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+            images, labels = temporary / "images.npy", temporary / "labels.npy"
+            meta |= {"bytes": images.stat().st_size, "sha256": _sha256(images)}
+            meta["labels_sha256"] = _sha256(labels) if labels.exists() else None
             (temporary / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
             shutil.rmtree(path, ignore_errors=True)  # A damaged pack.
             temporary.rename(path)
@@ -245,6 +247,11 @@ def _build(path: Path, source: sources.Source, target: decode.Target, data: Conf
     if outcome.skipped:
         first = "; ".join(f"{key} {reason}" for key, reason in outcome.skipped[:3])
         _log.warning("Skipped %d of %d images: %s ... See %s/meta.json", len(outcome.skipped), count, first, path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _remove_dead_builds(path: Path) -> None:
@@ -298,7 +305,7 @@ def _write_arrays(
     if attributes[0]:
         arrays = {name: np.concatenate([part[name] for part in attributes]) for name in attributes[0]}
         np.savez(folder / "attributes.npz", **arrays)  # type: ignore[arg-type]
-    (folder / "keys.json").write_text(json.dumps(keys, indent=0) + "\n")
+    (folder / "keys.json").write_text(json.dumps(keys))
     return _Outcome(len(keys), skipped)
 
 
