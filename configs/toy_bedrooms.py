@@ -2,8 +2,8 @@
 
     python -m dcgan_jax.main --config=configs/toy_bedrooms.py --workdir=runs/toy_bedrooms
 
-Data: 20,000 images drawn by dcgan_jax/datasets/toy_bedrooms.py with known factors (windows and their boxes, lamp, TV,
-bed, colours); a 250 MB pack in the user's cache folder.
+Data: 10,000 images drawn by dcgan_jax/datasets/toy_bedrooms.py with known factors (windows and their boxes, lamp, TV,
+bed, colours); a 123 MB pack in the user's cache folder.
 
 Deviates from the paper: a quarter of the width, 4x4 kernels, batch 64 and the ports' update order (D, then G on the
 same fakes), all to suit a laptop; averaged generator weights draw the sheets.
@@ -19,8 +19,9 @@ from configs import default
 def get_config() -> ConfigDict:
     config = default.get_config()
     config.data.source = "toy_bedrooms"
+    config.data.num_examples = 10_000
     config.batch_size = 64
-    config.num_steps = 2500
+    config.num_steps = 2000
     config.log_every = 50
     config.sample_every = 250
     config.checkpoint_every = 500
