@@ -46,7 +46,7 @@ def check(workdir: Path, config: ConfigDict) -> None:
     """Creates the folder, or checks that the run in it is the same one. A run is there once it has a checkpoint.
 
     Raises:
-      UserError: the folder cannot be written, or holds a run with another config.
+      UserError: the folder cannot be written, or holds a run with another config, or one that is past num_steps.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,8 @@ def check(workdir: Path, config: ConfigDict) -> None:
             pass
     except OSError as error:
         raise UserError(f"workdir {workdir} cannot be written ({error.strerror}): choose another --workdir.") from error
-    if not _has_run(workdir):
+    step = _latest_step(workdir)
+    if step is None:
         return
     before, now = flatten(load_config(workdir)), flatten(config)
     missing = "(no such field)"
@@ -68,6 +69,11 @@ def check(workdir: Path, config: ConfigDict) -> None:
             f"workdir {workdir} holds a run with another config:\n" + "\n".join(different) + "\n"
             "Choose another --workdir, or give the same values to continue that run."
         )
+    if step > config.num_steps:
+        raise UserError(
+            f"the run in {workdir} is at step {step} already, past config.num_steps {config.num_steps}: "
+            "raise --config.num_steps to train on."
+        )
 
 
 def record(workdir: Path, config: ConfigDict, data: dict[str, Any]) -> None:
@@ -77,7 +83,7 @@ def record(workdir: Path, config: ConfigDict, data: dict[str, Any]) -> None:
       UserError: the run in the folder began with other images or labels.
     """
     path = workdir / "data.json"
-    if _has_run(workdir) and path.exists():
+    if _latest_step(workdir) is not None and path.exists():
         before = json.loads(path.read_text())
         if any(before.get(name) != data.get(name) for name in ("sha256", "labels_sha256")):
             raise UserError(
@@ -89,9 +95,10 @@ def record(workdir: Path, config: ConfigDict, data: dict[str, Any]) -> None:
     write_atomically(workdir / "config.json", (config.to_json(indent=2) + "\n").encode())
 
 
-def _has_run(workdir: Path) -> bool:
+def _latest_step(workdir: Path) -> int | None:
+    """Step of the newest checkpoint. Looks at names only: those that Orbax has not finished have longer ones."""
     folder = checkpoints(workdir)
-    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+    return max((int(path.name) for path in folder.glob("*") if path.name.isdigit()), default=None)
 
 
 def load_config(workdir: Path) -> ConfigDict:

@@ -68,8 +68,6 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> GANState:
     with checkpoint.open_checkpoints(workdir, config.keep_checkpoints) as manager:
         state = start_state(config, manager, mesh)
         first_step = int(state.step)
-        if first_step > config.num_steps:
-            raise UserError(f"{workdir} is at step {first_step} already: raise --config.num_steps to train on.")
         log = RunLog(workdir, first_step, config.num_steps)
         try:
             log.text(overview(config, state, dataset, workdir))

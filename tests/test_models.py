@@ -184,13 +184,14 @@ def test_networks_at_both_ends_of_the_sizes(size: int) -> None:
 
 
 def test_misfit_names_the_sizes_that_fit() -> None:
+    stages = ((8, 2), (8, 1), (4, 2), (4, 2), (4, 2))
     with pytest.raises(UserError) as error:
-        models.first_side(72, ((8, 2), (8, 1), (4, 2), (4, 2), (4, 2)))
+        models.build_models(tiny.config(data__image_size=72, model__generator__stages=stages))
     text = str(error.value)
-    assert "image_size 72 does not fit stages ((8, 2), (8, 1), (4, 2), (4, 2), (4, 2))" in text
+    assert f"image_size 72 does not fit config.model.generator.stages {stages}" in text
     assert "multiples of 16: set --config.data.image_size to 64 or 80, or change the stages." in text
     with pytest.raises(UserError, match=r"multiples of 4: set --config\.data\.image_size to 4, or"):
-        models.first_side(3, ((4, 2), (4, 2)))
+        models.build_models(tiny.config(data__image_size=3))
 
 
 @pytest.mark.parametrize("network", ["generator", "discriminator"])
@@ -410,6 +411,19 @@ def test_batch_norm_by_hand() -> None:
     values, updates = layer.apply(variables, x, train=False, mutable=["batch_stats"])
     np.testing.assert_allclose(values, np.array([[2], [10]]) / np.sqrt(6) + 10, rtol=1e-6)
     np.testing.assert_array_equal(updates["batch_stats"]["mean"], [0])
+
+
+@pytest.mark.parametrize(("mean", "std"), [(1.0, 3e-4), (10.0, 0.01), (-300.0, 1.0)])
+def test_batch_norm_keeps_small_deviations_from_large_means(mean: float, std: float) -> None:
+    """With the authors' epsilon, maps that hardly vary still come out with standard deviation 1."""
+    values = (mean + std * np.random.default_rng(0).standard_normal((4096, 1))).astype(np.float32)
+    layer = BatchNorm(epsilon=1e-8, affine=False, momentum=0.9)
+    variables = layer.init(jax.random.key(0), values, train=True)
+    result, _ = layer.apply(variables, values, train=True, mutable=["batch_stats"])
+    exact = values.astype(np.float64)
+    expected = (exact - exact.mean()) / np.sqrt(exact.var() + 1e-8)
+    np.testing.assert_allclose(result, expected, atol=0.02)
+    assert np.asarray(result).std() == pytest.approx(expected.std(), rel=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(6, 3), (6, 4, 2, 3)], ids=["units", "maps"])

@@ -15,7 +15,9 @@ META = {"source": "folder:/images", "count": 10, "sha256": "aa", "labels_sha256"
 def make_run(workdir: Path, **changes: Any) -> None:
     """A folder as a run leaves it after its first checkpoint."""
     run_folder.record(workdir, tiny.config(**changes), META)
-    (run_folder.checkpoints(workdir) / "100").mkdir(parents=True)
+    for step in (50, 100):
+        (run_folder.checkpoints(workdir) / str(step)).mkdir(parents=True)
+    (run_folder.checkpoints(workdir) / "150.orbax-checkpoint-tmp").mkdir()
 
 
 def test_config_survives_the_round_trip(tmp_path: Path) -> None:
@@ -28,21 +30,27 @@ def test_config_survives_the_round_trip(tmp_path: Path) -> None:
 
 def test_a_run_may_be_extended_and_moved(tmp_path: Path) -> None:
     make_run(tmp_path)
-    longer = tiny.config(num_steps=9, data__cache_dir="/elsewhere", mapper="pmap")
+    longer = tiny.config(num_steps=900, data__cache_dir="/elsewhere", mapper="pmap")
     run_folder.check(tmp_path, longer)
     run_folder.record(tmp_path, longer, META)
-    assert run_folder.load_config(tmp_path).num_steps == 9
+    assert run_folder.load_config(tmp_path).num_steps == 900
 
 
 def test_another_config_is_refused_with_every_difference(tmp_path: Path) -> None:
     make_run(tmp_path)
-    other = tiny.config(seed=3, model__generator__stages=((8, 2), (4, 2)))
+    other = tiny.config(seed=3, num_steps=100, model__generator__stages=((8, 2), (4, 2)))
     with pytest.raises(UserError) as error:
         run_folder.check(tmp_path, other)
     assert "seed: 0 in the folder, 3 now" in str(error.value)
     assert "model.generator.stages: ((6, 2), (4, 2)) in the folder, ((8, 2), (4, 2)) now" in str(error.value)
     assert "batch_size" not in str(error.value)
     assert run_folder.load_config(tmp_path).seed == 0
+
+
+def test_a_run_is_not_shortened(tmp_path: Path) -> None:
+    make_run(tmp_path, num_steps=100)
+    with pytest.raises(UserError, match=r"at step 100 already, past config.num_steps 4: raise --config.num_steps"):
+        run_folder.check(tmp_path, tiny.config(num_steps=4))
 
 
 def test_a_start_that_failed_does_not_hold_the_folder(tmp_path: Path) -> None:

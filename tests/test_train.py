@@ -181,12 +181,6 @@ def test_bad_input_is_told_before_any_training(source: str, tmp_path: Path) -> N
         assert not run_folder.checkpoints(tmp_path / str(i)).exists()
 
 
-def test_a_run_is_not_shortened(straight: tuple[Path, GANState], source: str) -> None:
-    config = run_config(source, num_steps=5, sample_every=3, checkpoint_every=3, keep_checkpoints=2)
-    with pytest.raises(UserError, match=r"is at step 7 already: raise --config.num_steps"):
-        train.train_and_evaluate(config, straight[0])
-
-
 def test_tensorboard_that_fails_does_not_stop_the_run(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
