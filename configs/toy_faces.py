@@ -17,5 +17,5 @@ def get_config() -> ConfigDict:
     config = toy_bedrooms.get_config()
     config.data.source = "toy_faces"
     config.data.num_examples = 20_000
-    config.num_steps = 4000
+    config.num_steps = 8000
     return config
