@@ -1,8 +1,10 @@
 """The command line as a user meets it: exit status and message, no traceback."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,21 @@ def test_mistakes_are_told_in_one_line(flags: list[str], message: str, tmp_path:
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_while_packing_leave_nothing(signum: signal.Signals, status: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dcgan_jax.main", "--config=configs/toy_bedrooms.py", f"--workdir={tmp_path}/run"]
+    command += [f"--config.data.cache_dir={tmp_path}/cache", "--config.data.num_examples=1000000"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("cache/*.building/images.npy")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signum)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert "Traceback" not in errors
+    assert not list(tmp_path.glob("cache/*.building"))
 
 
 def test_train_sample_and_tensorboard(tmp_path: Path) -> None:
