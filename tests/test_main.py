@@ -53,7 +53,9 @@ def test_signals_while_packing_leave_nothing(signum: signal.Signals, status: int
     command += [f"--config.data.cache_dir={tmp_path}/cache", "--config.data.num_examples=1000000"]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("cache/*.building/images.npy")) and time.monotonic() < deadline:
+        # Until the first images are on disk: all workers have started then.
+        while sum(path.stat().st_size for path in tmp_path.glob("cache/*.building/images.npy")) < 10**6:
+            assert time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(signum)
         _, errors = process.communicate(timeout=60)

@@ -165,13 +165,18 @@ def test_width_scales_every_layer_and_keeps_at_least_one() -> None:
 @pytest.mark.parametrize("size", range(28, 257, 4))
 def test_image_sizes(size: int) -> None:
     """Four halvings need a multiple of 16; two of them any multiple of 4."""
-    stages = default.get_config().model.generator.stages
+    config = default.get_config()
+    config.data.image_size = size
     if size % 16:
-        with pytest.raises(UserError):
-            models.first_side(size, stages)
+        with pytest.raises(UserError, match=f"image_size {size} does not fit"):
+            models.build_models(config)
     else:
-        assert models.first_side(size, stages) == size // 16
-    assert models.first_side(size, stages[:2]) == size // 4
+        generator, discriminator = models.build_models(config)
+        assert models.first_side(size, generator.stages) == size // 16
+    for network in (config.model.generator, config.model.discriminator):
+        network.stages = network.stages[:2]
+    generator, discriminator = models.build_models(config)
+    assert models.first_side(size, discriminator.stages) == size // 4
 
 
 @pytest.mark.parametrize("size", [28, 256])
