@@ -8,8 +8,7 @@ The paper never trains on CIFAR-10 (its section 5.1 tests ImageNet features ther
 4x4 kernels, 512-256-128 maps, normal noise, no L2, batch normalisation of the projection per channel with epsilon 1e-5,
 D then G on the same fakes.
 
-Cost: 40,000 steps are 102 epochs. On two CPU cores, --config.model.width=0.5 shows animals and vehicles in half an
-hour.
+Cost: 40,000 steps are 102 epochs. docs/results.md has a run of half an hour on two CPU cores at half the width.
 """
 
 from ml_collections import ConfigDict
