@@ -143,7 +143,11 @@ class _Layer:
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Im2col(_Layer):
-    """Every map becomes a list of one matrix."""
+    """Every map becomes a list of one matrix.
+
+    Large [batch * h * w, r * r * block_features], kernel [r * r * block_features, small_features], small
+    [batch * h * w, small_features].
+    """
 
     def large(self, large: jax.Array) -> list[jax.Array]:
         blocks, r = self.blocks(large), self.taps
@@ -177,7 +181,11 @@ class Im2col(_Layer):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Winograd(_Layer):
-    """Every map becomes n^2 matrices, one per pair of evaluation points (row point major)."""
+    """Every map becomes n^2 matrices, one per pair of evaluation points (row point major).
+
+    Large [batch * tiles, features], kernel [features, small_features], small [batch * tiles, small_features], where
+    features is block_features, or fewer at the points where a phase is missing.
+    """
 
     m: int  # outputs per tile and axis
 
