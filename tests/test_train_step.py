@@ -100,14 +100,25 @@ def test_step_equals_literal_computation(order: str, loss: str) -> None:
     assert tiny.largest_difference(state.discriminator.params, start.discriminator.params) > 1e-5
 
 
-def test_the_step_that_cpu_users_run() -> None:
+SMALL = {
+    "data__image_size": 16,
+    "model__kernel_size": 5,
+    "model__generator__stages": ((32, 2), (24, 2)),
+    "model__discriminator__stages": ((24, 2), (32, 2)),
+}
+QUARTER_OF_THE_PAPER = {
+    "data__image_size": 64,
+    "model__kernel_size": 5,
+    "model__generator__stages": ((256, 2), (128, 2), (64, 2), (32, 2)),
+    "model__discriminator__stages": ((32, 2), (64, 2), (128, 2), (256, 2)),
+}
+
+
+@pytest.mark.parametrize("changes", [SMALL, pytest.param(QUARTER_OF_THE_PAPER, marks=pytest.mark.long)])
+def test_the_step_that_cpu_users_run(changes: dict[str, Any]) -> None:
     """Winograd and im2col under XLA's optimisations, against plain convolutions without any."""
-    changes = {
-        "data__image_size": 16,
-        "model__kernel_size": 5,
-        "model__generator__stages": ((32, 2), (24, 2)),
-        "model__discriminator__stages": ((24, 2), (32, 2)),
-    }
+    # With an epsilon far above the gradients, Adam's step does not turn the rounding of tiny ones into signs.
+    changes = {**changes, "optimizer__eps": 100.0}
     (start, plain, _), _ = tiny.run_steps(tiny.config(**changes))
     config = tiny.config(**changes, conv="winograd")
     step = data_parallel.map_step(gathering(train_step.make_train_step(config)), tiny.mesh(), "shard_map")
@@ -116,10 +127,17 @@ def test_the_step_that_cpu_users_run() -> None:
         optimised, _ = step(start, {}, tiny.shard_batch(config, tiny.mesh(), seed=0))
     finally:
         jax.config.update("jax_disable_most_optimizations", True)
-    # Adam's first step is the sign of the gradient where that is far from zero, and magnifies rounding where it is not.
-    assert tiny.largest_difference(optimised.discriminator.opt_state, plain.discriminator.opt_state) < 1e-5
-    assert tiny.largest_difference(optimised.generator.opt_state, plain.generator.opt_state) < 1e-5
-    assert tiny.largest_difference(optimised.generator.batch_stats, plain.generator.batch_stats) < 1e-4
+    # The moments of Adam's first step are the gradients.
+    assert relative_difference(optimised.discriminator.opt_state, plain.discriminator.opt_state) < 5e-5
+    assert relative_difference(optimised.generator.opt_state, plain.generator.opt_state) < 5e-5
+    assert relative_difference(optimised.generator.batch_stats, plain.generator.batch_stats) < 1e-4
+    assert relative_difference(optimised.discriminator.batch_stats, plain.discriminator.batch_stats) < 1e-4
+
+
+def relative_difference(a: Any, b: Any) -> float:
+    """Largest ratio, over the arrays of two trees, of the norm of the difference to the norm of the second."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(float(np.linalg.norm(np.asarray(x) - y) / np.linalg.norm(y)) for x, y in pairs if np.any(y))
 
 
 def test_bfloat16_keeps_parameters_and_statistics_in_float32() -> None:
@@ -132,10 +150,9 @@ def test_bfloat16_keeps_parameters_and_statistics_in_float32() -> None:
     # bfloat16 keeps 8 bits: losses agree to a percent, but not to float32's rounding.
     assert other[0]["d_loss"] == pytest.approx(history[0]["d_loss"], rel=2e-2)
     assert other[0]["d_loss"] != history[0]["d_loss"]
-    assert tiny.largest_difference(half.generator.params, full.generator.params) < 2e-3
+    assert tiny.largest_difference(half.generator.params, full.generator.params) < 5e-5
 
 
-@pytest.mark.long
 def test_eager_and_compiled_steps_agree() -> None:
     """The same per-device step, op by op and as one program."""
     config = tiny.config()
