@@ -108,8 +108,8 @@ def _gemm_conv_backward(stride, method, residuals, cotangent):  # type: ignore[n
     v, u, plan = residuals
     z = plan.small(cotangent)
     return (
-        plan.large_transpose([a @ b.T for a, b in zip(z, u, strict=True)]),
-        plan.kernel_transpose([a.T @ b for a, b in zip(v, z, strict=True)]),
+        plan.large_transpose([a @ b.mT for a, b in zip(z, u, strict=True)]),
+        plan.kernel_transpose([a.mT @ b for a, b in zip(v, z, strict=True)]),
     )
 
 
@@ -126,7 +126,7 @@ def _gemm_conv_transpose_forward(small, kernel, stride, method):  # type: ignore
     large_shape = (batch, stride * height, stride * width, kernel.shape[2])
     plan = conv_gemm.make_plan(large_shape, kernel.shape, stride, _padding(kernel.shape[0], stride)[0], method)
     z, u = plan.small(small), plan.kernel(kernel)
-    return plan.large_transpose([a @ b.T for a, b in zip(z, u, strict=True)]), (z, u, plan)
+    return plan.large_transpose([a @ b.mT for a, b in zip(z, u, strict=True)]), (z, u, plan)
 
 
 def _gemm_conv_transpose_backward(stride, method, residuals, cotangent):  # type: ignore[no-untyped-def]
@@ -134,7 +134,7 @@ def _gemm_conv_transpose_backward(stride, method, residuals, cotangent):  # type
     v = plan.large(cotangent)
     return (
         plan.small_transpose([a @ b for a, b in zip(v, u, strict=True)]),
-        plan.kernel_transpose([a.T @ b for a, b in zip(v, z, strict=True)]),
+        plan.kernel_transpose([a.mT @ b for a, b in zip(v, z, strict=True)]),
     )
 
 

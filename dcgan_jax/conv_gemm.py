@@ -1,23 +1,29 @@
 """Convolutions as matrix products for the CPU: Winograd on space-to-depth blocks, and im2col.
 
+docs/convolutions.md derives all of this, with an example in one dimension. In short:
+
 *Blocks.* A stride-2 convolution with k taps is a stride-1 convolution with r = ceil(k/2) taps on 2x2 blocks of pixels:
-writing tap t = 2m + phase, the pixels of a block stand side by side in the channel axis (phase_y, phase_x, feature),
+writing tap t = 2m + phase, the pixels of a block stand side by side in the feature axis (phase_y, phase_x, feature),
 and a missing last tap is a zero. Stride 1 needs no blocks (r = k).
 
 *Winograd / Toom-Cook F(m, r).* m outputs of an r-tap correlation need only n = m + r - 1 multiplications: evaluate the
 polynomials of the kernel and of the output tile at n points (0, 1, -1, 2, -2, infinity), multiply point by point, and
 interpolate. With the n x r matrix G, n x m matrix A and n x n matrix B^T of that evaluation, a tile of the input x
 gives A^T [(G k) * (B^T x)] in one dimension and the same along both axes in two. The products at each of the n^2 points
-run over features and tiles at once: n^2 matrix products with batch * h * w / m^2 rows.
+run over features and tiles at once: a stack of n^2 matrix products with batch * h * w / m^2 rows.
 
-*im2col* copies the r x r neighbourhood of blocks into one row each: a single matrix product. It serves the
+*im2col* copies the k x k neighbourhood of every output into one row: a single matrix product. It serves the
 three-feature image ends, where transforms cost more than the product.
 
-The three linear maps of a plan (`large`, `kernel`, `small`) and their transposes are all that `conv.py` needs.
+The three linear maps of a plan (`large`, `kernel`, `small`) and their transposes are all that `conv.py` needs. Each
+writes its result once and reads its input once or from cache: on a CPU these passes over memory, not their arithmetic,
+are what a transform costs. `lax.optimization_barrier` marks where a result is to be stored; XLA would otherwise
+recompute it inside each of its consumers.
 """
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +37,8 @@ _POINTS = {2: (0,), 3: (0, 1), 4: (0, 1, -1), 5: (0, 1, -1, 2), 6: (0, 1, -1, 2,
 _MIN_ROWS = 128
 # Below this many large features (the image ends) the products are too small to pay for the transforms (measured).
 _MIN_FEATURES = 16
+
+_stored = lax.optimization_barrier
 
 
 def make_plan(
@@ -88,7 +96,7 @@ def toom_cook(m: int, r: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class _Layer:
-    """Shapes of one layer, and what both formulations share: pixels to blocks, kernel to blocks."""
+    """Shapes of one layer."""
 
     batch: int
     height: int  # of the small map
@@ -103,41 +111,10 @@ class _Layer:
     def taps(self) -> int:  # r
         return -(-self.size // self.stride)
 
-    @property
-    def block_features(self) -> int:
-        return self.stride**2 * self.large_features
-
-    def blocks(self, large: jax.Array) -> jax.Array:
-        """Large map -> zero-padded blocks [batch, h + r - 1, w + r - 1, block_features]."""
-        s, rows, columns = self.stride, self.height + self.taps - 1, self.width + self.taps - 1
-        after = s * (self.taps - 1) - self.pad
-        # The barriers keep XLA from recomputing the producer of a map inside each of its many consumers.
-        padded = jnp.pad(lax.optimization_barrier(large), ((0, 0), (self.pad, after), (self.pad, after), (0, 0)))
-        if s > 1:
-            padded = padded.reshape(self.batch, rows, s, columns, s * self.large_features)
-            padded = padded.transpose(0, 1, 3, 2, 4).reshape(self.batch, rows, columns, self.block_features)
-        return lax.optimization_barrier(padded)
-
-    def blocks_transpose(self, blocks: jax.Array) -> jax.Array:
-        s, (_, rows, columns, _) = self.stride, blocks.shape
-        if s > 1:
-            blocks = blocks.reshape(self.batch, rows, columns, s, s * self.large_features).transpose(0, 1, 3, 2, 4)
-            blocks = blocks.reshape(self.batch, s * rows, s * columns, self.large_features)
-        return blocks[:, self.pad : self.pad + s * self.height, self.pad : self.pad + s * self.width]
-
-    def kernel_blocks(self, kernel: jax.Array) -> jax.Array:
-        """Kernel -> [r, r, block_features, small_features]; the tap that does not exist is zero."""
-        r, s = self.taps, self.stride
-        missing = s * r - self.size
-        kernel = jnp.pad(kernel, ((0, missing), (0, missing), (0, 0), (0, 0)))
-        kernel = kernel.reshape(r, s, r, s, self.large_features, self.small_features)
-        return kernel.transpose(0, 2, 1, 3, 4, 5).reshape(r, r, self.block_features, self.small_features)
-
-    def kernel_blocks_transpose(self, blocks: jax.Array) -> jax.Array:
-        r, s = self.taps, self.stride
-        blocks = blocks.reshape(r, r, s, s, self.large_features, self.small_features).transpose(0, 2, 1, 3, 4, 5)
-        kernel = blocks.reshape(s * r, s * r, self.large_features, self.small_features)
-        return kernel[: self.size, : self.size]
+    def padded(self, large: jax.Array) -> jax.Array:
+        """Large map -> [batch, stride * (h + r - 1), stride * (w + r - 1), large_features]."""
+        sides = (self.pad, self.stride * (self.taps - 1) - self.pad)
+        return _stored(jnp.pad(_stored(large), ((0, 0), sides, sides, (0, 0))))
 
 
 @jax.tree_util.register_static
@@ -145,31 +122,40 @@ class _Layer:
 class Im2col(_Layer):
     """Every map becomes a list of one matrix.
 
-    Large [batch * h * w, r * r * block_features], kernel [r * r * block_features, small_features], small
-    [batch * h * w, small_features].
+    Large [batch * h * w, taps], kernel [taps, small_features], small [batch * h * w, small_features]; taps are
+    (row k, column r * stride, large_features). Columns come in blocks of `stride` pixels, which lie side by side in
+    memory; the tap that fills up the last block is zero.
     """
 
+    @property
+    def block_features(self) -> int:
+        return self.stride * self.large_features
+
     def large(self, large: jax.Array) -> list[jax.Array]:
-        blocks, r = self.blocks(large), self.taps
-        patches = [blocks[:, i : i + self.height, j : j + self.width] for i in range(r) for j in range(r)]
-        return [jnp.concatenate(patches, -1).reshape(-1, r * r * self.block_features)]
+        s, h, w = self.stride, self.height, self.width
+        blocks = self.padded(large).reshape(self.batch, -1, w + self.taps - 1, self.block_features)
+        rows = [blocks[:, y : y + s * (h - 1) + 1 : s] for y in range(self.size)]
+        patches = [row[:, :, x : x + w] for row in rows for x in range(self.taps)]
+        return [_stored(jnp.concatenate(patches, -1)).reshape(self.batch * h * w, -1)]
 
     def large_transpose(self, matrices: list[jax.Array]) -> jax.Array:
-        r = self.taps
-        patches = lax.optimization_barrier(matrices[0])
-        patches = patches.reshape(self.batch, self.height, self.width, r * r, self.block_features)
-        shifted = [
-            jnp.pad(patches[:, :, :, i * r + j], ((0, 0), (i, r - 1 - i), (j, r - 1 - j), (0, 0)))
-            for i in range(r)
-            for j in range(r)
-        ]
-        return self.blocks_transpose(functools.reduce(jnp.add, shifted))
+        s, r, h, w = self.stride, self.taps, self.height, self.width
+        patches = matrices[0].reshape(self.batch, h, w, self.size, r, self.block_features)
+        columns = sum(_shifted_in(patches[:, :, :, :, x], 2, x, r) for x in range(r))
+        missing = s * r - self.size
+        rows = jnp.pad(_stored(columns), ((0, 0), (0, 0), (0, 0), (0, missing), (0, 0)))
+        rows = rows.transpose(0, 1, 3, 2, 4).reshape(self.batch, h, r, s, -1)
+        pixels = sum(_shifted_in(rows[:, :, y], 1, y, r) for y in range(r))
+        pixels = _stored(pixels).reshape(self.batch, s * (h + r - 1), s * (w + r - 1), self.large_features)
+        return pixels[:, self.pad : self.pad + s * h, self.pad : self.pad + s * w]
 
     def kernel(self, kernel: jax.Array) -> list[jax.Array]:
-        return [self.kernel_blocks(kernel).reshape(-1, self.small_features)]
+        missing = self.stride * self.taps - self.size
+        return [jnp.pad(kernel, ((0, 0), (0, missing), (0, 0), (0, 0))).reshape(-1, self.small_features)]
 
     def kernel_transpose(self, matrices: list[jax.Array]) -> jax.Array:
-        return self.kernel_blocks_transpose(matrices[0])
+        shape = (self.size, self.stride * self.taps, self.large_features, self.small_features)
+        return matrices[0].reshape(shape)[:, : self.size]
 
     def small(self, small: jax.Array) -> list[jax.Array]:
         return [small.reshape(-1, self.small_features)]
@@ -181,10 +167,15 @@ class Im2col(_Layer):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Winograd(_Layer):
-    """Every map becomes n^2 matrices, one per pair of evaluation points (row point major).
+    """Every map becomes stacks of matrices, one matrix per pair of evaluation points.
 
-    Large [batch * tiles, features], kernel [features, small_features], small [batch * tiles, small_features], where
-    features is block_features, or fewer at the points where a phase is missing.
+    Large [points, batch * tiles, features], kernel [points, features, small_features], small [points, batch * tiles,
+    small_features]; features are (phase_y, phase_x, large_feature).
+
+    An odd kernel at stride 2 has no last tap in phase 1. At the point infinity, which sees only the last tap, phase 1
+    of its transform is zero, so it is left out of the product: a stack for each number of phases, see `_stacks`.
+
+    Axes in the code: y and x are evaluation points or taps, i and j positions inside a tile, p and q phases.
     """
 
     m: int  # outputs per tile and axis
@@ -197,115 +188,163 @@ class Winograd(_Layer):
     def tiles(self) -> tuple[int, int]:
         return self.height // self.m, self.width // self.m
 
+    @property
+    def _stacks(self) -> list[tuple[slice, slice, int, int]]:
+        """Of each stack: its points along y and x, and how many phases along y and x its kernels have."""
+        n, s = self.points, self.stride
+        if self.size % s == 0:
+            axis = [(slice(0, n), s)]
+        else:
+            axis = [(slice(0, n - 1), s), (slice(n - 1, n), 1)]
+        return [(y, x, p, q) for y, p in axis for x, q in axis]
+
     def large(self, large: jax.Array) -> list[jax.Array]:
         _, b_t, _ = toom_cook(self.m, self.taps)
-        m, n, (rows, columns) = self.m, self.points, self.tiles
-        blocks = self.blocks(large)
+        m, n, s, (rows, columns) = self.m, self.points, self.stride, self.tiles
+        pixels = self.padded(large)
+        pixels = pixels.reshape(self.batch, self.height + self.taps - 1, s, -1)  # N block p (column and feature)
         # Tile t covers blocks m*t .. m*t + n - 1, so the i-th block of all tiles is a slice with step m.
-        by_row = [blocks[:, i : i + m * (rows - 1) + 1 : m] for i in range(n)]
-        by_row = lax.optimization_barrier([_combine(b_t[a], by_row) for a in range(n)])
-        matrices = []
-        for a in range(n):
-            by_column = [by_row[a][:, :, j : j + m * (columns - 1) + 1 : m] for j in range(n)]
-            for b in range(n):
-                matrix = _combine(b_t[b], by_column).reshape(-1, self.block_features)
-                matrices.append(self._drop_missing(matrix, a, b, axis=1))
-        return matrices
+        by_row = _stored(_combine(b_t, [pixels[:, i : i + m * (rows - 1) + 1 : m] for i in range(n)], axis=2))
+        by_row = by_row.reshape(self.batch, rows, n, s, self.width + self.taps - 1, s, self.large_features)
+        by_row = by_row.transpose(2, 0, 1, 4, 3, 5, 6)  # y N t block p q C
+        stacks = []
+        for y, x, p, q in self._stacks:
+            part = by_row[y, :, :, :, :p, :q]
+            terms = [part[:, :, :, j : j + m * (columns - 1) + 1 : m] for j in range(n)]
+            matrices = _stored(_combine(b_t[x], terms, axis=1))  # y x N t t p q C
+            stacks.append(matrices.reshape(-1, self.batch * rows * columns, p * q * self.large_features))
+        return stacks
 
     def large_transpose(self, matrices: list[jax.Array]) -> jax.Array:
-        n, (rows, columns) = self.points, self.tiles
-        full = [
-            self._restore_missing(matrices[a * n + b], a, b, axis=1).reshape(self.batch, rows, columns, -1)
-            for a in range(n)
-            for b in range(n)
-        ]
-        by_row = [self._overlap_add(full[a * n : (a + 1) * n], axis=2) for a in range(n)]
-        blocks = self._overlap_add(lax.optimization_barrier(by_row), axis=1)
-        return self.blocks_transpose(lax.optimization_barrier(blocks))
+        s, (rows, columns) = self.stride, self.tiles
+        maps = []
+        for (y, _, p, q), stack in zip(self._stacks, matrices, strict=True):
+            full = stack.reshape(len(range(self.points)[y]), -1, self.batch, rows, columns, p, q, self.large_features)
+            full = jnp.pad(full, [(0, 0)] * 5 + [(0, s - p), (0, s - q), (0, 0)])
+            maps.append(full.transpose(0, 2, 3, 5, 1, 4, 6, 7))  # y N t p x t q C
+        # Rows, for all columns of one stack of points x ...
+        by_row = [
+            self._overlap_add([terms for part in parts for terms in part], tile=1, phase=2) for parts in self._by_x(maps)
+        ]  # N t m s x t q C
+        # ... then columns.
+        terms = [part[:, :, :, :, x] for part in by_row for x in range(part.shape[4])]
+        pixels = self._overlap_add(terms, tile=4, phase=5)
+        return pixels.reshape(self.batch, s * self.height, s * self.width, self.large_features)
 
     def kernel(self, kernel: jax.Array) -> list[jax.Array]:
         _, _, g = toom_cook(self.m, self.taps)
-        n, r = self.points, self.taps
-        blocks = lax.optimization_barrier(self.kernel_blocks(kernel))
-        by_row = [_combine(g[a], [blocks[i] for i in range(r)]) for a in range(n)]
-        return [
-            self._drop_missing(_combine(g[b], [by_row[a][j] for j in range(r)]), a, b, axis=0)
-            for a in range(n)
-            for b in range(n)
-        ]
+        r, s = self.taps, self.stride
+        missing = s * r - self.size
+        taps = jnp.pad(_stored(kernel), ((0, missing), (0, missing), (0, 0), (0, 0)))
+        taps = taps.reshape(r, s, r, s, self.large_features, self.small_features)
+        by_row = _stored(_combine(g, [taps[i] for i in range(r)], axis=0))  # y p tap q C S
+        stacks = []
+        for y, x, p, q in self._stacks:
+            part = by_row[y, :p, :, :q]
+            matrices = _stored(_combine(g[x], [part[:, :, j] for j in range(r)], axis=1))  # y x p q C S
+            stacks.append(matrices.reshape(-1, p * q * self.large_features, self.small_features))
+        return stacks
 
     def kernel_transpose(self, matrices: list[jax.Array]) -> jax.Array:
         _, _, g = toom_cook(self.m, self.taps)
-        n, r = self.points, self.taps
-        full = [self._restore_missing(matrices[a * n + b], a, b, axis=0) for a in range(n) for b in range(n)]
-        by_row = [[_combine(g[:, i], full[b::n]) for b in range(n)] for i in range(r)]
-        blocks = jnp.stack([jnp.stack([_combine(g[:, j], by_row[i]) for j in range(r)]) for i in range(r)])
-        return self.kernel_blocks_transpose(blocks)
+        r, s = self.taps, self.stride
+        maps = []
+        for (y, _, p, q), stack in zip(self._stacks, matrices, strict=True):
+            full = stack.reshape(
+                len(range(self.points)[y]), -1, p, q, self.large_features, self.small_features
+            )
+            maps.append(jnp.pad(full, ((0, 0), (0, 0), (0, s - p), (0, s - q), (0, 0), (0, 0))))
+        by_row = [
+            _stored(_combine(g.T, [terms for part in parts for terms in part], axis=1)) for parts in self._by_x(maps)
+        ]  # x tap p q C S
+        taps = _combine(g.T, [terms for part in by_row for terms in part], axis=2)  # tap p tap q C S
+        return taps.reshape(s * r, s * r, self.large_features, self.small_features)[: self.size, : self.size]
 
     def small(self, small: jax.Array) -> list[jax.Array]:
         a_, _, _ = toom_cook(self.m, self.taps)
-        m, n, (rows, columns) = self.m, self.points, self.tiles
-        small = lax.optimization_barrier(small).reshape(self.batch, rows, m, columns, m, self.small_features)
-        by_row = [[_combine(a_[a], [small[:, :, i, :, j] for i in range(m)]) for j in range(m)] for a in range(n)]
-        return [_combine(a_[b], by_row[a]).reshape(-1, self.small_features) for a in range(n) for b in range(n)]
+        m, (rows, columns) = self.m, self.tiles
+        pixels = _stored(small).reshape(self.batch, rows, m, columns, m, self.small_features)
+        by_row = _stored(_combine(a_, [pixels[:, :, i] for i in range(m)], axis=2))  # N t y t j S
+        by_row = by_row.transpose(2, 0, 1, 3, 4, 5)
+        stacks = []
+        for y, x, _, _ in self._stacks:
+            matrices = _combine(a_[x], [by_row[y, :, :, :, j] for j in range(m)], axis=1)  # y x N t t S
+            stacks.append(_stored(matrices).reshape(-1, self.batch * rows * columns, self.small_features))
+        return stacks
 
     def small_transpose(self, matrices: list[jax.Array]) -> jax.Array:
         a_, _, _ = toom_cook(self.m, self.taps)
-        m, n, (rows, columns) = self.m, self.points, self.tiles
+        rows, columns = self.tiles
+        maps = [
+            stack.reshape(len(range(self.points)[y]), -1, self.batch, rows, columns, self.small_features)
+            for (y, *_), stack in zip(self._stacks, matrices, strict=True)
+        ]
+        maps = [part.transpose(0, 2, 3, 1, 4, 5) for part in maps]  # y N t x t S
         by_row = [
-            [_combine(a_[:, i], matrices[b::n]).reshape(self.batch, rows, columns, -1) for b in range(n)]
-            for i in range(m)
-        ]
-        tiles = [jnp.stack([_combine(a_[:, j], by_row[i]) for j in range(m)], axis=3) for i in range(m)]
-        return jnp.stack(tiles, axis=2).reshape(self.batch, self.height, self.width, self.small_features)
+            _stored(_combine(a_.T, [terms for part in parts for terms in part], axis=2)) for parts in self._by_x(maps)
+        ]  # N t i x t S
+        terms = [part[:, :, :, x] for part in by_row for x in range(part.shape[3])]
+        pixels = _stored(_combine(a_.T, terms, axis=4))  # N t i t j S
+        return pixels.reshape(self.batch, self.height, self.width, self.small_features)
 
-    def _overlap_add(self, tiles: list[jax.Array], axis: int) -> jax.Array:
-        """Transpose of cutting n-long tiles with step m: n point maps -> blocks along `axis`."""
+    def _by_x(self, maps: list[jax.Array]) -> list[list[jax.Array]]:
+        """Regroups the maps of `_stacks` (y major, x minor): for each part of x, the maps of all y in order."""
+        parts = round(len(maps) ** 0.5)
+        return [maps[i::parts] for i in range(parts)]
+
+    def _overlap_add(self, terms: list[jax.Array], tile: int, phase: int) -> jax.Array:
+        """Transpose of padding, cutting n-long tiles of blocks with step m, and combining them with B^T.
+
+        Args:
+          terms: a map per evaluation point, with tiles along axis `tile` and phases along axis `phase` behind it.
+
+        Returns:
+          The maps with axis `phase` replaced by (m, stride): the pixels of a tile.
+        """
         _, b_t, _ = toom_cook(self.m, self.taps)
-        m, count = self.m, tiles[0].shape[axis]
-        taps = [_combine(b_t[:, j], tiles) for j in range(self.points)]
-        after, before = [(0, 0)] * 4, [(0, 0)] * 4
-        after[axis], before[axis] = (0, 1), (1, 0)
-        # The last r - 1 blocks of a tile are the first of the next.
-        phases = [
-            jnp.pad(taps[i], after) + (jnp.pad(taps[m + i], before) if m + i < self.points else 0.0) for i in range(m)
-        ]
-        shape = list(tiles[0].shape)
-        shape[axis] = m * (count + 1)
-        blocks = jnp.stack(phases, axis + 1).reshape(shape)
-        return lax.slice_in_dim(blocks, 0, m * count + self.taps - 1, axis=axis)
-
-    # An odd kernel at stride 2 has no last tap in phase 1, so at the point infinity, which sees only the last tap,
-    # phase 1 is zero: leave it out of the product.
-
-    def _phases(self, a: int, b: int) -> tuple[int, int]:
-        odd = self.stride == 2 and self.size % 2 == 1
-        last = self.points - 1
-        return (1 if odd and a == last else self.stride), (1 if odd and b == last else self.stride)
-
-    def _drop_missing(self, matrix: jax.Array, a: int, b: int, axis: int) -> jax.Array:
-        y, x = self._phases(a, b)
-        s = self.stride
-        if (y, x) == (s, s):
-            return matrix
-        if axis == 1:
-            return matrix.reshape(-1, s, s, self.large_features)[:, :y, :x].reshape(matrix.shape[0], -1)
-        return matrix.reshape(s, s, self.large_features, -1)[:y, :x].reshape(-1, matrix.shape[1])
-
-    def _restore_missing(self, matrix: jax.Array, a: int, b: int, axis: int) -> jax.Array:
-        y, x = self._phases(a, b)
-        s = self.stride
-        if (y, x) == (s, s):
-            return matrix
-        zeros = ((0, s - y), (0, s - x), (0, 0))
-        if axis == 1:
-            full = jnp.pad(matrix.reshape(-1, y, x, self.large_features), ((0, 0), *zeros))
-            return lax.optimization_barrier(full.reshape(-1, self.block_features))
-        full = jnp.pad(matrix.reshape(y, x, self.large_features, -1), (*zeros, (0, 0)))
-        return lax.optimization_barrier(full.reshape(self.block_features, -1))
+        m, s = self.m, self.stride
+        if self.pad % s:  # the first pixel of the unpadded map is the second one of a block
+            terms = [jnp.flip(term, phase) for term in terms]
+        # Pixel (v, w) of tile t is phase (w + pad) % s of block i = v + (w + pad) // s. Tile t + shift of the padded map
+        # knows it as its block i - m * shift.
+        block = np.arange(m)[:, None] + (np.arange(s) + self.pad) // s
+        result: jax.Array | float = 0.0
+        for shift in (0, -1, 1):
+            i = block - m * shift
+            inside = (0 <= i) & (i < self.points)
+            weights = np.where(inside, b_t[:, np.clip(i, 0, self.points - 1)], 0.0)  # point v w
+            for weight, term in zip(weights, terms, strict=True):
+                if weight.any():
+                    neighbour = term if shift == 0 else _shifted(term, tile, shift)
+                    result += jnp.expand_dims(neighbour, phase) * _along(weight, phase, term)
+        return _stored(result)
 
 
-def _combine(coefficients: np.ndarray, arrays: list[jax.Array]) -> jax.Array:
-    """sum_i coefficients[i] * arrays[i], without the terms that are zero."""
-    terms = [a if c == 1 else -a if c == -1 else a * float(c) for c, a in zip(coefficients, arrays, strict=True) if c]
-    return functools.reduce(jnp.add, terms)
+def _combine(weights: np.ndarray, terms: Sequence[jax.Array], axis: int) -> jax.Array:
+    """sum_i weights[:, i] * terms[i], with a new axis for the rows of `weights`."""
+    products = [
+        jnp.expand_dims(term, axis) * _along(column, axis, term)
+        for column, term in zip(weights.T, terms, strict=True)
+        if column.any()
+    ]
+    return functools.reduce(jnp.add, products)
+
+
+def _along(weights: np.ndarray, axis: int, term: jax.Array) -> jax.Array:
+    """`weights` as a factor of `term` with one axis more, beginning at `axis`."""
+    trailing = term.ndim + 1 - axis - weights.ndim
+    return jnp.asarray(weights.reshape(*weights.shape, *[1] * trailing), term.dtype)
+
+
+def _shifted(array: jax.Array, axis: int, shift: int) -> jax.Array:
+    """Element t of the result is element t + shift of `array`, or zero where there is none; shift is 1 or -1."""
+    config = [(0, 0, 0)] * array.ndim
+    config[axis] = (-1, 1, 0) if shift == 1 else (1, -1, 0)
+    return lax.pad(array, jnp.zeros((), array.dtype), config)
+
+
+def _shifted_in(array: jax.Array, axis: int, before: int, taps: int) -> jax.Array:
+    """`array` with `before` zeros in front along `axis` and taps - 1 in all."""
+    config = [(0, 0)] * array.ndim
+    config[axis] = (before, taps - 1 - before)
+    return jnp.pad(array, config)

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dcgan_jax import data_parallel
-from dcgan_jax.datasets.pack import ImageDataset
+from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.errors import UserError
 
 # 'auto' puts a set on an accelerator when it fills at most this part of its memory.

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from dcgan_jax import checkpoint, config_check, data_parallel, image_grid, models, run_folder, sample
 from dcgan_jax.datasets import pack
+from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.errors import UserError
 from dcgan_jax.input_pipeline import Batches, check_dataset, gathering
 from dcgan_jax.run_log import RunLog
@@ -205,7 +206,7 @@ def is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def overview(config: ConfigDict, state: GANState, dataset: pack.ImageDataset, workdir: Path) -> str:
+def overview(config: ConfigDict, state: GANState, dataset: ImageDataset, workdir: Path) -> str:
     """What is about to run: the parameters of both networks, the data, the devices, where it goes."""
     from clu import parameter_overview
 

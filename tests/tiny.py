@@ -12,7 +12,7 @@ from PIL import Image
 
 from configs import default
 from dcgan_jax import data_parallel, models, run_folder, train_step
-from dcgan_jax.datasets.pack import ImageDataset
+from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.input_pipeline import gathering
 from dcgan_jax.train_state import GANState, create_state
 

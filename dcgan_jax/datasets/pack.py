@@ -47,6 +47,7 @@ from tqdm import tqdm
 import dcgan_jax
 from dcgan_jax.cache import cache_folder
 from dcgan_jax.datasets import decode, sources
+from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.errors import UserError
 
 _FORMAT = 1  # Part of the fingerprint: raise it whenever the same source would give different pixels or files.
@@ -56,31 +57,6 @@ _LINE_SECONDS = 10.0  # Between lines of progress where there is no terminal.
 _MAX_BAD = 0.01  # Share of bad images above which the source, not an image, is taken to be bad.
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ImageDataset:
-    """An opened pack.
-
-    images: uint8 [N, height, width, channels], memory-mapped, read-only.
-    labels: int32 [N], or None.
-    attributes: arrays with first axis N; {} if there are none.
-    class_names: names of labels 0, 1, ..., or None.
-    meta: content of meta.json.
-    path: folder of the pack.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray | None
-    attributes: dict[str, np.ndarray]
-    class_names: list[str] | None
-    meta: dict[str, Any]
-    path: Path
-
-    @functools.cached_property
-    def keys(self) -> list[str]:
-        """N names of the images in their source. Read when first asked for: training never is."""
-        return json.loads((self.path / "keys.json").read_text())
 
 
 def open_or_build(data: ConfigDict, *, progress: bool = True) -> ImageDataset:

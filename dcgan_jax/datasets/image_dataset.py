@@ -1,0 +1,34 @@
+"""An image set in memory or mapped from disk: what packs are opened as, and what batches are made from."""
+
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """An opened pack.
+
+    images: uint8 [N, height, width, channels], memory-mapped, read-only.
+    labels: int32 [N], or None.
+    attributes: arrays with first axis N; {} if there are none.
+    class_names: names of labels 0, 1, ..., or None.
+    meta: content of meta.json.
+    path: folder of the pack.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    attributes: dict[str, np.ndarray]
+    class_names: list[str] | None
+    meta: dict[str, Any]
+    path: Path
+
+    @functools.cached_property
+    def keys(self) -> list[str]:
+        """N names of the images in their source. Read when first asked for: training never is."""
+        return json.loads((self.path / "keys.json").read_text())
