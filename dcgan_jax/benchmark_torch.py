@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from torch import nn
 
 from dcgan_jax import models
+from dcgan_jax.benchmark_worker import Facts
 from dcgan_jax.errors import UserError
 
 _POOL_BATCHES = 4  # random batches that the steps go through in turn
@@ -98,8 +99,7 @@ class TorchTrainer:
 
     Attributes:
       generator, discriminator: the networks, channels last.
-      settings: what was chosen, in words.
-      compile_seconds: time to the end of the first step.
+      facts: what was chosen, on what device, and the time to the end of the first step.
     """
 
     def __init__(self, config: ConfigDict) -> None:
@@ -108,12 +108,12 @@ class TorchTrainer:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-        networks = Generator(config), Discriminator(config)
-        self.generator, self.discriminator = (
-            network.to(self._device, memory_format=torch.channels_last) for network in networks
-        )
+        networks = Generator(config).to(self._device), Discriminator(config).to(self._device)
+        self.generator, self.discriminator = networks
+        for network in networks:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         rates = config.optimizer.generator_learning_rate, config.optimizer.discriminator_learning_rate
-        self._optimizers = [
+        self.optimizers = [
             torch.optim.Adam(
                 network.parameters(),
                 rate,
@@ -127,13 +127,15 @@ class TorchTrainer:
         data = config.data
         shape = (_POOL_BATCHES, config.batch_size, data.channels, data.image_size, data.image_size)
         self._pool = torch.randint(0, 256, shape, dtype=torch.uint8, device=self._device)
-        self._step = self.step
-        self.settings = f"channels_last, fused Adam, {torch.get_num_threads()} threads"
+        self._step, settings = self.step, f"{self._config.precision}, eager"
         start = time.perf_counter()
         self.run(1)
-        self.compile_seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        name = f"CPU, {torch.get_num_threads()} threads"
         if self._device.type == "cuda":
-            self._step, self.settings = self._fastest()
+            self._step, settings = self._fastest()
+            name = torch.cuda.get_device_name()
+        self.facts = Facts(f"torch {torch.__version__}, channels_last, fused Adam, {settings}", name, seconds)
 
     def run(self, steps: int) -> None:
         """Runs training steps and waits for them."""
@@ -172,24 +174,24 @@ class TorchTrainer:
         return torch.cuda.max_memory_allocated() if self._device.type == "cuda" else None
 
     def _update_discriminator(self, real: torch.Tensor, fakes: torch.Tensor) -> torch.Tensor:
-        self._optimizers[1].zero_grad(set_to_none=True)
+        self.optimizers[1].zero_grad(set_to_none=True)
         loss = F.softplus(-self.discriminator(real)).mean() + F.softplus(self.discriminator(fakes)).mean()
         loss.backward()
-        self._optimizers[1].step()
+        self.optimizers[1].step()
         return loss.detach()
 
     def _update_generator(self, fakes: torch.Tensor) -> torch.Tensor:
         self.discriminator.requires_grad_(False)
-        self._optimizers[0].zero_grad(set_to_none=True)
+        self.optimizers[0].zero_grad(set_to_none=True)
         loss = F.softplus(-self.discriminator(fakes)).mean()
         loss.backward()
-        self._optimizers[0].step()
+        self.optimizers[0].step()
         self.discriminator.requires_grad_(True)
         return loss.detach()
 
     def _fastest(self) -> tuple[Callable[..., list[torch.Tensor]], str]:
-        """The fastest of: eager, the step in one CUDA graph, compiled networks, compiled networks in one CUDA graph."""
-        candidates = {"eager": self.step, "CUDA graph": self._captured()}
+        """The fastest of: the step in one CUDA graph, compiled networks, compiled networks in one CUDA graph."""
+        candidates = {"eager, CUDA graph": self._captured()}
         self.generator.compile()
         self.discriminator.compile()
         candidates["torch.compile, CUDA graph"] = self._captured()
@@ -201,11 +203,11 @@ class TorchTrainer:
             self.run(20)
             speeds[name] = time.perf_counter() - start
         best = min(speeds, key=speeds.__getitem__)
-        return candidates[best], f"channels_last, fused Adam, {self._config.precision}, {best}"
+        return candidates[best], f"{self._config.precision}, {best}"
 
     def _captured(self) -> Callable[..., list[torch.Tensor]]:
         """The step as it is now, recorded once and replayed on fresh inputs."""
-        for optimizer in self._optimizers:
+        for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["capturable"] = True
         static = [self._pool[0].contiguous(memory_format=torch.channels_last), self.noise(), self.noise()]

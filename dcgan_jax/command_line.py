@@ -20,7 +20,7 @@ from dcgan_jax.cache import cache_folder
 from dcgan_jax.errors import UserError
 
 # glibc's mallopt parameters (malloc.h).
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def run(work: Callable[[], None]) -> None:
@@ -57,13 +57,16 @@ def configure_allocator() -> bool:
     """Keeps large buffers in the process between steps; call before the first computation. Returns whether it was done.
 
     glibc maps every buffer over 32 MB anew from the kernel, which then faults in each of its pages at every training
-    step. Here memory comes from the heap and is not given back until the process ends. Linux with glibc only; switched
-    off by DCGAN_JAX_MALLOC=0.
+    step. Here memory comes from the heap and is not given back until the process ends. Programs run in the thread that
+    calls them (no asynchronous dispatch), because only the main thread's buffers come from that heap; the scratch
+    memory of worker threads comes from arenas of their own, so that no thread waits for another's. Linux with glibc
+    only; switched off by DCGAN_JAX_MALLOC=0. docs/performance.md has what it saves.
     """
     if platform.libc_ver()[0] != "glibc" or os.environ.get("DCGAN_JAX_MALLOC") == "0":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 256 << 20), (_M_ARENA_MAX, 1))
+    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 256 << 20))
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     return all(mallopt(parameter, value) == 1 for parameter, value in settings)
 
 

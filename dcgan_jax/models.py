@@ -252,7 +252,7 @@ def build_models(config: ConfigDict, axis_name: str | None = None) -> tuple[Gene
         "norm_affine": model.norm_affine,
         "norm_momentum": model.norm_momentum,
         "axis_name": axis_name if model.cross_replica_norm else None,
-        "conv_method": conv.resolve_method(config.conv),
+        "conv_method": config.conv,
         "dtype": jnp.dtype(config.precision),
     }
     generator = Generator(

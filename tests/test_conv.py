@@ -188,11 +188,14 @@ def test_toom_cook_correlates(m: int, r: int) -> None:
         np.testing.assert_allclose(a.T @ ((g @ k) * (b_t @ x)), np.correlate(x, k, "valid"), rtol=0, atol=1e-9)
 
 
-def test_auto_depends_on_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:
-    for backend, method in (("cpu", "winograd"), ("gpu", "lax"), ("tpu", "lax")):
-        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
-        assert conv.resolve_method("auto") == method
-        assert [conv.resolve_method(name) for name in ("winograd", "im2col", "lax")] == ["winograd", "im2col", "lax"]
+def test_auto_depends_on_the_platform() -> None:
+    """A program for the CPU has matrix products and no convolution; for CUDA and TPU it is the other way round."""
+    arguments = jnp.zeros((8, 32, 32, 16)), jnp.zeros((5, 5, 16, 8)), 2
+    function = jax.jit(conv.conv, static_argnums=2)
+    for platform, products in (("cpu", True), ("cuda", False), ("tpu", False)):
+        program = jax.export.export(function, platforms=[platform])(*arguments).mlir_module()
+        assert ("stablehlo.dot_general" in program) == products, platform
+        assert ("stablehlo.convolution" in program) == (not products), platform
 
 
 @pytest.mark.parametrize("function", [conv.conv, conv.conv_transpose])

@@ -1,0 +1,136 @@
+"""The benchmark: it measures the real step, needs little beside jax, and its PyTorch peer is the same network."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from dcgan_jax import benchmark, models, rng
+from dcgan_jax.errors import UserError
+from tests import tiny
+
+_SMALL = (
+    "--config=configs/svhn.py",
+    "--config.model.width=0.05",
+    "--config.conv=lax",
+    "--batch_size=4",
+    "--iterations=2",
+)
+# What the benchmark must do without. `None` in sys.modules makes an import fail.
+_ABSENT = ("tensorflow", "tensorflow_datasets", "clu", "grain", "array_record", "lmdb", "tqdm", "matplotlib")
+
+
+def run(tmp_path: Path, *flags: str, absent: tuple[str, ...] = _ABSENT) -> subprocess.CompletedProcess[str]:
+    """Runs it where the packages in `absent` cannot be imported, neither in its own process nor in its workers."""
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nfor name in {absent}: sys.modules[name] = None\n")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{Path.cwd()}"}
+    command = [sys.executable, "-m", "dcgan_jax.benchmark", *_SMALL, *flags]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_command_line(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    process = run(tmp_path, "--peer=lax", f"--output={output}")
+    assert process.returncode == 0, process.stderr
+    result = json.loads(output.read_text())
+    assert result["batch_size"] == 4 and result["rounds"] == 2
+    assert result["images_per_second_min"] <= result["images_per_second"] <= result["images_per_second_max"]
+    assert result["achieved_flops"] == pytest.approx(result["images_per_second"] * result["flops_per_image"])
+    assert result["gemm_flops"] > result["achieved_flops"]
+    assert 1e8 < result["peak_memory_bytes"] < 1e11
+    assert (result["peer"], result["peers"][0]["ratio"]) == ("lax", result["ratio"])
+    # The peer is the same program here, but the machine may be doing other work.
+    assert 0.1 < result["ratio"] < 10
+    assert "dcgan_jax is" in process.stdout and "of a matrix product's" in process.stdout
+
+
+def test_peer_that_is_not_installed(tmp_path: Path) -> None:
+    process = run(tmp_path, "--peer=torch", absent=("torch",))
+    assert process.returncode == 2
+    assert "--peer=torch needs PyTorch" in process.stderr and "pip install" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_table() -> None:
+    result: dict[str, Any] = {
+        "device": "cpu",
+        "images_per_second": 100.0,
+        "images_per_second_min": 90.0,
+        "images_per_second_max": 110.0,
+        "settings": "jax",
+        "compile_seconds": 3.0,
+        "peak_memory_bytes": 2e9,
+        "flops_per_image": 10**9,
+        "achieved_flops": 1e11,
+        "gemm_flops": 2e11,
+        "peers": [{"peer": "torch", "peer_images_per_second": 50.0, "ratio": 2.0, "peer_settings": "eager"}],
+    }
+    lines = benchmark.table(result).splitlines()
+    assert lines[1] == "dcgan_jax     100.0 images/s (90.0 to 110.0), jax"
+    assert lines[3].strip() == "100 GFLOP/s by definition (1.00 GFLOP an image), 50% of a matrix product's"
+    assert lines[4] == "torch         50.0 images/s, eager: dcgan_jax is 2.00 times as fast"
+
+
+@pytest.mark.parametrize("projection_norm", ["unit", "channel"])
+def test_torch_peer_takes_the_same_step(projection_norm: str) -> None:
+    torch = pytest.importorskip("torch")
+    from dcgan_jax.benchmark_torch import TorchTrainer
+
+    config = tiny.config(
+        model__kernel_size=5, model__generator__projection_norm=projection_norm, update_order="discriminator_first"
+    )
+    states, history = tiny.run_steps(config)
+    trainer = TorchTrainer(config)
+    load(trainer, states[0])
+
+    keys = rng.example_keys(rng.stream(config.seed, "z", 0), 0, config.batch_size)
+    z = jax.vmap(lambda key: models.sample_noise(key, (config.model.z_dim,), config.model.z_distribution))(keys)
+    images = torch.tensor(tiny.images(config.batch_size, seed=0).transpose(0, 3, 1, 2))
+    z = torch.tensor(np.array(z))
+    d_loss, g_loss = trainer.step(images, z, z)
+    assert float(d_loss) == pytest.approx(history[0]["d_loss"], rel=1e-5)
+    # After D's update, whose first Adam step is little more than the sign of a gradient.
+    assert float(g_loss) == pytest.approx(history[0]["g_loss"], rel=1e-3)
+
+
+def load(trainer: Any, state: Any) -> None:
+    """Copies our parameters and empties the optimizers' moments."""
+    import torch
+
+    def assign(parameter: Any, value: np.ndarray) -> None:
+        with torch.no_grad():
+            parameter.copy_(torch.tensor(np.ascontiguousarray(value)))
+
+    def flat(values: np.ndarray, side: int) -> np.ndarray:
+        """Last axis (row, column, feature) -> (feature, row, column)."""
+        maps = values.reshape(-1, side, side, values.shape[-1] // side**2)
+        return maps.transpose(0, 3, 1, 2).reshape(values.shape)
+
+    generator, ours = trainer.generator, state.generator.params
+    assign(generator.projection.weight, flat(ours["projection"]["kernel"], 2).T)
+    for name, parameter in (("gain", "weight"), ("shift", "bias")):
+        value = ours["projection_norm"][name]
+        assign(getattr(generator.projection_norm, parameter), flat(value, 2) if generator.per_unit else value)
+        assign(getattr(generator.norms[0], parameter), ours["deconv1_norm"][name])
+        assign(getattr(trainer.discriminator.norms[1], parameter), state.discriminator.params["conv2_norm"][name])
+    for i in (0, 1):
+        assign(generator.layers[i].weight, ours[f"deconv{i + 1}"].transpose(3, 2, 0, 1))
+        kernel = state.discriminator.params[f"conv{i + 1}"]
+        assign(trainer.discriminator.layers[i].weight, kernel.transpose(3, 2, 0, 1))
+    assign(trainer.discriminator.logit.weight, flat(state.discriminator.params["logit"]["kernel"].T, 2))
+    for optimizer in trainer.optimizers:
+        optimizer.state.clear()
+
+
+def test_torch_peer_refuses_other_networks() -> None:
+    pytest.importorskip("torch")
+    from dcgan_jax.benchmark_torch import check_peer
+
+    with pytest.raises(UserError, match=r"config.model.norm 'paper' only, not 'all'"):
+        check_peer(tiny.config(model__norm="all"))
