@@ -309,8 +309,8 @@ class Winograd(_Layer):
         m, s = self.m, self.stride
         if self.pad % s:  # the first pixel of the unpadded map is the second one of a block
             terms = [jnp.flip(term, phase) for term in terms]
-        # Pixel (v, w) of tile t is phase (w + pad) % s of block i = v + (w + pad) // s of the padded map; tile t + shift
-        # knows that as its block i - m * shift.
+        # Pixel (v, w) of tile t is phase (w + pad) % s of block i = v + (w + pad) // s of the padded map, which is
+        # block i - m * shift of tile t + shift.
         block = np.arange(m)[:, None] + (np.arange(s) + self.pad) // s
         products = []
         for shift in (0, -1, 1):
