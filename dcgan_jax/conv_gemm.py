@@ -231,24 +231,22 @@ class Winograd(_Layer):
         return pixels.reshape(self.batch, s * self.height, s * self.width, self.large_features)
 
     def kernel(self, kernel: jax.Array) -> list[jax.Array]:
-        features = (self.large_features, self.small_features)
-        by_row = self._evaluate_taps(_stored(kernel), axis=0)  # y p tap C S
+        by_row = _stored(self._evaluate_taps(_stored(kernel), axis=0, at=0))  # y p tap C S
         stacks = []
         for y, x, p, q in self._stacks:
-            matrices = self._evaluate_taps(by_row[y, :p], axis=2, points=x)[:, :, :, :q]  # y p x q C S
-            matrices = _stored(matrices.transpose(0, 2, 1, 3, 4, 5))
-            stacks.append(matrices.reshape(-1, p * q * features[0], features[1]))
+            matrices = _stored(self._evaluate_taps(by_row[y, :p], axis=2, at=1, points=x)[:, :, :, :q])  # y x p q C S
+            stacks.append(matrices.reshape(-1, p * q * self.large_features, self.small_features))
         return stacks
 
-    def _evaluate_taps(self, kernel: jax.Array, axis: int, points: slice = slice(None)) -> jax.Array:
-        """Replaces axis `axis`, the k taps, by (points, stride): the polynomials of each phase at these points."""
+    def _evaluate_taps(self, kernel: jax.Array, axis: int, at: int, points: slice = slice(None)) -> jax.Array:
+        """The polynomials of each phase: phases replace the k taps at `axis`, points are a new axis `at` <= `axis`."""
         _, _, g = toom_cook(self.m, self.taps)
         terms = []
         for i in range(self.taps):
             taps = lax.slice_in_dim(kernel, self.stride * i, min(self.stride * (i + 1), self.size), axis=axis)
             exists = np.arange(self.stride) < taps.shape[axis]  # a missing tap is left out
-            weights = g[points, i, None] * exists  # point phase
-            terms.append(jnp.expand_dims(taps, axis) * _along(weights, axis, taps))
+            weights = (g[points, i, None] * exists).reshape(-1, *[1] * (axis - at), self.stride)
+            terms.append(jnp.expand_dims(taps, at) * _along(weights, at, taps))
         return functools.reduce(jnp.add, terms)
 
     def kernel_transpose(self, matrices: list[jax.Array]) -> jax.Array:
@@ -258,10 +256,12 @@ class Winograd(_Layer):
         for (y, _, p, q), stack in zip(self._stacks, matrices, strict=True):
             full = stack.reshape(len(range(self.points)[y]), -1, p, q, self.large_features, self.small_features)
             maps.append(jnp.pad(full, ((0, 0), (0, 0), (0, s - p), (0, s - q), (0, 0), (0, 0))))
+        # Taps stand inside C, so that one sweep over the products serves all of them.
         by_row = [
-            _stored(_combine(g.T, [terms for part in parts for terms in part], axis=1)) for parts in self._by_x(maps)
-        ]  # x tap p q C S
-        taps = _combine(g.T, [terms for part in by_row for terms in part], axis=2)  # tap p tap q C S
+            _stored(_combine(g.T, [terms for part in parts for terms in part], axis=4)) for parts in self._by_x(maps)
+        ]  # x p q C tap S
+        terms = [jnp.moveaxis(part[x], 3, 0) for part in by_row for x in range(len(part))]  # tap p q C S
+        taps = _combine(g.T, terms, axis=2)  # tap p tap q C S
         return taps.reshape(s * r, s * r, self.large_features, self.small_features)[: self.size, : self.size]
 
     def small(self, small: jax.Array) -> list[jax.Array]:

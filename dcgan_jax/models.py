@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from ml_collections import ConfigDict
 
-from dcgan_jax import conv
+from dcgan_jax import batch_norm, conv
 from dcgan_jax.config_check import check_config
 
 Stages = tuple[tuple[int, int], ...]
@@ -61,24 +61,16 @@ class BatchNorm(nn.Module):
         gain = self.param("gain", _gains, (features,)) if self.affine else jnp.ones((features,))
         shift = self.param("shift", nn.initializers.zeros, (features,)) if self.affine else jnp.zeros((features,))
 
-        values = x.astype(jnp.float32).reshape(groups, -1, features)
         if train:
-            # Two passes, as in the authors' lib/ops.py: mean(x^2) - mean(x)^2 would lose the variance of maps whose
-            # mean is large, and an epsilon of 1e-8 would then blow up the rounding.
-            mean = self._over_devices(values.mean(1, keepdims=True))
-            var = self._over_devices(jnp.square(values - mean).mean(1, keepdims=True))
+            axis_name = None if self.is_initializing() else self.axis_name
+            rows = x.reshape(groups, -1, features)
+            y, (mean, var) = batch_norm.normalise(rows, gain, shift, self.epsilon, axis_name)
             if self.is_mutable_collection("batch_stats") and not self.is_initializing():
                 running_mean.value += (1.0 - self.momentum) * (mean[0, 0] - running_mean.value)
                 running_var.value += (1.0 - self.momentum) * (var[0, 0] - running_var.value)
         else:
-            mean, var = running_mean.value, running_var.value
-        normalised = (values - mean) * (gain * lax.rsqrt(var + self.epsilon)) + shift
-        return normalised.astype(self.dtype).reshape(x.shape)
-
-    def _over_devices(self, mean: jax.Array) -> jax.Array:
-        if self.axis_name is None or self.is_initializing():
-            return mean
-        return lax.pmean(mean, self.axis_name)
+            y = (x - running_mean.value) * (gain * lax.rsqrt(running_var.value + self.epsilon)) + shift
+        return y.astype(self.dtype).reshape(x.shape)
 
 
 def _join_labels(x: jax.Array, labels: jax.Array | None, num_classes: int) -> jax.Array:

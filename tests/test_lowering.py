@@ -1,0 +1,149 @@
+"""What the training step lowers to for GPUs and TPUs, read from its StableHLO; neither is needed."""
+
+import re
+from collections import Counter
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+from dcgan_jax import data_parallel, models, train_step
+from dcgan_jax.input_pipeline import gathering
+from dcgan_jax.train_state import GANState, create_state
+from tests import tiny
+
+KERNEL = (5, 5)
+ELEMENT = {"float32": "f32", "bfloat16": "bf16"}
+everywhere = pytest.mark.parametrize("platform", ["cuda", "tpu"])
+precisions = pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+
+
+class Operation(NamedTuple):
+    text: str
+    shapes: list[tuple[int, ...]]  # of the operands, then of the result
+    elements: list[str]
+
+
+@cache
+def export_step(platform: str, precision: str, order: str = "generator_first") -> tuple[GANState, Any]:
+    """The abstract state that goes in, and the exported step: the 64-pixel network of the paper, 8 to 32 maps wide."""
+    config = tiny.config(
+        data__image_size=64,
+        model__kernel_size=5,
+        model__generator__stages=((32, 2), (24, 2), (16, 2), (8, 2)),
+        model__discriminator__stages=((8, 2), (16, 2), (24, 2), (32, 2)),
+        conv="auto",
+        precision=precision,
+        update_order=order,
+    )
+    state = jax.eval_shape(partial(create_state, config, *models.build_models(config)))
+    batch = {"image": jax.ShapeDtypeStruct((config.batch_size, 64, 64, 3), np.uint8)}
+    step = data_parallel.map_step(gathering(train_step.make_train_step(config)), tiny.mesh(), "shard_map")
+    return state, jax.export.export(step, platforms=[platform])(state, {}, batch)
+
+
+@cache
+def program(platform: str, precision: str, order: str = "generator_first") -> str:
+    return export_step(platform, precision, order)[1].mlir_module()
+
+
+def operations(text: str, name: str) -> list[Operation]:
+    """All operations of one name. Each stands on a line of its own that ends with the types."""
+    found = []
+    for line in text.splitlines():
+        if f"stablehlo.{name}" in line:
+            types = [match.split("x") for match in re.findall(r"tensor<([^>]+)>", line)]
+            shapes = [tuple(int(side) for side in sides) for *sides, _ in types]
+            found.append(Operation(line, shapes, [element for *_, element in types]))
+    return found
+
+
+def dilations(convolution: Operation) -> tuple[bool, bool]:
+    """Whether the left and the right operand are dilated; any dilation is 2 x 2."""
+    dilated = re.findall(r"(\w+)_dilate = \[(\d), (\d)\]", convolution.text)
+    assert all(factors == ["2", "2"] for _, *factors in dilated)
+    return tuple(side in [name for name, *_ in dilated] for side in ("lhs", "rhs"))  # type: ignore[return-value]
+
+
+@everywhere
+@precisions
+def test_convolutions_are_convolutions_and_products_are_dense_layers(platform: str, precision: str) -> None:
+    """Nothing of the CPU's formulation is left: no stacks of matrix products, no barriers.
+
+    The 8 products, of matrices: the projection forward twice (one generator pass per player) and its weights'
+    gradient once; the logit forward and its input's gradient once per player, its weights' gradient once.
+    """
+    text = program(platform, precision)
+    products = operations(text, "dot_general")
+    assert len(products) == (2 + 1) + (2 + 2 + 1)
+    assert all(len(shape) == 2 for product in products for shape in product.shapes)
+    assert "optimization_barrier" not in text
+
+
+@everywhere
+@pytest.mark.parametrize(("order", "generator_passes"), [("generator_first", 2), ("discriminator_first", 1)])
+def test_convolutions_by_kind(platform: str, order: str, generator_passes: int) -> None:
+    """Four layers each.
+
+    Dilated maps under a kernel, which XLA's GPU compiler hands to cuDNN as backward-data: every deconvolution of every
+    generator pass; input gradients of the discriminator, 4 of them under the generator's loss, which needs that of the
+    images, and 3 under its own.
+
+    Plain strided ones: the discriminator forward for each player, and the generator's input gradients, 4 because the
+    projection lies before the first deconvolution.
+
+    Kernel gradients: 4 of each network. One of the two maps is dilated, never both.
+    """
+    kinds: Counter[str] = Counter()
+    for convolution in operations(program(platform, "float32", order), "convolution"):
+        _, right, result = convolution.shapes
+        strided, dilated = "stride = [2, 2]" in convolution.text, dilations(convolution)
+        if result[:2] == KERNEL:
+            assert not strided and sum(dilated) == 1
+            kinds["kernel gradient"] += 1
+        else:
+            assert right[:2] == KERNEL
+            assert (strided, dilated) in [(True, (False, False)), (False, (True, False))]
+            kinds["strided" if strided else "transposed"] += 1
+    assert kinds == {"transposed": 4 * generator_passes + 4 + 3, "strided": 4 + 4 + 4, "kernel gradient": 4 + 4}
+
+
+@everywhere
+@precisions
+def test_precision_of_convolutions_and_products(platform: str, precision: str) -> None:
+    text = program(platform, precision)
+    for operation in operations(text, "convolution") + operations(text, "dot_general"):
+        assert operation.elements == [ELEMENT[precision]] * 3, operation.text
+
+
+@everywhere
+@precisions
+def test_maps_are_never_transposed(platform: str, precision: str) -> None:
+    """Only the gradients of the two dense layers' weights are: [4 * 4 * 32, 5] and [1, 4 * 4 * 32].
+
+    Convolutions over a kernel read and write maps as [batch, height, width, features].
+    """
+    text = program(platform, precision)
+    assert sorted(transpose.shapes[0] for transpose in operations(text, "transpose")) == [(1, 512), (512, 5)]
+    for convolution in operations(text, "convolution"):
+        if convolution.shapes[-1][:2] != KERNEL:
+            assert re.search(r"\[b, 0, 1, f\]x\[0, 1, (i, o|o, i)\]->\[b, 0, 1, f\]", convolution.text)
+
+
+@everywhere
+@precisions
+def test_state_and_metrics_are_float32(platform: str, precision: str) -> None:
+    state, exported = export_step(platform, precision)
+    new_state, metrics = jax.tree.unflatten(exported.out_tree, exported.out_avals)
+    for player in (new_state.generator, new_state.discriminator):
+        adam = player.opt_state[1][0]
+        leaves = jax.tree.leaves((player.params, player.batch_stats, adam.mu, adam.nu))
+        assert {leaf.dtype for leaf in leaves} == {np.dtype(np.float32)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(metrics)} == {np.dtype(np.float32)}
+
+    def types(tree: GANState) -> list[tuple[tuple[int, ...], np.dtype]]:
+        return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
+
+    assert types(new_state) == types(state)  # so the step can be given its own result
