@@ -34,7 +34,7 @@ from jax import lax
 # errors relative to lax.conv stay below 2e-6 (m = 2) and 1e-5 (m = 4).
 _POINTS = {2: (0,), 3: (0, 1), 4: (0, 1, -1), 5: (0, 1, -1, 2), 6: (0, 1, -1, 2, -2)}
 # With fewer rows than this the matrix products of m = 4 are too thin and m = 2 is faster (measured).
-_MIN_ROWS = 128
+_MIN_ROWS = 64
 # Below this many large features (the image ends) the products are too small to pay for the transforms (measured).
 _MIN_FEATURES = 16
 
