@@ -111,7 +111,7 @@ def _gemm_conv_forward(large, kernel, stride, method):  # type: ignore[no-untype
 def _gemm_conv_backward(stride, method, residuals, cotangent):  # type: ignore[no-untyped-def]
     v, u, plan = residuals
     z = plan.small(cotangent)
-    return (
+    return _in_turn(
         plan.large_transpose([a @ b.mT for a, b in zip(z, u, strict=True)]),
         plan.kernel_transpose([_inner(a, b) for a, b in zip(v, z, strict=True)]),
     )
@@ -136,13 +136,22 @@ def _gemm_conv_transpose_forward(small, kernel, stride, method):  # type: ignore
 def _gemm_conv_transpose_backward(stride, method, residuals, cotangent):  # type: ignore[no-untyped-def]
     z, u, plan = residuals
     v = plan.large(cotangent)
-    return (
+    return _in_turn(
         plan.small_transpose([a @ b for a, b in zip(v, u, strict=True)]),
         plan.kernel_transpose([_inner(a, b) for a, b in zip(v, z, strict=True)]),
     )
 
 
 _gemm_conv_transpose.defvjp(_gemm_conv_transpose_forward, _gemm_conv_transpose_backward)
+
+
+def _in_turn(image: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Both gradients of a layer, to be finished before the layer below begins.
+
+    Otherwise products and passes over memory of several layers run at once on the same cores, 2 % slower (measured).
+    """
+    image, kernel = lax.optimization_barrier((image, kernel))
+    return image, kernel
 
 
 def _inner(v: jax.Array, z: jax.Array) -> jax.Array:
