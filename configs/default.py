@@ -115,6 +115,9 @@ def get_config() -> ConfigDict:
     # --- Machine -------------------------------------------------------------------------------------------------
     # How the step is mapped over devices: 'shard_map' or 'pmap'. Same results.
     config.mapper = "shard_map"
+    # Steps that one call of the compiled program makes when the data lives on the device: a GPU or TPU then never
+    # waits for Python. They divide all intervals above. 0: as many as suit, 1 on the CPU.
+    config.steps_per_call = 0
     # Formulation of the convolutions: 'auto' (the fastest for the platform), 'winograd', 'im2col' or 'lax'.
     config.conv = "auto"
     # Arithmetic inside the networks: 'float32' or 'bfloat16'. Parameters, statistics, losses and Adam are float32.

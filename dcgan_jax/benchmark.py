@@ -7,7 +7,7 @@ their turn: a step, or as many as fill a second. Ratios are taken within a round
 machine down slows both sides; the table and the JSON give medians over rounds.
 
 Peers: 'torch' trains the same networks in PyTorch (benchmark_torch.py); 'lax' is this package with XLA's own
-convolutions. --scaling adds runs at other batch sizes and widths.
+convolutions. --scaling adds runs at other batch sizes and widths, and a plot beside the JSON.
 
 Needs neither a data set nor tensorflow, tensorflow-datasets, clu or grain. PyTorch: pip install -e '.[bench]'.
 """
@@ -57,7 +57,7 @@ class System:
         self._steps = max(1, round(_TURN_SECONDS / self._run(1)))
 
     def take_turn(self) -> None:
-        self.seconds.append(self._run(self._steps) / self._steps)
+        self.seconds.append(self._run(self._steps))
 
     def stop(self) -> int:
         """Ends the process; returns its peak memory in bytes."""
@@ -95,13 +95,13 @@ def measure(config: ConfigDict, peers: Sequence[str], rounds: int) -> dict[str, 
     Raises:
       UserError: a peer is not installed, or cannot train these networks.
     """
-    systems = [System(name, config) for name in ("dcgan_jax", *peers, "matrix_product")]
+    systems = [System(name, config) for name in ("dcgan_jax", *peers, "streamed_input", "matrix_product")]
     for _ in range(rounds):
         for system in systems:
             system.take_turn()
     peaks = [system.stop() for system in systems]
 
-    ours, *others, product = systems
+    ours, *others, streamed, product = systems
     speeds = [config.batch_size / seconds for seconds in ours.seconds]
     speed = statistics.median(speeds)
     per_image = flops.flops_per_image(config)
@@ -113,6 +113,7 @@ def measure(config: ConfigDict, peers: Sequence[str], rounds: int) -> dict[str, 
         "device": ours.facts.device,
         "batch_size": config.batch_size,
         "rounds": rounds,
+        "streamed_images_per_second": statistics.median(config.batch_size / seconds for seconds in streamed.seconds),
         "compile_seconds": ours.facts.compile_seconds,
         "peak_memory_bytes": peaks[0],
         "activation_bytes": flops.activation_bytes_per_image(config) * config.batch_size,
@@ -162,6 +163,7 @@ def table(result: dict[str, Any]) -> str:
         f"peak memory {result['peak_memory_bytes'] / 1e9:.2f} GB",
         f"              {result['achieved_flops'] / 1e9:.0f} GFLOP/s by definition "
         f"({result['flops_per_image'] / 1e9:.2f} GFLOP an image), {share:.0%} of a matrix product's",
+        f"input         {result['streamed_images_per_second']:,.0f} images/s, streamed, without the step",
     ]
     for row in result.get("peers", ()):
         lines.append(
@@ -176,6 +178,27 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draws how speed and memory grow with the arithmetic of a step, from the rows of `scaling`, into a PNG file."""
+    import matplotlib.pyplot as plt
+
+    figure, (speed, memory) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for row in rows:
+        work = row["flops_per_image"] * row["batch_size"] / 1e9
+        label = f"batch {row['batch_size']}, width {row['width']:.3g}"
+        speed.plot(work, row["batch_size"] / row["images_per_second"], "o", label=label)
+        memory.plot(row["activation_bytes"] / 1e9, row["peak_memory_bytes"] / 1e9, "o")
+    for axes, x, y in (
+        (speed, "GFLOP per step, by definition", "seconds per step"),
+        (memory, "activations of a step (GB)", "peak memory (GB)"),
+    ):
+        axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
+        axes.grid(which="both", alpha=0.2)
+    speed.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
 def main() -> None:
     config = _CONFIG.value
     if _BATCH_SIZE.value:
@@ -186,7 +209,10 @@ def main() -> None:
         result["scaling"] = scaling(config, _ITERATIONS.value)
     print(table(result))
     if _OUTPUT.value:
-        run_folder.write_atomically(Path(_OUTPUT.value), (json.dumps(result, indent=2) + "\n").encode())
+        output = Path(_OUTPUT.value)
+        run_folder.write_atomically(output, (json.dumps(result, indent=2) + "\n").encode())
+        if _SCALING.value:
+            plot(result["scaling"], output.with_suffix(".png"))
 
 
 if __name__ == "__main__":
@@ -195,6 +221,6 @@ if __name__ == "__main__":
     _ITERATIONS = flags.DEFINE_integer("iterations", 10, "Rounds; a step or more of each system.", lower_bound=1)
     _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the result.")
     _PEER = flags.DEFINE_multi_enum("peer", [], PEERS, "A system to run beside ours; may be given twice.")
-    _SCALING = flags.DEFINE_bool("scaling", False, "Also sweep batch size and width.")
+    _SCALING = flags.DEFINE_bool("scaling", False, "Also sweep batch size and width, and plot it beside --output.")
     flags.mark_flag_as_required("config")
     command_line.run(main)

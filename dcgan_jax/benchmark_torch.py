@@ -137,13 +137,14 @@ class TorchTrainer:
             name = torch.cuda.get_device_name()
         self.facts = Facts(f"torch {torch.__version__}, channels_last, fused Adam, {settings}", name, seconds)
 
-    def run(self, steps: int) -> None:
+    def run(self, steps: int) -> int:
         """Runs training steps and waits for them."""
         for i in range(steps):
             images = self._pool[i % _POOL_BATCHES].contiguous(memory_format=torch.channels_last)
             self._step(images, self.noise(), self.noise())
         if self._device.type == "cuda":
             torch.cuda.synchronize()
+        return steps
 
     def noise(self) -> torch.Tensor:
         shape = (self._config.batch_size, self._config.model.z_dim)

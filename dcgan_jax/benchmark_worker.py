@@ -3,8 +3,11 @@
 A process each: systems then share neither thread pools nor memory, and the peak memory of each can be read.
 """
 
+import dataclasses
+import itertools
 import resource
 import sys
+import tempfile
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,15 +18,17 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcgan_jax import command_line, data_parallel, models, run_folder
+from dcgan_jax import allocator, command_line, data_parallel, models, run_folder
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.errors import UserError
-from dcgan_jax.input_pipeline import Batches, gathering
+from dcgan_jax.input_pipeline import Batches, over_batches
 from dcgan_jax.train_state import create_state
 from dcgan_jax.train_step import make_train_step
 
 # Batches of random images that the steps go through.
 _POOL_BATCHES = 4
+# Size of the pack that `StreamedInput` reads.
+_PACK_BYTES = 1 << 28
 # Steps before the first measured one: the heap grows until it has seen every size of buffer a few times.
 _WARM_UP_STEPS = 6
 
@@ -39,8 +44,8 @@ class Facts(NamedTuple):
 class Trainer(Protocol):
     facts: Facts
 
-    def run(self, steps: int) -> None:
-        """Runs training steps and waits for them."""
+    def run(self, steps: int) -> int:
+        """Runs at least so many training steps and waits for them; returns how many it ran."""
 
     def memory_bytes(self) -> int | None:
         """Most bytes in use so far on an accelerator; None on the CPU."""
@@ -50,31 +55,56 @@ class JaxTrainer:
     """The training step of this package as `train.py` runs it, on random images."""
 
     def __init__(self, config: ConfigDict) -> None:
-        size, channels, classes = config.data.image_size, config.data.channels, config.model.num_classes
-        shape = (_POOL_BATCHES * config.batch_size, size, size, channels)
-        images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-        labels = np.arange(len(images), dtype=np.int32) % classes if classes else None
         mesh = data_parallel.make_mesh(config.batch_size)
-        self._batches = Batches(config, ImageDataset(images, labels, {}, None, {}, Path()), mesh)
+        self._batches = Batches(config, _random_images(config, _POOL_BATCHES * config.batch_size), mesh)
         self._stream = self._batches.from_step(0)
         generator, discriminator = models.build_models(config)
         fresh = jax.jit(lambda: create_state(config, generator, discriminator))
         self._state = jax.block_until_ready(data_parallel.replicate(mesh, fresh()))
-        self._step = data_parallel.map_step(gathering(make_train_step(config)), mesh, config.mapper)
+        self._step = data_parallel.map_step(over_batches(make_train_step(config)), mesh, config.mapper)
         start = time.perf_counter()
         self.run(1)
         settings = f"jax {jax.__version__}, conv {config.conv}, {config.precision}"
+        if self._batches.steps_per_call > 1:
+            settings += f", {self._batches.steps_per_call} steps a call"
         self.facts = Facts(settings, jax.devices()[0].device_kind, time.perf_counter() - start)
 
-    def run(self, steps: int) -> None:
+    def run(self, steps: int) -> int:
+        calls = -(-steps // self._batches.steps_per_call)
         metrics: Any = None
-        for _ in range(steps):
-            self._state, metrics = self._step(self._state, self._batches.pack, next(self._stream))
+        for _, batches in itertools.islice(self._stream, calls):
+            self._state, metrics = self._step(self._state, self._batches.pack, batches)
         jax.block_until_ready((self._state, metrics))
+        return calls * self._batches.steps_per_call
 
     def memory_bytes(self) -> int | None:
         stats = jax.local_devices()[0].memory_stats()
         return None if stats is None else stats.get("peak_bytes_in_use")
+
+
+class StreamedInput:
+    """Batches that are gathered from a memory-mapped pack and handed to the device, without the step."""
+
+    def __init__(self, config: ConfigDict) -> None:
+        streamed = config.copy_and_resolve_references()
+        streamed.data.placement, streamed.steps_per_call = "host", 1
+        image_bytes = config.data.image_size**2 * config.data.channels
+        in_memory = _random_images(config, max(config.batch_size, _PACK_BYTES // image_bytes))
+        with tempfile.TemporaryFile() as file:  # its map outlives it
+            pack = np.memmap(file, np.uint8, "w+", shape=in_memory.images.shape)
+        pack[:] = in_memory.images
+        dataset = dataclasses.replace(in_memory, images=pack)
+        self._stream = Batches(streamed, dataset, data_parallel.make_mesh(config.batch_size)).from_step(0)
+        start = time.perf_counter()
+        self.run(1)
+        self.facts = Facts("streamed", jax.devices()[0].device_kind, time.perf_counter() - start)
+
+    def run(self, steps: int) -> int:
+        jax.block_until_ready(list(itertools.islice(self._stream, steps)))
+        return steps
+
+    def memory_bytes(self) -> int | None:
+        return None
 
 
 class MatrixProduct:
@@ -89,10 +119,11 @@ class MatrixProduct:
         settings = f"{self.size} x {self.size} matrices, {config.precision}"
         self.facts = Facts(settings, jax.devices()[0].device_kind, time.perf_counter() - start)
 
-    def run(self, steps: int) -> None:
+    def run(self, steps: int) -> int:
         for _ in range(steps):
             result = self._product(self._factor, self._factor)
         result.block_until_ready()
+        return steps
 
     def memory_bytes(self) -> int | None:
         return None
@@ -104,16 +135,17 @@ def matrix_size() -> int:
 
 
 def serve(connection: Connection, system: str, config_json: str) -> None:
-    """Builds a system, sends its `Facts`, then answers every number of steps with the seconds they took.
+    """Builds a system, sends its `Facts`, then answers every number of steps with the seconds that each of them took.
 
     The request None ends it; the answer is its peak memory in bytes. A UserError is sent as it is.
 
     Args:
       connection: to the process that measures.
-      system: 'dcgan_jax', 'matrix_product', 'torch', or 'lax': this package with XLA's own convolutions.
+      system: 'dcgan_jax', 'torch', 'lax' (this package with XLA's own convolutions), 'streamed_input' or
+        'matrix_product'.
       config_json: the config, see `run_folder.from_json`.
     """
-    command_line.configure_allocator()
+    allocator.keep_buffers()
     command_line.configure_compilation_cache()
     config = run_folder.from_json(config_json)
     try:
@@ -121,18 +153,20 @@ def serve(connection: Connection, system: str, config_json: str) -> None:
     except UserError as error:
         connection.send(error)
         return
-    trainer.run(1 if system == "matrix_product" else _WARM_UP_STEPS)
+    trainer.run(_WARM_UP_STEPS)
     connection.send(trainer.facts)
     while (steps := connection.recv()) is not None:
         start = time.perf_counter()
-        trainer.run(steps)
-        connection.send(time.perf_counter() - start)
+        done = trainer.run(steps)
+        connection.send((time.perf_counter() - start) / done)
     connection.send(trainer.memory_bytes() or _resident_bytes())
 
 
 def _make_trainer(system: str, config: ConfigDict) -> Trainer:
     if system == "matrix_product":
         return MatrixProduct(config)
+    if system == "streamed_input":
+        return StreamedInput(config)
     if system == "torch":
         try:
             from dcgan_jax.benchmark_torch import TorchTrainer
@@ -142,6 +176,13 @@ def _make_trainer(system: str, config: ConfigDict) -> Trainer:
     if system == "lax":
         config.conv = "lax"
     return JaxTrainer(config)
+
+
+def _random_images(config: ConfigDict, count: int) -> ImageDataset:
+    size, channels, classes = config.data.image_size, config.data.channels, config.model.num_classes
+    images = np.random.default_rng(0).integers(0, 256, (count, size, size, channels), np.uint8)
+    labels = np.arange(count, dtype=np.int32) % classes if classes else None
+    return ImageDataset(images, labels, {}, None, {}, Path())
 
 
 def _resident_bytes() -> int:

@@ -1,9 +1,7 @@
 """What every entry point shares: process-wide settings, flags, and how errors are told."""
 
-import ctypes
 import difflib
 import os
-import platform
 import runpy
 import signal
 import sys
@@ -15,12 +13,9 @@ from typing import NoReturn
 import jax
 from absl import app, logging
 
-from dcgan_jax import run_folder
+from dcgan_jax import allocator, run_folder
 from dcgan_jax.cache import cache_folder
 from dcgan_jax.errors import UserError
-
-# glibc's mallopt parameters (malloc.h).
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def run(work: Callable[[], None]) -> None:
@@ -43,7 +38,7 @@ def run(work: Callable[[], None]) -> None:
             sys.exit(128 + signal.SIGINT)
 
     logging.set_verbosity(logging.WARNING)
-    configure_allocator()
+    allocator.keep_buffers()
     configure_compilation_cache()
     app.run(main, flags_parser=_parse_flags)
 
@@ -51,23 +46,6 @@ def run(work: Callable[[], None]) -> None:
 def _exit_on_signal(signum: int, frame: FrameType | None) -> NoReturn:
     del frame
     sys.exit(128 + signum)  # an exception, unlike the signal's own effect: temporary files are removed
-
-
-def configure_allocator() -> bool:
-    """Keeps large buffers in the process between steps; call before the first computation. Returns whether it was done.
-
-    glibc maps every buffer over 32 MB anew from the kernel, which then faults in each of its pages at every training
-    step. Here memory comes from the heap and is not given back until the process ends. Programs run in the thread that
-    calls them (no asynchronous dispatch), because only the main thread's buffers come from that heap; the scratch
-    memory of worker threads comes from arenas of their own, so that no thread waits for another's. Linux with glibc
-    only; switched off by DCGAN_JAX_MALLOC=0. docs/performance.md has what it saves.
-    """
-    if platform.libc_ver()[0] != "glibc" or os.environ.get("DCGAN_JAX_MALLOC") == "0":
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 256 << 20))
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
-    return all(mallopt(parameter, value) == 1 for parameter, value in settings)
 
 
 def configure_compilation_cache() -> None:

@@ -24,6 +24,8 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "precision": ("float32", "bfloat16"),
     "update_order": ("discriminator_first", "generator_first"),
 }
+# Intervals between things that happen after a step.
+STEP_INTERVALS = ("log_every", "sample_every", "checkpoint_every")
 # Lowest value allowed, and the bound that a value must stay below.
 _RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (1, math.inf),
@@ -49,6 +51,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "optimizer.l2": (0, math.inf),
     "sample_every": (0, math.inf),
     "seed": (0, 2**32),
+    "steps_per_call": (0, math.inf),
 }
 
 
@@ -65,6 +68,12 @@ def check_config(config: ConfigDict) -> None:
             raise UserError(f"config.{name} is {value!r}; it must be {allowed}.")
     for player in ("generator", "discriminator"):
         _check_stages(f"config.model.{player}.stages", config.model[player].stages, config.data.image_size)
+    for name in STEP_INTERVALS:
+        if config.steps_per_call > 1 and config[name] % config.steps_per_call:
+            raise UserError(
+                f"config.{name} is {config[name]}, not a multiple of config.steps_per_call {config.steps_per_call}: "
+                "change one of them, or set --config.steps_per_call=1."
+            )
     decay = config.optimizer
     if decay.decay_steps and config.num_steps > decay.decay_begin + decay.decay_steps:
         raise UserError(

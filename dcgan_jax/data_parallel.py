@@ -38,18 +38,20 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
 
 
 def map_step(step: Callable[..., tuple[Any, Any]], mesh: Mesh, mapper: str) -> Callable[..., tuple[Any, Any]]:
-    """Maps per-device `step(state, pack, batch) -> (state, metrics)` over the mesh and compiles it.
+    """Maps per-device `step(state, pack, batches) -> (state, metrics)` over the mesh and compiles it.
 
-    `state` and `pack` are replicated; leaves of `batch` are split along their first axis. `mapper` is 'shard_map',
-    which reuses the memory of the old state (do not touch it again), or 'pmap', which keeps it.
+    `state` and `pack` are replicated; leaves of `batches` [steps, batch, ...] are split along the batch. `mapper` is
+    'shard_map', which reuses the memory of the old state (do not touch it again), or 'pmap', which keeps it.
 
     shard_map's replication check is off: it cannot see through the custom gradients of `conv.py`. Semantics are then
     those of pmap: gradients are local until the step averages them.
     """
     if mapper == "shard_map":
-        mapped = jax.shard_map(step, mesh=mesh, in_specs=(P(), P(), P(AXIS)), out_specs=(P(), P()), check_vma=False)
+        mapped = jax.shard_map(
+            step, mesh=mesh, in_specs=(P(), P(), P(None, AXIS)), out_specs=(P(), P()), check_vma=False
+        )
         return jax.jit(mapped, donate_argnums=0, compiler_options=_compiler_options(mesh))
-    return jax.pmap(step, AXIS, in_axes=(None, None, 0), out_axes=(None, None), devices=mesh.devices.tolist())
+    return jax.pmap(step, AXIS, in_axes=(None, None, 1), out_axes=(None, None), devices=mesh.devices.tolist())
 
 
 def _compiler_options(mesh: Mesh) -> dict[str, str] | None:
@@ -63,10 +65,10 @@ def _compiler_options(mesh: Mesh) -> dict[str, str] | None:
     return None
 
 
-def shard_batch(mesh: Mesh, mapper: str, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Places this host's slice of a batch, leaves [host_batch, ...], as the mapper wants it."""
+def shard_batches(mesh: Mesh, mapper: str, batches: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Places this host's slice of batches, leaves [steps, host_batch, ...], as the mapper wants it."""
     if mapper == "pmap":
         local = len(mesh.local_devices)
-        return {name: values.reshape(local, -1, *values.shape[1:]) for name, values in batch.items()}
-    sharding = NamedSharding(mesh, P(AXIS))
-    return {name: jax.make_array_from_process_local_data(sharding, values) for name, values in batch.items()}
+        return {name: values.reshape(len(values), local, -1, *values.shape[2:]) for name, values in batches.items()}
+    sharding = NamedSharding(mesh, P(None, AXIS))
+    return {name: jax.make_array_from_process_local_data(sharding, values) for name, values in batches.items()}

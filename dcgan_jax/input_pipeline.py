@@ -6,25 +6,29 @@ whether images are gathered on the device or on the host.
 """
 
 import functools
-import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dcgan_jax import data_parallel
+from dcgan_jax.config_check import STEP_INTERVALS
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.errors import UserError
 
 # 'auto' puts a set on an accelerator when it fills at most this part of its memory.
 _DEVICE_MEMORY_SHARE = 0.5
-# Batches that are gathered ahead of the step.
+# Calls whose batches are gathered ahead.
 _PREFETCH = 2
+# config.steps_per_call=0 makes at most this many steps a call.
+_MOST_STEPS_PER_CALL = 50
 
 
 def check_dataset(config: ConfigDict, dataset: ImageDataset) -> None:
@@ -66,11 +70,13 @@ class Batches:
     """The data as the mapped step wants it.
 
     Attributes:
-      pack: replicated arrays that every step receives: 'image' uint8 [examples, height, width, channels] and 'label'
+      pack: replicated arrays that every call receives: 'image' uint8 [examples, height, width, channels] and 'label'
         int32 [examples] when the data lives on the device, nothing when it is streamed.
+      steps_per_call: training steps that one call of the mapped step makes.
     """
 
     def __init__(self, config: ConfigDict, dataset: ImageDataset, mesh: Mesh) -> None:
+        """Raises UserError if config.steps_per_call asks for several steps on streamed data."""
         self._arrays: dict[str, np.ndarray] = {"image": dataset.images}
         if config.model.num_classes and dataset.labels is not None:
             self._arrays["label"] = dataset.labels
@@ -78,38 +84,84 @@ class Batches:
         self._resident = config.data.placement == "device" or (
             config.data.placement == "auto" and _fits_on_device(dataset.images.nbytes, mesh)
         )
+        self.steps_per_call = _steps_per_call(config, self._resident, mesh)
         self.pack = data_parallel.replicate(mesh, dict(self._arrays)) if self._resident else {}
 
-    def from_step(self, step: int) -> Iterator[dict[str, Any]]:
-        """Sharded batches of step, step + 1, ...: 'index' int32 [batch], or 'image' and 'label' themselves."""
+    def from_step(self, first: int, last: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The calls that make the steps first + 1 ... last (without end if it is None).
+
+        Yields the number of the last step of each call, and its sharded batches [steps, batch, ...]: 'index' int32, or
+        'image' and 'label' themselves. Calls begin at multiples of steps_per_call; what lies before the first one and
+        behind the last one is done in single steps.
+        """
         with ThreadPoolExecutor(1, "prefetch") as pool:
-            pending = deque(pool.submit(self._batch, step + i) for i in range(_PREFETCH))
-            for next_step in itertools.count(step + _PREFETCH):
-                batch = pending.popleft().result()
-                pending.append(pool.submit(self._batch, next_step))
-                yield batch
+            pending: deque[tuple[int, Future[dict[str, Any]]]] = deque()
+            for begin, end in _calls(first, last, self.steps_per_call):
+                pending.append((end, pool.submit(self._gather, range(begin, end))))
+                if len(pending) > _PREFETCH:
+                    done, batches = pending.popleft()
+                    yield done, batches.result()
+            for done, batches in pending:
+                yield done, batches.result()
 
-    def _batch(self, step: int) -> dict[str, Any]:
+    def _gather(self, steps: range) -> dict[str, Any]:
         config = self._config
-        indices = batch_indices(config.seed, step, config.batch_size, len(self._arrays["image"]))
         share = config.batch_size // jax.process_count()
-        indices = indices[jax.process_index() * share :][:share]
+        mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+        size = len(self._arrays["image"])
+        indices = np.stack([batch_indices(config.seed, step, config.batch_size, size)[mine] for step in steps])
         if self._resident:
-            batch = {"index": indices.astype(np.int32)}
+            batches = {"index": indices.astype(np.int32)}
         else:
-            batch = {name: values[indices] for name, values in self._arrays.items()}
-        return data_parallel.shard_batch(self._mesh, config.mapper, batch)
+            batches = {name: values[indices] for name, values in self._arrays.items()}
+        return data_parallel.shard_batches(self._mesh, config.mapper, batches)
 
 
-def gathering(step: Callable[..., Any]) -> Callable[..., Any]:
-    """Turns `step(state, batch)` into `step(state, pack, batch)`, which gathers on the device if the pack is there."""
+def over_batches(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Turns `step(state, batch)` into `steps(state, pack, batches)`: a step per batch [steps, batch, ...].
 
-    def step_with_pack(state: Any, pack: dict[str, jax.Array], batch: dict[str, jax.Array]) -> Any:
-        if pack:
-            batch = {name: values[batch["index"]] for name, values in pack.items()}
-        return step(state, batch)
+    Gathers on the device if the pack is there. Metrics are those of the last step.
+    """
 
-    return step_with_pack
+    def steps(state: Any, pack: dict[str, jax.Array], batches: dict[str, jax.Array]) -> Any:
+        def one(state: Any, batch: dict[str, jax.Array]) -> Any:
+            if pack:
+                batch = {name: values[batch["index"]] for name, values in pack.items()}
+            return step(state, batch)
+
+        count = len(next(iter(batches.values())))
+        if count == 1:  # no loop: inside one, XLA's CPU back end uses a single thread for most operations
+            return one(state, {name: values[0] for name, values in batches.items()})
+        state, metrics = lax.scan(one, state, batches)
+        return state, jax.tree.map(lambda values: values[-1], metrics)
+
+    return steps
+
+
+def _calls(first: int, last: int | None, steps_per_call: int) -> Iterator[tuple[int, int]]:
+    """Beginnings and ends of calls, see `Batches.from_step`."""
+    begin = first
+    while last is None or begin < last:
+        end = begin + steps_per_call
+        if begin % steps_per_call or (last is not None and end > last):
+            end = begin + 1
+        yield begin, end
+        begin = end
+
+
+def _steps_per_call(config: ConfigDict, resident: bool, mesh: Mesh) -> int:
+    """config.steps_per_call, or the most that suits if it is 0."""
+    if config.steps_per_call > 1 and not resident:
+        raise UserError(
+            f"config.steps_per_call is {config.steps_per_call}, which needs the data on the device, but it is streamed "
+            "from the host: set --config.data.placement=device, or --config.steps_per_call=1."
+        )
+    if config.steps_per_call:
+        return int(config.steps_per_call)
+    if not resident or mesh.local_devices[0].platform == "cpu":
+        return 1
+    common = math.gcd(*(config[name] for name in STEP_INTERVALS))
+    return max(steps for steps in range(1, _MOST_STEPS_PER_CALL + 1) if common % steps == 0)
 
 
 def _fits_on_device(num_bytes: int, mesh: Mesh) -> bool:

@@ -14,17 +14,17 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcgan_jax import checkpoint, config_check, data_parallel, image_grid, models, run_folder, sample
+from dcgan_jax import allocator, checkpoint, config_check, data_parallel, image_grid, models, run_folder, sample
 from dcgan_jax.datasets import pack
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.errors import UserError
-from dcgan_jax.input_pipeline import Batches, check_dataset, gathering
+from dcgan_jax.input_pipeline import Batches, check_dataset, over_batches
 from dcgan_jax.run_log import RunLog
 from dcgan_jax.train_state import GANState, create_state
 from dcgan_jax.train_step import Metrics, make_train_step
 
-# Steps that may be under way on the device before the host waits: enough to keep it busy, few enough to stop quickly.
-_STEPS_IN_FLIGHT = 2
+# Calls that may be under way on the device before the host waits: enough to keep it busy, few enough to stop quickly.
+_CALLS_IN_FLIGHT = 2
 
 
 class Interrupted(Exception):
@@ -59,7 +59,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> GANState:
     workdir = Path(workdir)
     config_check.check_config(config)
     mesh = data_parallel.make_mesh(config.batch_size)
-    step_function = data_parallel.map_step(gathering(make_train_step(config)), mesh, config.mapper)
+    step_function = data_parallel.map_step(over_batches(make_train_step(config)), mesh, config.mapper)
     run_folder.check(workdir, config)
     dataset = pack.open_or_build(config.data)
     check_dataset(config, dataset)
@@ -73,11 +73,10 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> GANState:
         try:
             log.text(overview(config, state, dataset, workdir))
             with stop_on_signals() as stopped:
-                loop = Loop(config, workdir, manager, log)
-                steps = range(first_step + 1, config.num_steps + 1)
-                for step, batch in zip(steps, batches.from_step(first_step), strict=False):
-                    state, metrics = step_function(state, batches.pack, batch)
-                    loop.after_step(step, state, metrics)
+                loop = Loop(config, workdir, manager, log, first_step)
+                for step, call in batches.from_step(first_step, config.num_steps):
+                    state, metrics = step_function(state, batches.pack, call)
+                    loop.after_call(step, state, metrics)
                     if stopped:
                         loop.save(step, state, metrics)
                         raise Interrupted(stopped[0], step)
@@ -102,31 +101,43 @@ class Loop:
     """What happens beside the steps: metrics, sheets, checkpoints, each at its own interval and at the end."""
 
     def __init__(
-        self, config: ConfigDict, workdir: Path, manager: checkpoint.ocp.CheckpointManager, log: RunLog
+        self,
+        config: ConfigDict,
+        workdir: Path,
+        manager: checkpoint.ocp.CheckpointManager,
+        log: RunLog,
+        first_step: int,
     ) -> None:
+        """`first_step`: finished steps of the state that the loop starts from."""
         self._config, self._workdir, self._manager, self._log = config, workdir, manager, log
         self._draw = sample.make_draw(config)
         self._sheet_inputs = sample.sheet_inputs(config, config.seed)
         self._in_flight: deque[Metrics] = deque()
-        self._last_check: int | None = None  # last step whose metrics were seen to be finite
+        self._begin = self._done = first_step
+        self._last_check = first_step  # last step whose metrics were seen to be finite
         self._clock = Clock()
 
-    def after_step(self, step: int, state: GANState, metrics: Metrics) -> None:
-        """Called once after every step with its results, which may still be under way."""
+    def after_call(self, step: int, state: GANState, metrics: Metrics) -> None:
+        """To be called after every call of the mapped step.
+
+        Args:
+          step: the last step that the call made.
+          state, metrics: its results, which may still be under way.
+        """
         config = self._config
         self._in_flight.append(metrics)
-        if len(self._in_flight) > _STEPS_IN_FLIGHT:
+        if len(self._in_flight) > _CALLS_IN_FLIGHT:
             jax.block_until_ready(self._in_flight.popleft())
-        if self._last_check is None:
+        first, last = self._done == self._begin, step == config.num_steps
+        if first:
             jax.block_until_ready(metrics)
             self._log.text(f"first step done after {self._clock.restart():.1f} s of compiling")
-            self._last_check = step - 1
         else:
-            self._clock.steps += 1
+            self._clock.steps += step - self._done
+        self._done = step
         self._log.progress(step)
 
-        last = step == config.num_steps
-        if step == 1 or last or is_due(step, config.log_every):
+        if (first and self._begin == 0) or last or is_due(step, config.log_every):
             self._write_metrics(step, metrics)
         if last or is_due(step, config.sample_every):
             with self._clock.paused(metrics):
@@ -155,7 +166,7 @@ class Loop:
         if bad:
             saved = self._manager.latest_step()
             kept = "no checkpoint was saved before" if saved is None else f"the checkpoint of step {saved} is kept"
-            first = (self._last_check or 0) + 1
+            first = self._last_check + 1
             what = ", ".join(f"{name} is {value}" for name, value in bad.items())
             raise Diverged(
                 f"training diverged between steps {first} and {step}: {what}; {kept}. "
@@ -223,6 +234,7 @@ def overview(config: ConfigDict, state: GANState, dataset: ImageDataset, workdir
             *tables,
             f"data     {config.data.source}: {count:,} images, {height} x {width} x {channels}",
             f"devices  {len(devices)} {devices[0].device_kind}, batch {config.batch_size}",
+            f"memory   {allocator.description()}",
             f"workdir  {workdir}",
             f"running  {steps}",
         ]

@@ -43,6 +43,7 @@ def test_command_line(tmp_path: Path) -> None:
     assert result["images_per_second_min"] <= result["images_per_second"] <= result["images_per_second_max"]
     assert result["achieved_flops"] == pytest.approx(result["images_per_second"] * result["flops_per_image"])
     assert result["gemm_flops"] > result["achieved_flops"]
+    assert result["streamed_images_per_second"] > result["images_per_second"]
     assert 1e8 < result["peak_memory_bytes"] < 1e11
     assert (result["peer"], result["peers"][0]["ratio"]) == ("lax", result["ratio"])
     # The peer is the same program here, but the machine may be doing other work.
@@ -64,6 +65,7 @@ def test_table() -> None:
         "images_per_second_min": 90.0,
         "images_per_second_max": 110.0,
         "settings": "jax",
+        "streamed_images_per_second": 123456.0,
         "compile_seconds": 3.0,
         "peak_memory_bytes": 2e9,
         "flops_per_image": 10**9,
@@ -73,6 +75,7 @@ def test_table() -> None:
     }
     lines = benchmark.table(result).splitlines()
     assert lines[1] == "dcgan_jax     100.0 images/s (90.0 to 110.0), jax"
+    assert lines[4] == "input         123,456 images/s, streamed, without the step"
     assert lines[3].strip() == "100 GFLOP/s by definition (1.00 GFLOP an image), 50% of a matrix product's"
     assert lines[4] == "torch         50.0 images/s, eager: dcgan_jax is 2.00 times as fast"
 

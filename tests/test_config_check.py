@@ -28,6 +28,10 @@ from tests import tiny
         ({"ema_decay": 1.5}, "config.ema_decay is 1.5"),
         ({"optimizer__generator_learning_rate": -1e-4}, "generator_learning_rate is -0.0001"),
         ({"seed": -1}, "config.seed is -1"),
+        (
+            {"steps_per_call": 3, "log_every": 9, "checkpoint_every": 10},
+            "config.checkpoint_every is 10, not a multiple of config.steps_per_call 3",
+        ),
         ({"model__z_dim": 0}, "config.model.z_dim is 0; it must be at least 1."),
         ({"model__generator__stages": ()}, "config.model.generator.stages is (); it must be a list of (maps, stride)"),
         ({"model__generator__stages": ((6, 4),)}, "strides 1 or 2"),

@@ -6,7 +6,7 @@ import pytest
 
 from dcgan_jax.data_parallel import AXIS, map_step
 from dcgan_jax.errors import UserError
-from dcgan_jax.input_pipeline import Batches, batch_indices, check_dataset, epoch_order, gathering
+from dcgan_jax.input_pipeline import Batches, batch_indices, check_dataset, epoch_order, over_batches
 from tests import tiny
 
 
@@ -38,17 +38,38 @@ def test_resident_and_streamed_batches_are_the_same_examples(mapper: str, placem
         """What the mapped step sees, gathered from both devices."""
         return state, jax.lax.all_gather(batch, AXIS, tiled=True)
 
-    mapped = map_step(gathering(everything), mesh, mapper)
+    mapped = map_step(over_batches(everything), mesh, mapper)
     assert dataset.labels is not None
-    for step, batch in zip((2, 3, 4), batches.from_step(2), strict=False):
-        _, seen = mapped(None, batches.pack, batch)
+    for step, (done, call) in zip((2, 3, 4), batches.from_step(2), strict=False):
+        assert done == step + 1
+        _, seen = mapped(None, batches.pack, call)
         indices = batch_indices(0, step, 4, 11)
         np.testing.assert_array_equal(seen["image"], dataset.images[indices])
         np.testing.assert_array_equal(seen["label"], dataset.labels[indices])
 
 
-def test_the_cpu_streams_by_default() -> None:
-    assert not Batches(tiny.config(), tiny.dataset(), tiny.mesh()).pack
+def test_the_cpu_streams_by_default_one_step_a_call() -> None:
+    batches = Batches(tiny.config(), tiny.dataset(), tiny.mesh())
+    assert not batches.pack
+    assert batches.steps_per_call == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "ends"),
+    [(0, 9, [3, 6, 9]), (0, 7, [3, 6, 7]), (4, 9, [5, 6, 9]), (4, 5, [5]), (6, 6, [])],
+)
+def test_calls_of_several_steps(first: int, last: int, ends: list[int]) -> None:
+    """Calls begin at multiples of 3; single steps fill the gaps; each call holds the batches of its steps."""
+    config = tiny.config(steps_per_call=3, log_every=3, data__placement="device")
+    calls = list(Batches(config, tiny.dataset(), tiny.mesh()).from_step(first, last))
+    assert [end for end, _ in calls] == ends
+    seen = [list(indices) for _, call in calls for indices in np.asarray(call["index"])]
+    assert seen == [list(batch_indices(0, step, 8, 32)) for step in range(first, last)]
+
+
+def test_calls_of_several_steps_need_resident_data() -> None:
+    with pytest.raises(UserError, match=r"steps_per_call is 3.*set --config.data.placement=device"):
+        Batches(tiny.config(steps_per_call=3, log_every=3), tiny.dataset(), tiny.mesh())
 
 
 def test_too_few_images() -> None:

@@ -3,14 +3,14 @@
 import re
 from collections import Counter
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
 import pytest
 
 from dcgan_jax import data_parallel, models, train_step
-from dcgan_jax.input_pipeline import gathering
+from dcgan_jax.input_pipeline import over_batches
 from dcgan_jax.train_state import GANState, create_state
 from tests import tiny
 
@@ -39,9 +39,9 @@ def export_step(platform: str, precision: str, order: str = "generator_first") -
         update_order=order,
     )
     state = jax.eval_shape(partial(create_state, config, *models.build_models(config)))
-    batch = {"image": jax.ShapeDtypeStruct((config.batch_size, 64, 64, 3), np.uint8)}
-    step = data_parallel.map_step(gathering(train_step.make_train_step(config)), tiny.mesh(), "shard_map")
-    return state, jax.export.export(step, platforms=[platform])(state, {}, batch)
+    batch = {"image": jax.ShapeDtypeStruct((1, config.batch_size, 64, 64, 3), np.uint8)}
+    step = data_parallel.map_step(over_batches(train_step.make_train_step(config)), tiny.mesh(), "shard_map")
+    return state, jax.export.export(cast(Any, step), platforms=[platform])(state, {}, batch)
 
 
 @cache

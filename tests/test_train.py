@@ -105,17 +105,17 @@ def test_signals_save_and_the_same_command_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     signum: signal.Signals,
 ) -> None:
-    after_step = train.Loop.after_step
+    after_call = train.Loop.after_call
 
     def stop_at_step_4(self: train.Loop, step: int, state: GANState, metrics: dict[str, jax.Array]) -> None:
-        after_step(self, step, state, metrics)
+        after_call(self, step, state, metrics)
         if step == 4:
             os.kill(os.getpid(), signum)
 
     config = run_config(source, num_steps=7)
     handler = signal.getsignal(signum)
     with monkeypatch.context() as patch, pytest.raises(train.Interrupted, match="step 4 is saved") as interruption:
-        patch.setattr(train.Loop, "after_step", stop_at_step_4)
+        patch.setattr(train.Loop, "after_call", stop_at_step_4)
         train.train_and_evaluate(config, tmp_path)
     assert interruption.value.signum == signum
     assert signal.getsignal(signum) is handler

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dcgan_jax import data_parallel, models, pixels, rng, train_step
-from dcgan_jax.input_pipeline import gathering
+from dcgan_jax.input_pipeline import over_batches
 from dcgan_jax.losses import LOSSES
 from dcgan_jax.train_state import GANState, make_optimizers
 from tests import tiny
@@ -121,7 +121,7 @@ def test_the_step_that_cpu_users_run(changes: dict[str, Any]) -> None:
     changes = {**changes, "optimizer__eps": 100.0}
     (start, plain, _), (history, _) = tiny.run_steps(tiny.config(**changes))
     config = tiny.config(**changes, conv="winograd")
-    step = data_parallel.map_step(gathering(train_step.make_train_step(config)), tiny.mesh(), "shard_map")
+    step = data_parallel.map_step(over_batches(train_step.make_train_step(config)), tiny.mesh(), "shard_map")
     jax.config.update("jax_disable_most_optimizations", False)
     try:
         optimised, metrics = step(start, {}, tiny.shard_batch(config, tiny.mesh(), seed=0))
@@ -141,6 +141,16 @@ def relative_difference(a: Any, b: Any) -> float:
     """Largest ratio, over the arrays of two trees, of the norm of the difference to the norm of the second."""
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return max(float(np.linalg.norm(np.asarray(x) - y) / np.linalg.norm(y)) for x, y in pairs if np.any(y))
+
+
+def test_two_steps_in_one_call_are_two_steps() -> None:
+    config = tiny.config()
+    (start, _, two), (_, metrics) = tiny.run_steps(config)
+    step = data_parallel.map_step(over_batches(train_step.make_train_step(config)), tiny.mesh(), "shard_map")
+    batches = [tiny.shard_batch(config, tiny.mesh(), seed=i)["image"] for i in (0, 1)]
+    state, last = step(start, {}, {"image": np.concatenate(batches)})
+    assert tiny.largest_difference(state, two) < 1e-6
+    assert {name: float(value) for name, value in last.items()} == pytest.approx(metrics, rel=1e-6)
 
 
 def test_bfloat16_keeps_parameters_and_statistics_in_float32() -> None:

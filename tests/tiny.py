@@ -13,7 +13,7 @@ from PIL import Image
 from configs import default
 from dcgan_jax import data_parallel, models, run_folder, train_step
 from dcgan_jax.datasets.image_dataset import ImageDataset
-from dcgan_jax.input_pipeline import gathering
+from dcgan_jax.input_pipeline import over_batches
 from dcgan_jax.train_state import GANState, create_state
 
 
@@ -67,7 +67,7 @@ def _run_steps(config_json: str, devices: int) -> tuple[list[GANState], list[dic
     config = run_folder.from_json(config_json)
     devices_mesh = mesh(devices)
     state = data_parallel.replicate(devices_mesh, fresh_state(config))
-    step = data_parallel.map_step(gathering(train_step.make_train_step(config)), devices_mesh, config.mapper)
+    step = data_parallel.map_step(over_batches(train_step.make_train_step(config)), devices_mesh, config.mapper)
     states, history = [jax.tree.map(np.array, state)], []
     for i in range(2):
         batch = shard_batch(config, devices_mesh, seed=i)
@@ -78,10 +78,12 @@ def _run_steps(config_json: str, devices: int) -> tuple[list[GANState], list[dic
 
 
 def shard_batch(config: ConfigDict, devices_mesh: jax.sharding.Mesh, seed: int) -> dict[str, Any]:
+    """One batch of random images as the mapped step wants it."""
     batch = {"image": images(config.batch_size, config.data.image_size, config.data.channels, seed)}
     if config.model.num_classes:
         batch["label"] = np.arange(config.batch_size, dtype=np.int32) % config.model.num_classes
-    return data_parallel.shard_batch(devices_mesh, config.mapper, batch)
+    stacked = {name: values[None] for name, values in batch.items()}
+    return data_parallel.shard_batches(devices_mesh, config.mapper, stacked)
 
 
 def largest_difference(a: Any, b: Any) -> float:

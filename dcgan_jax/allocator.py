@@ -1,0 +1,39 @@
+"""glibc's heap, set up so that large buffers stay in the process between training steps.
+
+By default glibc maps every buffer over 32 MB anew from the kernel, which then faults in each of its pages at every
+training step. docs/performance.md has what it saves.
+"""
+
+import ctypes
+import os
+import platform
+
+import jax
+
+# mallopt parameters (malloc.h) and their values: no mappings; memory is not given back; the heap grows by 256 MiB.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_SETTINGS = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 256 << 20))
+
+_kept = False
+
+
+def keep_buffers() -> None:
+    """Lets large buffers come from the heap, which is not given back until the process ends.
+
+    To be called before the first computation. Linux with glibc only; switched off by DCGAN_JAX_MALLOC=0. Programs then
+    run in the thread that calls them (no asynchronous dispatch), because only the main thread's buffers come from that
+    heap; the scratch memory of worker threads comes from arenas of their own, so that no thread waits for another's.
+    """
+    global _kept
+    if platform.libc_ver()[0] != "glibc" or os.environ.get("DCGAN_JAX_MALLOC") == "0":
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    _kept = all([mallopt(parameter, value) == 1 for parameter, value in _SETTINGS])
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+def description() -> str:
+    """How this process treats its large buffers, in words for the log."""
+    if _kept:
+        return "large buffers stay in the process (DCGAN_JAX_MALLOC=0 switches this off)"
+    return "large buffers are left to the system's allocator"
