@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dcgan_jax.data_parallel import mean_over_devices
+
 # Rows whose mean is the pivot of `_one_pass`.
 _PIVOT_ROWS = 16
 
@@ -56,7 +58,7 @@ def _backward(epsilon, axis_name, residuals, cotangents):  # type: ignore[no-unt
     sum_dy = dy.sum(1, keepdims=True)
     sum_dy_x = (dy * deviations).sum(1, keepdims=True) * scale
     rows = x.shape[1]
-    mean_dy, mean_dy_x = (_over_devices(total / rows, axis_name) for total in (sum_dy, sum_dy_x))
+    mean_dy, mean_dy_x = (mean_over_devices(total / rows, axis_name) for total in (sum_dy, sum_dy_x))
     dx = (gain * scale) * (dy - mean_dy - deviations * (scale * mean_dy_x))
     return dx.astype(x.dtype), sum_dy_x.sum((0, 1)), sum_dy.sum((0, 1))
 
@@ -76,8 +78,8 @@ def moments(x: jax.Array, axis_name: str | None) -> Moments:
 
 
 def _two_passes(x: jax.Array, axis_name: str | None) -> Moments:
-    mean = _over_devices(x.mean(1, keepdims=True), axis_name)
-    return mean, _over_devices(jnp.square(x - mean).mean(1, keepdims=True), axis_name)
+    mean = mean_over_devices(x.mean(1, keepdims=True), axis_name)
+    return mean, mean_over_devices(jnp.square(x - mean).mean(1, keepdims=True), axis_name)
 
 
 def _one_pass(x: jax.Array, axis_name: str | None) -> Moments:
@@ -91,9 +93,5 @@ def _one_pass(x: jax.Array, axis_name: str | None) -> Moments:
     offset = deviations.mean(1, keepdims=True)
     variance = jnp.maximum(jnp.square(deviations).mean(1, keepdims=True) - jnp.square(offset), 0.0)
     local_mean = pivot + offset
-    mean = _over_devices(local_mean, axis_name)
-    return mean, _over_devices(variance + jnp.square(local_mean - mean), axis_name)
-
-
-def _over_devices(mean: jax.Array, axis_name: str | None) -> jax.Array:
-    return mean if axis_name is None else lax.pmean(mean, axis_name)
+    mean = mean_over_devices(local_mean, axis_name)
+    return mean, mean_over_devices(variance + jnp.square(local_mean - mean), axis_name)

@@ -217,9 +217,8 @@ class Winograd(_Layer):
         s, (rows, columns) = self.stride, self.tiles
         maps = []
         for (y, _, p, q), stack in zip(self._stacks, matrices, strict=True):
-            full = stack.reshape(len(range(self.points)[y]), -1, self.batch, rows, columns, p, q, self.large_features)
-            full = jnp.pad(full, [(0, 0)] * 5 + [(0, s - p), (0, s - q), (0, 0)])
-            maps.append(full.transpose(0, 2, 3, 5, 1, 4, 6, 7))  # y N t p x t q C
+            shape = (len(range(self.points)[y]), -1, self.batch, rows, columns, p, q, self.large_features)
+            maps.append(stack.reshape(shape).transpose(0, 2, 3, 5, 1, 4, 6, 7))  # y N t p x t q C
         # Rows, for all columns of one stack of points x ...
         by_row = [
             self._overlap_add([terms for part in parts for terms in part], tile=1, phase=2)
@@ -250,19 +249,29 @@ class Winograd(_Layer):
         return functools.reduce(jnp.add, terms)
 
     def kernel_transpose(self, matrices: list[jax.Array]) -> jax.Array:
-        _, _, g = toom_cook(self.m, self.taps)
-        r, s = self.taps, self.stride
-        maps = []
-        for (y, _, p, q), stack in zip(self._stacks, matrices, strict=True):
-            full = stack.reshape(len(range(self.points)[y]), -1, p, q, self.large_features, self.small_features)
-            maps.append(jnp.pad(full, ((0, 0), (0, 0), (0, s - p), (0, s - q), (0, 0), (0, 0))))
+        sides = (self.stride * self.taps, self.stride * self.taps)
+        maps = [
+            stack.reshape(len(range(self.points)[y]), -1, p, q, self.large_features, self.small_features)
+            for (y, _, p, q), stack in zip(self._stacks, matrices, strict=True)
+        ]  # y x p q C S
         # Taps stand inside C, so that one sweep over the products serves all of them.
         by_row = [
-            _stored(_combine(g.T, [terms for part in parts for terms in part], axis=4)) for parts in self._by_x(maps)
+            _stored(self._sum_points([terms for part in parts for terms in part], phase=1, at=4))
+            for parts in self._by_x(maps)
         ]  # x p q C tap S
         terms = [jnp.moveaxis(part[x], 3, 0) for part in by_row for x in range(len(part))]  # tap p q C S
-        taps = _combine(g.T, terms, axis=2)  # tap p tap q C S
-        return taps.reshape(s * r, s * r, self.large_features, self.small_features)[: self.size, : self.size]
+        taps = self._sum_points(terms, phase=2, at=2)  # tap p tap q C S
+        return taps.reshape(*sides, self.large_features, self.small_features)[: self.size, : self.size]
+
+    def _sum_points(self, terms: list[jax.Array], phase: int, at: int) -> jax.Array:
+        """Transpose of `_evaluate_taps`: of a term per point, with phases along `phase`, to taps on a new axis `at`."""
+        _, _, g = toom_cook(self.m, self.taps)
+        products = []
+        for row, term in zip(g, terms, strict=True):
+            exists = np.arange(self.stride) < term.shape[phase]  # a missing phase is left out
+            exists = exists.astype(term.dtype).reshape(-1, *[1] * (term.ndim - phase - 1))
+            products.append(jnp.expand_dims(term * exists, at) * _along(row, at, term))
+        return functools.reduce(jnp.add, products)
 
     def small(self, small: jax.Array) -> list[jax.Array]:
         a_, _, _ = toom_cook(self.m, self.taps)
@@ -300,7 +309,8 @@ class Winograd(_Layer):
         """Transpose of padding, cutting n-long tiles of blocks with step m, and combining them with B^T.
 
         Args:
-          terms: a map per evaluation point, with tiles along axis `tile` and phases along axis `phase` behind it.
+          terms: a map per evaluation point, with tiles along axis `tile` and phases along axis `phase` behind it; where
+            phase 1 is missing it is zero.
 
         Returns:
           The maps with axis `phase` replaced by (m, stride): the pixels of a tile.
@@ -312,12 +322,14 @@ class Winograd(_Layer):
         # Pixel (v, w) of tile t is phase (w + pad) % s of block i = v + (w + pad) // s of the padded map, which is
         # block i - m * shift of tile t + shift.
         block = np.arange(m)[:, None] + (np.arange(s) + self.pad) // s
+        phases = (np.arange(s) + self.pad) % s
         products = []
         for shift in (0, -1, 1):
             i = block - m * shift
             inside = (i >= 0) & (i < self.points)
             weights = np.where(inside, b_t[:, np.clip(i, 0, self.points - 1)], 0.0)  # point v w
             for weight, term in zip(weights, terms, strict=True):
+                weight = weight * (phases < term.shape[phase])
                 if weight.any():
                     neighbour = term if shift == 0 else _shifted(term, tile, shift)
                     products.append(jnp.expand_dims(neighbour, phase) * _along(weight, phase, term))

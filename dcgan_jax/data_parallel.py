@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -35,6 +36,14 @@ def make_mesh(batch_size: int) -> Mesh:
 def replicate(mesh: Mesh, tree: Any) -> Any:
     """Places the same value on every device."""
     return jax.device_put(tree, NamedSharding(mesh, P()))
+
+
+def mean_over_devices(tree: Any, axis_name: str | None = AXIS) -> Any:
+    """Means over a mapped axis, inside a mapped step; the tree itself if there is none or one device.
+
+    A mean over one device would be a copy of everything in XLA's CPU back end.
+    """
+    return tree if axis_name is None or lax.axis_size(axis_name) == 1 else lax.pmean(tree, axis_name)
 
 
 def map_step(step: Callable[..., tuple[Any, Any]], mesh: Mesh, mapper: str) -> Callable[..., tuple[Any, Any]]:

@@ -22,7 +22,7 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from dcgan_jax import models, pixels, rng
-from dcgan_jax.data_parallel import AXIS
+from dcgan_jax.data_parallel import AXIS, mean_over_devices
 from dcgan_jax.losses import LOSSES, Loss
 from dcgan_jax.models import Discriminator, Generator
 from dcgan_jax.train_state import GANState, Player, Tree, make_optimizers
@@ -71,12 +71,12 @@ def make_train_step(config: ConfigDict) -> TrainStep:
             fakes, batch_stats, _ = _generate(generator, new_generator, noise("z_discriminator"), labels)
             new_discriminator, d_metrics = update_discriminator(state.discriminator, fakes=fakes)
         # Either way the running averages follow the fakes that the discriminator saw.
-        new_generator = new_generator.replace(batch_stats=lax.pmean(batch_stats, AXIS))
+        new_generator = new_generator.replace(batch_stats=mean_over_devices(batch_stats))
 
         ema = state.ema
         if ema is not None:
             ema = optax.incremental_update(new_generator.params, ema, 1.0 - config.ema_decay)
-        metrics = lax.pmean({**d_metrics, **g_metrics}, AXIS)
+        metrics = mean_over_devices({**d_metrics, **g_metrics})
         return GANState(step=state.step + 1, generator=new_generator, discriminator=new_discriminator, ema=ema), metrics
 
     return step
@@ -120,7 +120,7 @@ def discriminator_step(
     (value, (real_logits, fake_logits, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(
         player.params
     )
-    gradients, batch_stats = lax.pmean((gradients, batch_stats), AXIS)
+    gradients, batch_stats = mean_over_devices((gradients, batch_stats))
     metrics = {
         "d_loss": value,
         "d_real": jax.nn.sigmoid(real_logits).mean(),
@@ -161,7 +161,7 @@ def generator_step(
 
     value, image_gradients = jax.value_and_grad(objective)(fakes)
     (gradients,) = pull_back(image_gradients)
-    gradients = lax.pmean(gradients, AXIS)
+    gradients = mean_over_devices(gradients)
     return _update(player, gradients, optimizer), {"g_loss": value, "g_grad_norm": optax.tree.norm(gradients)}
 
 

@@ -77,7 +77,7 @@ def test_table() -> None:
     assert lines[1] == "dcgan_jax     100.0 images/s (90.0 to 110.0), jax"
     assert lines[4] == "input         123,456 images/s, streamed, without the step"
     assert lines[3].strip() == "100 GFLOP/s by definition (1.00 GFLOP an image), 50% of a matrix product's"
-    assert lines[4] == "torch         50.0 images/s, eager: dcgan_jax is 2.00 times as fast"
+    assert lines[5] == "torch         50.0 images/s, eager: dcgan_jax is 2.00 times as fast"
 
 
 @pytest.mark.parametrize("projection_norm", ["unit", "channel"])

@@ -132,9 +132,9 @@ def test_values_and_gradients(case: Case) -> None:
 
 
 def test_rows_of_the_products_decide_between_m_4_and_m_2() -> None:
-    """128 tiles of 4x4: 8 images of 16x16. One image less is too few."""
-    assert plan_of(Case("winograd", "", 5, 2, (16, 16), batch=8)) == "m4"
-    assert plan_of(Case("winograd", "", 5, 2, (16, 16), batch=7)) == "m2"
+    """64 tiles of 4x4: 4 images of 16x16. One image less is too few."""
+    assert plan_of(Case("winograd", "", 5, 2, (16, 16), batch=4)) == "m4"
+    assert plan_of(Case("winograd", "", 5, 2, (16, 16), batch=3)) == "m2"
 
 
 # The kernels below count their taps: row 0 is 0, 1, ..., row 1 goes on.
