@@ -100,7 +100,8 @@ class StreamedInput:
         self.facts = Facts("streamed", jax.devices()[0].device_kind, time.perf_counter() - start)
 
     def run(self, steps: int) -> int:
-        jax.block_until_ready(list(itertools.islice(self._stream, steps)))
+        for _, batches in itertools.islice(self._stream, steps):
+            jax.block_until_ready(batches)
         return steps
 
     def memory_bytes(self) -> int | None:
