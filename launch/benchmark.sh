@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Measures the cases of docs/performance.md beside PyTorch and rewrites its tables:
+#
+#     bash launch/benchmark.sh [PYTHON ...]
+#
+# Each PYTHON is an interpreter of an environment with `pip install -e '.[bench]'` (default: .venv/bin/python). Takes
+# about half an hour for each on two cores; the results go to docs/benchmarks/. Further flags of dcgan_jax.benchmark can
+# be given in FLAGS, for example FLAGS='--iterations=3'.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+mkdir -p docs/benchmarks
+pythons=("$@")
+if [[ $# == 0 ]]; then pythons=(.venv/bin/python); fi
+
+# measure NAME FLAG ...: run one case; NAME.json is its result.
+measure() {
+    local name=$1 version
+    shift
+    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    # shellcheck disable=SC2086  # FLAGS holds several
+    "$python" -m dcgan_jax.benchmark --config.update_order=discriminator_first \
+        --output="docs/benchmarks/$name-python$version.json" "$@" ${FLAGS:-}
+}
+
+paper=(--config=configs/lsun.py)
+# The network of the PyTorch example: 4x4 kernels, 64 to 512 maps, batch normalisation per channel.
+example=(--config=configs/lsun.py --config.model.kernel_size=4 --config.model.width=0.5
+    --config.model.generator.projection_norm=channel --config.model.norm_epsilon=1e-5)
+svhn=(--config=configs/svhn.py)
+
+for python in "${pythons[@]}"; do
+    measure paper-batch64 "${paper[@]}" --batch_size=64 --peer=torch
+    measure paper-batch128 "${paper[@]}" --batch_size=128 --peer=torch --iterations=7
+    measure example-batch64 "${example[@]}" --batch_size=64 --peer=torch --iterations=15
+    measure svhn-batch128 "${svhn[@]}" --batch_size=128 --peer=torch --iterations=15
+    measure svhn-half-batch64 "${svhn[@]}" --batch_size=64 --config.model.width=0.5 --peer=torch --iterations=15
+done
+
+# XLA's own convolutions take minutes a step for the paper's network: two rounds.
+python=${pythons[0]}
+measure lax-paper-batch64 "${paper[@]}" --batch_size=64 --peer=lax --iterations=2
+measure lax-example-batch64 "${example[@]}" --batch_size=64 --peer=lax --iterations=2
+measure lax-svhn-batch128 "${svhn[@]}" --batch_size=128 --peer=lax --iterations=2
+measure lax-svhn-half-batch64 "${svhn[@]}" --batch_size=64 --config.model.width=0.5 --peer=lax --iterations=2
+measure scaling "${example[@]}" --batch_size=64 --scaling --iterations=5
+
+"$python" -m dcgan_jax.benchmark_report docs/benchmarks docs/performance.md
