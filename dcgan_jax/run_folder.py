@@ -27,6 +27,7 @@ _FREE_FIELDS = {
     "data.placement",
     "mapper",
     "conv",
+    "steps_per_call",
 }
 
 

@@ -122,6 +122,38 @@ def load_run(workdir: Path, step: int | None = None) -> tuple[ConfigDict, GANSta
     return config, jax.device_put(state, jax.local_devices()[0])
 
 
+def make_sampler(
+    config: ConfigDict, state: GANState, norm: str = "running"
+) -> Callable[[jax.Array, jax.Array | None], np.ndarray]:
+    """`draw(z, labels) -> uint8 [count, height, width, channels]` of a trained run, in batches of BATCH_SIZE at most.
+
+    Args:
+      config, state: of `load_run`; averaged weights are used if the run kept them.
+      norm: see the module's docstring. With 'batch' an image depends on its batch.
+    """
+    params, batch_stats = state.generator.params, state.generator.batch_stats
+    if state.ema is not None:
+        params = state.ema
+    if norm == "frozen" or (norm == "running" and state.ema is not None):
+        batch_stats = make_estimate_statistics(config)(params, batch_stats)
+    generate = make_generate(config, norm)
+
+    def draw(z: jax.Array, labels: jax.Array | None) -> np.ndarray:
+        parts = [slice(first, first + BATCH_SIZE) for first in range(0, len(z), BATCH_SIZE)]
+        images = [generate(params, batch_stats, z[part], None if labels is None else labels[part]) for part in parts]
+        return np.concatenate([np.asarray(batch) for batch in images])
+
+    return draw
+
+
+def check_label(config: ConfigDict, label: int | None) -> None:
+    """Raises UserError if `label` is not a class of the run's networks."""
+    classes = config.model.num_classes
+    if label is not None and not 0 <= label < classes:
+        known = f"0 to {classes - 1}" if classes else "none: the network is unconditional"
+        raise UserError(f"--label={label} is not one of the run's classes ({known}).")
+
+
 def draw_images(
     config: ConfigDict, state: GANState, num: int, seed: int, norm: str = "running", label: int | None = None
 ) -> Iterator[np.ndarray]:
@@ -134,19 +166,13 @@ def draw_images(
       norm: see the module's docstring.
       label: class of all images of a conditional network; None draws the classes in turn.
     """
-    params, batch_stats = state.generator.params, state.generator.batch_stats
-    if state.ema is not None:
-        params = state.ema
-    if norm == "frozen" or (norm == "running" and state.ema is not None):
-        batch_stats = make_estimate_statistics(config)(params, batch_stats)
-    generate = make_generate(config, norm)
+    draw = make_sampler(config, state, norm)
     classes = config.model.num_classes
     for first in range(0, num, BATCH_SIZE):
         labels = None
         if classes:
             labels = (first + jnp.arange(BATCH_SIZE)) % classes if label is None else jnp.full(BATCH_SIZE, label)
-        images = generate(params, batch_stats, draw_noise(config, seed, first, BATCH_SIZE), labels)
-        yield np.asarray(images)[: num - first]
+        yield draw(draw_noise(config, seed, first, BATCH_SIZE), labels)[: num - first]
 
 
 def write_pngs(out: Path, batches: Iterable[np.ndarray]) -> None:
@@ -178,10 +204,7 @@ def _progress(batches: Iterable[np.ndarray], bar: tqdm) -> Iterator[np.ndarray]:
 
 def main() -> None:
     config, state = load_run(Path(_WORKDIR.value), _STEP.value)
-    classes = config.model.num_classes
-    if _LABEL.value is not None and not 0 <= _LABEL.value < classes:
-        known = f"0 to {classes - 1}" if classes else "none: the network is unconditional"
-        raise UserError(f"--label={_LABEL.value} is not one of the run's classes ({known}).")
+    check_label(config, _LABEL.value)
     out = Path(_OUT.value)
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()):

@@ -1,0 +1,162 @@
+"""Walks through the latent space [paper section 6.1, figure 4].
+
+    python -m dcgan_jax.analysis.latent_walk --workdir=runs/lsun
+
+draws a chain of images between random points of z and writes a sheet, read row by row, and walk.gif. If a generator
+has memorised its training images, the walk jumps from one to the next; if it has learned their space, every step
+changes the image a little. The paper judges this by eye. Here it is also measured: the mean absolute change of pixels
+from frame to frame, over that between unrelated samples. An even walk has a largest change near the mean one.
+
+The paper speaks of 9 random points. The authors' published sheet is one chain of 100 frames in 10 rows, at even steps.
+"""
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from PIL import Image
+from tqdm import tqdm
+
+from dcgan_jax import command_line, image_grid, run_folder, sample
+from dcgan_jax.analysis import report
+
+NAME = "latent_walk"
+INTERPOLATIONS = ("linear", "spherical")
+# Paper figure 4; frames of the authors' sheet images/lsun_bedrooms_five_epochs_interps.png (Newmu/dcgan_code).
+POINTS, FRAMES, COLUMNS = 9, 100, 10
+# Mean absolute change of neighbouring frames of that sheet, and the least and most of unrelated ones, in levels 0-255.
+PAPER: dict[str, Any] = {
+    "mean_change": 13.3,
+    "unrelated_change": [48, 105],
+    "source": "measured on the authors' published sheet, lsun_bedrooms_five_epochs_interps.png",
+}
+# Pairs of samples whose difference is that of unrelated images.
+_UNRELATED_PAIRS = 256
+_MILLISECONDS = 80  # per frame of walk.gif
+
+
+def interpolate(points: np.ndarray, frames: int, interpolation: str) -> np.ndarray:
+    """A chain through points, at even steps of the path's parameter.
+
+    Args:
+      points: [points, z_dim], two or more.
+      frames: two or more; the first is points[0], the last is points[-1].
+      interpolation: 'linear' (the paper's), or 'spherical': great circles in direction, linear in length.
+
+    Returns:
+      [frames, z_dim].
+    """
+    position = np.linspace(0.0, len(points) - 1, frames)
+    leg = np.minimum(position.astype(int), len(points) - 2)
+    t = (position - leg)[:, None]
+    begin, end = points[leg], points[leg + 1]
+    if interpolation == "linear":
+        return (1.0 - t) * begin + t * end
+    lengths = [np.linalg.norm(side, axis=1, keepdims=True) for side in (begin, end)]
+    cosine = np.sum(begin * end, axis=1, keepdims=True) / (lengths[0] * lengths[1])
+    angle = np.arccos(np.clip(cosine, -1.0, 1.0))
+    safe = np.maximum(np.sin(angle), 1e-6)  # parallel points: the weights below then tend to 1 - t and t
+    near = np.sin(angle) < 1e-6
+    weights = (np.where(near, 1.0 - t, np.sin((1.0 - t) * angle) / safe), np.where(near, t, np.sin(t * angle) / safe))
+    direction = weights[0] * begin / lengths[0] + weights[1] * end / lengths[1]
+    return direction * ((1.0 - t) * lengths[0] + t * lengths[1])
+
+
+def smoothness(walk: np.ndarray, unrelated: np.ndarray) -> dict[str, float]:
+    """How even a walk is.
+
+    Args:
+      walk: uint8 [frames, height, width, channels].
+      unrelated: uint8 [2 * pairs, height, width, channels], independent samples.
+
+    Returns:
+      mean_change and largest_change between neighbouring frames and unrelated_change between independent samples, all
+      mean absolute differences in levels 0-255; mean_ratio and largest_ratio, the first two over the third; and
+      unevenness, the largest change over the mean one.
+    """
+    frames, samples = walk.astype(np.float64), unrelated.astype(np.float64)
+    changes = np.abs(np.diff(frames, axis=0)).mean((1, 2, 3))
+    apart = float(np.abs(samples[::2] - samples[1::2]).mean())
+    mean, largest = float(changes.mean()), float(changes.max())
+    return {
+        "mean_change": mean,
+        "largest_change": largest,
+        "unrelated_change": apart,
+        "mean_ratio": mean / apart if apart else math.nan,
+        "largest_ratio": largest / apart if apart else math.nan,
+        "unevenness": largest / mean if mean else math.nan,
+    }
+
+
+def main() -> None:
+    workdir = Path(_WORKDIR.value)
+    config, state = sample.load_run(workdir, _STEP.value)
+    sample.check_label(config, _LABEL.value)
+    draw = sample.make_sampler(config, state, _NORM.value)
+
+    points = np.asarray(sample.draw_noise(config, _SEED.value, 0, _POINTS.value))
+    path = interpolate(points, _FRAMES.value, _INTERPOLATION.value).astype(np.float32)
+    noise = np.asarray(sample.draw_noise(config, _SEED.value, _POINTS.value, 2 * _UNRELATED_PAIRS))
+    images = []
+    with tqdm(total=len(path) + len(noise), unit="image", disable=None) as bar:
+        for z in (path, noise):
+            labels = jnp.full(len(z), _LABEL.value or 0) if config.model.num_classes else None
+            images.append(draw(jnp.asarray(z), labels))
+            bar.update(len(z))
+    walk, unrelated = images
+
+    out = report.folder(workdir, NAME)
+    image_grid.save_png(out / "walk.png", image_grid.make_grid(walk, COLUMNS))
+    run_folder.write_atomically(out / "walk.gif", _gif(walk))
+    figures: dict[str, Any] = {
+        "step": int(state.step),
+        "points": _POINTS.value,
+        "frames": _FRAMES.value,
+        "interpolation": _INTERPOLATION.value,
+        "seed": _SEED.value,
+        **smoothness(walk, unrelated),
+    }
+    report.write(out, figures, PAPER)
+    print(
+        report.table(
+            [
+                (
+                    "mean change from frame to frame (levels)",
+                    f"{figures['mean_change']:.1f}",
+                    str(PAPER["mean_change"]),
+                ),
+                ("largest change from frame to frame", f"{figures['largest_change']:.1f}", ""),
+                (
+                    "change between unrelated samples",
+                    f"{figures['unrelated_change']:.1f}",
+                    " to ".join(map(str, PAPER["unrelated_change"])),
+                ),
+                ("largest change over the mean one", f"{figures['unevenness']:.2f}", ""),
+            ]
+        )
+    )
+    print(f"walk.png, walk.gif and results.json in {out}")
+
+
+def _gif(images: np.ndarray) -> bytes:
+    """An endless animation of uint8 images [frames, height, width, channels]."""
+    frames = [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in images]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=_MILLISECONDS, loop=0)
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
+    _POINTS = flags.DEFINE_integer("points", POINTS, "Random points that the walk goes through.", lower_bound=2)
+    _FRAMES = flags.DEFINE_integer("frames", FRAMES, "Images of the walk.", lower_bound=2)
+    _INTERPOLATION = flags.DEFINE_enum("interpolation", "linear", INTERPOLATIONS, "Path between two points.")
+    _SEED = flags.DEFINE_integer("seed", 0, "Of the random points.")
+    _STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; default: the latest.")
+    _LABEL = flags.DEFINE_integer("label", None, "Class of all images (conditional networks); default: 0.")
+    _NORM = flags.DEFINE_enum("norm", "running", sample.NORMS, "Statistics of batch normalisation; see sample.py.")
+    command_line.run(main)

@@ -1,0 +1,94 @@
+"""Latent walks: the path, the figures by hand, and the command on a trained run."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dcgan_jax import train
+from dcgan_jax.analysis.latent_walk import interpolate, smoothness
+from tests import tiny
+
+
+def test_linear_path_by_hand() -> None:
+    points = np.array([[0.0, 0.0], [2.0, 4.0], [2.0, 0.0]])
+    path = interpolate(points, 5, "linear")
+    np.testing.assert_allclose(path, [[0, 0], [1, 2], [2, 4], [2, 2], [2, 0]])
+
+
+def test_spherical_path_by_hand() -> None:
+    """A quarter of a circle in thirds: 0, 30, 60, 90 degrees; lengths grow evenly from 1 to 4."""
+    path = interpolate(np.array([[1.0, 0.0], [0.0, 4.0]]), 4, "spherical")
+    angles = [math.degrees(math.atan2(y, x)) for x, y in path]
+    np.testing.assert_allclose(angles, [0, 30, 60, 90], atol=1e-9)
+    np.testing.assert_allclose(np.linalg.norm(path, axis=1), [1, 2, 3, 4])
+
+
+def test_spherical_path_between_parallel_points_is_straight() -> None:
+    path = interpolate(np.array([[1.0, 1.0], [3.0, 3.0]]), 3, "spherical")
+    np.testing.assert_allclose(path, [[1, 1], [2, 2], [3, 3]])
+
+
+def test_smoothness_by_hand() -> None:
+    walk = np.array([0, 10, 40, 50], np.uint8).reshape(4, 1, 1, 1)
+    unrelated = np.array([0, 100, 200, 100], np.uint8).reshape(4, 1, 1, 1)
+    figures = smoothness(walk, unrelated)
+    assert figures["mean_change"] == pytest.approx((10 + 30 + 10) / 3)
+    assert (figures["largest_change"], figures["unrelated_change"]) == (30.0, 100.0)
+    assert figures["mean_ratio"] == pytest.approx(50 / 300)
+    assert figures["largest_ratio"] == pytest.approx(0.3)
+    assert figures["unevenness"] == pytest.approx(1.8)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("walk")
+    config = tiny.config(num_steps=1, data__source=tiny.image_folder(folder / "images"))
+    train.train_and_evaluate(config, folder / "run")
+    return folder / "run"
+
+
+def walk(*flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dcgan_jax.analysis.latent_walk", *flags]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_command(run: Path) -> None:
+    flags = (f"--workdir={run}", "--points=3", "--frames=20")
+    process = walk(*flags)
+    assert process.returncode == 0, process.stderr
+    out = run / "analysis" / "latent_walk"
+    results = json.loads((out / "results.json").read_text())
+    assert (results["step"], results["points"], results["frames"]) == (1, 3, 20)
+    assert results["largest_change"] >= results["mean_change"] > 0
+    assert results["paper"]["mean_change"] == 13.3
+    assert results["command"] == f"python -m dcgan_jax.analysis.latent_walk {' '.join(flags)}"
+    assert "mean change from frame to frame" in process.stdout
+    with Image.open(out / "walk.png") as sheet, Image.open(out / "walk.gif") as film:
+        assert sheet.size == (80, 16)
+        assert film.size == (8, 8)
+    before = (out / "results.json").read_bytes(), (out / "walk.png").read_bytes()
+    assert walk(*flags).returncode == 0
+    assert before == ((out / "results.json").read_bytes(), (out / "walk.png").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [(("--label=1",), "--label=1 is not one of the run's classes (none"), (("--step=7",), "step")],
+)
+def test_bad_input(run: Path, flags: tuple[str, ...], message: str) -> None:
+    process = walk(f"--workdir={run}", *flags)
+    assert process.returncode == 2
+    assert message in process.stderr and "Traceback" not in process.stderr
+
+
+def test_a_folder_without_a_run(tmp_path: Path) -> None:
+    process = walk(f"--workdir={tmp_path}")
+    assert process.returncode == 2
+    assert "is not a run's folder" in process.stderr
+    assert not list(tmp_path.iterdir())
