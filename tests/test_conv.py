@@ -132,9 +132,10 @@ def test_values_and_gradients(case: Case) -> None:
 
 
 def test_rows_of_the_products_decide_between_m_4_and_m_2() -> None:
-    """64 tiles of 4x4: 4 images of 16x16. One image less is too few."""
-    assert plan_of(Case("winograd", "", 5, 2, (16, 16), batch=4)) == "m4"
-    assert plan_of(Case("winograd", "", 5, 2, (16, 16), batch=3)) == "m2"
+    """An image of 16x16 has 16 tiles of 4x4. One image less than enough is too few."""
+    enough = conv_gemm._MIN_ROWS // 16
+    assert plan_of(Case("winograd", "", 5, 2, (16, 16), batch=enough)) == "m4"
+    assert plan_of(Case("winograd", "", 5, 2, (16, 16), batch=enough - 1)) == "m2"
 
 
 # The kernels below count their taps: row 0 is 0, 1, ..., row 1 goes on.
