@@ -10,9 +10,9 @@ import platform
 
 import jax
 
-# mallopt parameters (malloc.h) and their values: no mappings; memory is not given back; the heap grows by 256 MiB.
+# mallopt parameters (malloc.h) and their values: no mappings; memory is never given back; the heap grows by 256 MiB.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
-_SETTINGS = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 256 << 20))
+_SETTINGS = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 256 << 20))
 
 _kept = False
 

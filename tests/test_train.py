@@ -85,6 +85,16 @@ def test_pmap_and_shard_map_continue_each_other(straight: tuple[Path, GANState],
     assert [row["step"] for row in lines(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_several_steps_a_call(straight: tuple[Path, GANState], source: str, tmp_path: Path) -> None:
+    """Calls of two steps, and a single one at the end: the same run, with lines after calls only."""
+    config = run_config(source, num_steps=7, steps_per_call=2, log_every=2, data__placement="device")
+    state = train.train_and_evaluate(config, tmp_path)
+    assert int(state.step) == 7
+    assert [row["step"] for row in lines(tmp_path)] == [2, 4, 6, 7]
+    for row in lines(tmp_path):
+        assert row == pytest.approx(lines(straight[0])[int(row["step"]) - 1], rel=1e-4)
+
+
 def test_running_a_finished_run_again_changes_nothing(straight: tuple[Path, GANState], source: str) -> None:
     workdir, state = straight
     config = run_config(source, num_steps=7, sample_every=3, checkpoint_every=3, keep_checkpoints=2)
