@@ -28,9 +28,9 @@ def main(results_folder: Path, page: Path) -> None:
     results = {path.stem: json.loads(path.read_text()) for path in sorted(results_folder.glob("*.json"))}
     text = page.read_text()
     for name, table in {"peers": peers(results), "costs": costs(results), "scaling": scaling(results)}.items():
-        begin, end = f"<!-- {name} -->\n", "\n<!-- end -->"
+        begin, end = f"<!-- {name} -->\n", "<!-- end -->"
         before, after = text.split(begin)
-        text = f"{before}{begin}\n{table}\n{end}{after.split(end, 1)[1]}"
+        text = f"{before}{begin}\n{table}\n\n{end}{after.split(end, 1)[1]}"
     page.write_text(text)
 
 
