@@ -188,11 +188,9 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         label = f"batch {row['batch_size']}, width {row['width']:.3g}"
         speed.plot(work, row["batch_size"] / row["images_per_second"], "o", label=label)
         memory.plot(row["activation_bytes"] / 1e9, row["peak_memory_bytes"] / 1e9, "o")
-    for axes, x, y in (
-        (speed, "GFLOP per step, by definition", "seconds per step"),
-        (memory, "activations of a step (GB)", "peak memory (GB)"),
-    ):
-        axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
+    speed.set(xscale="log", yscale="log", xlabel="GFLOP per step, by definition", ylabel="seconds per step")
+    memory.set(xlabel="activations of a step (GB)", ylabel="peak memory (GB)", xlim=(0, None), ylim=(0, None))
+    for axes in (speed, memory):
         axes.grid(which="both", alpha=0.2)
     speed.legend(fontsize="small")
     figure.savefig(path, dpi=120)

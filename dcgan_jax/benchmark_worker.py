@@ -3,6 +3,7 @@
 A process each: systems then share neither thread pools nor memory, and the peak memory of each can be read.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import resource
@@ -155,12 +156,13 @@ def serve(connection: Connection, system: str, config_json: str) -> None:
         connection.send(error)
         return
     trainer.run(_WARM_UP_STEPS)
-    connection.send(trainer.facts)
-    while (steps := connection.recv()) is not None:
-        start = time.perf_counter()
-        done = trainer.run(steps)
-        connection.send((time.perf_counter() - start) / done)
-    connection.send(trainer.memory_bytes() or _resident_bytes())
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the process that measures has given up
+        connection.send(trainer.facts)
+        while (steps := connection.recv()) is not None:
+            start = time.perf_counter()
+            done = trainer.run(steps)
+            connection.send((time.perf_counter() - start) / done)
+        connection.send(trainer.memory_bytes() or _resident_bytes())
 
 
 def _make_trainer(system: str, config: ConfigDict) -> Trainer:
