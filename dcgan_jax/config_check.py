@@ -83,9 +83,12 @@ def check_config(config: ConfigDict) -> None:
 
 
 def _field(config: ConfigDict, name: str) -> Any:
+    value: Any = config
     for part in name.split("."):
-        config = config[part]
-    return config
+        if part not in value:
+            raise UserError(f"config.{name} is missing: this config was made by another version of dcgan_jax.")
+        value = value[part]
+    return value
 
 
 def _check_stages(name: str, stages: Any, image_size: int) -> None:

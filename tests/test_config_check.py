@@ -48,6 +48,13 @@ def test_bad_values(changes: dict[str, Any], message: str) -> None:
     assert message in str(error.value)
 
 
+def test_a_config_of_another_version() -> None:
+    config = tiny.config().unlock()
+    del config.steps_per_call
+    with pytest.raises(UserError, match=r"config.steps_per_call is missing: .* another version"):
+        check_config(config)
+
+
 @pytest.mark.parametrize("size", [28, 32, 64, 96, 128, 256])
 def test_sizes_that_fit(size: int) -> None:
     check_config(tiny.config(data__image_size=size))
