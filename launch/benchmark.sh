@@ -19,8 +19,8 @@ measure() {
     shift
     version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     # shellcheck disable=SC2086  # FLAGS holds several
-    "$python" -m dcgan_jax.benchmark --config.update_order=discriminator_first \
-        --output="docs/benchmarks/$name-python$version.json" "$@" ${FLAGS:-}
+    "$python" -m dcgan_jax.benchmark "$@" --config.update_order=discriminator_first \
+        --output="docs/benchmarks/$name-python$version.json" ${FLAGS:-}
 }
 
 paper=(--config=configs/lsun.py)
@@ -37,9 +37,9 @@ for python in "${pythons[@]}"; do
     measure svhn-half-batch64 "${svhn[@]}" --batch_size=64 --config.model.width=0.5 --peer=torch --iterations=15
 done
 
-# XLA's own convolutions take minutes a step for the paper's network: two rounds.
+# XLA's own convolutions take three minutes a step for the paper's network, and warming up takes six.
 python=${pythons[0]}
-measure lax-paper-batch64 "${paper[@]}" --batch_size=64 --peer=lax --iterations=2
+measure lax-paper-batch64 "${paper[@]}" --batch_size=64 --peer=lax --iterations=1
 measure lax-example-batch64 "${example[@]}" --batch_size=64 --peer=lax --iterations=2
 measure lax-svhn-batch128 "${svhn[@]}" --batch_size=128 --peer=lax --iterations=2
 measure lax-svhn-half-batch64 "${svhn[@]}" --batch_size=64 --config.model.width=0.5 --peer=lax --iterations=2
