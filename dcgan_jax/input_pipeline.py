@@ -38,15 +38,20 @@ def check_dataset(config: ConfigDict, dataset: ImageDataset) -> None:
             f"{config.data.source} has {len(dataset.images)} images, fewer than one batch of {config.batch_size}: "
             "add images or lower --config.batch_size."
         )
+    check_labels(config, config.data.source, dataset)
+
+
+def check_labels(config: ConfigDict, source: str, dataset: ImageDataset) -> None:
+    """Raises UserError if the networks take labels and the data set of `source` does not have theirs."""
     classes = config.model.num_classes
     if classes and dataset.labels is None:
         raise UserError(
-            f"config.model.num_classes is {classes}, but {config.data.source} has no labels: for an image folder, sort "
+            f"config.model.num_classes is {classes}, but {source} has no labels: for an image folder, sort "
             "the images into one subfolder per class; or train without labels, --config.model.num_classes=0."
         )
     if classes and dataset.labels is not None and int(dataset.labels.max()) >= classes:
         raise UserError(
-            f"{config.data.source} has {int(dataset.labels.max()) + 1} classes, more than config.model.num_classes "
+            f"{source} has {int(dataset.labels.max()) + 1} classes, more than config.model.num_classes "
             f"{classes}: set --config.model.num_classes={int(dataset.labels.max()) + 1}."
         )
 

@@ -9,6 +9,7 @@ that drops them they cost nothing.
 """
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -25,6 +26,10 @@ Taps = dict[str, jax.Array]
 
 LEAK = 0.2  # slope of LeakyReLU [paper section 4]
 _weights = nn.initializers.normal(0.02)
+
+
+def leaky_relu(x: jax.Array) -> jax.Array:
+    return nn.leaky_relu(x, LEAK)
 
 
 def _gains(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -133,12 +138,26 @@ class Generator(_Network):
     projection_norm: str
 
     @nn.compact
-    def __call__(self, z: jax.Array, labels: jax.Array | None = None, *, train: bool) -> tuple[jax.Array, Taps]:
+    def __call__(
+        self,
+        z: jax.Array,
+        labels: jax.Array | None = None,
+        *,
+        train: bool,
+        gates: Mapping[str, jax.Array] | None = None,
+    ) -> tuple[jax.Array, Taps]:
+        """`gates`: factors [features] by name of a tap, multiplied onto it; 0 drops a map [paper section 6.3.1]."""
         taps: Taps = {}
+        gates = gates or {}
+
+        def activate(name: str, x: jax.Array) -> jax.Array:
+            taps[name] = nn.relu(x) * gates[name] if name in gates else nn.relu(x)
+            return taps[name]
+
         x = z.astype(self.dtype)
         for i, features in enumerate(self.hidden, 1):
             x = self._dense(_join_labels(x, labels, self.num_classes), features, f"hidden{i}")
-            x = taps[f"hidden{i}"] = nn.relu(self._normalise(x, f"hidden{i}", end=False, train=train))
+            x = activate(f"hidden{i}", self._normalise(x, f"hidden{i}", end=False, train=train))
 
         side, features = first_side(self.image_size, self.stages), self.stages[0][0]
         x = self._dense(_join_labels(x, labels, self.num_classes), side * side * features, "projection")
@@ -147,7 +166,7 @@ class Generator(_Network):
             x = self._normalise(x.reshape(maps), "projection", end=False, train=train)
         else:
             x = self._normalise(x, "projection", end=False, train=train).reshape(maps)
-        x = taps["projection"] = nn.relu(x)
+        x = activate("projection", x)
 
         outputs = [features for features, _ in self.stages[1:]] + [self.channels]
         for i, ((_, stride), features) in enumerate(zip(self.stages, outputs, strict=True), 1):
@@ -156,7 +175,7 @@ class Generator(_Network):
             x = conv.conv_transpose(x, self._kernel(f"deconv{i}", features, x.shape[-1]), stride, self.conv_method)
             x = self._normalise(x, f"deconv{i}", end=last, train=train)
             if not last:
-                x = taps[f"deconv{i}"] = nn.relu(x)
+                x = activate(f"deconv{i}", x)
         x = x.astype(jnp.float32)
         image = taps["image"] = jnp.tanh(x) if self.output == "tanh" else nn.sigmoid(x)
         return image, taps
@@ -170,10 +189,12 @@ class Discriminator(_Network):
     Attributes besides the shared ones:
       head: 'dense' or 'pool', see configs/default.py.
       dropout: rate after every activation in training.
+      activation: after every layer; LeakyReLU but for analyses.
     """
 
     head: str
     dropout: float
+    activation: Callable[[jax.Array], jax.Array] = leaky_relu
 
     @nn.compact
     def __call__(
@@ -192,13 +213,13 @@ class Discriminator(_Network):
             x = _join_labels(x, labels, self.num_classes)
             x = conv.conv(x, self._kernel(f"conv{i}", x.shape[-1], features), stride, self.conv_method)
             x = self._normalise(x, f"conv{i}", end=i == 1, train=train, groups=groups)
-            x = taps[f"conv{i}"] = nn.leaky_relu(x, LEAK)
+            x = taps[f"conv{i}"] = self.activation(x)
             x = self._drop(x, i, train, dropout_keys)
         x = x.mean((1, 2)) if self.head == "pool" else x.reshape(x.shape[0], -1)
         for i, features in enumerate(self.hidden, 1):
             x = self._dense(_join_labels(x, labels, self.num_classes), features, f"hidden{i}")
             x = self._normalise(x, f"hidden{i}", end=False, train=train, groups=groups)
-            x = taps[f"hidden{i}"] = nn.leaky_relu(x, LEAK)
+            x = taps[f"hidden{i}"] = self.activation(x)
             x = self._drop(x, len(self.stages) + i, train, dropout_keys)
         x = self._dense(_join_labels(x, labels, self.num_classes), 1, "logit")
         logit = taps["logit"] = x[:, 0].astype(jnp.float32)

@@ -55,7 +55,7 @@ def check(workdir: Path, config: ConfigDict) -> None:
             pass
     except OSError as error:
         raise UserError(f"workdir {workdir} cannot be written ({error.strerror}): choose another --workdir.") from error
-    step = _latest_step(workdir)
+    step = latest_step(workdir)
     if step is None:
         return
     before, now = flatten(load_config(workdir)), flatten(config)
@@ -84,7 +84,7 @@ def record(workdir: Path, config: ConfigDict, data: dict[str, Any]) -> None:
       UserError: the run in the folder began with other images or labels.
     """
     path = workdir / "data.json"
-    if _latest_step(workdir) is not None and path.exists():
+    if latest_step(workdir) is not None and path.exists():
         before = json.loads(path.read_text())
         if any(before.get(name) != data.get(name) for name in ("sha256", "labels_sha256")):
             raise UserError(
@@ -96,7 +96,7 @@ def record(workdir: Path, config: ConfigDict, data: dict[str, Any]) -> None:
     write_atomically(workdir / "config.json", (config.to_json(indent=2) + "\n").encode())
 
 
-def _latest_step(workdir: Path) -> int | None:
+def latest_step(workdir: Path) -> int | None:
     """Step of the newest checkpoint. Looks at names only: those that Orbax has not finished have longer ones."""
     folder = checkpoints(workdir)
     return max((int(path.name) for path in folder.glob("*") if path.name.isdigit()), default=None)

@@ -23,7 +23,17 @@ from absl import flags
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from dcgan_jax import checkpoint, command_line, data_parallel, image_grid, models, pixels, rng, run_folder
+from dcgan_jax import (
+    checkpoint,
+    command_line,
+    data_parallel,
+    frozen_statistics,
+    image_grid,
+    models,
+    pixels,
+    rng,
+    run_folder,
+)
 from dcgan_jax.errors import UserError
 from dcgan_jax.train_state import GANState, Tree, create_state
 
@@ -57,31 +67,22 @@ def draw_noise(config: ConfigDict, seed: int, first: int, count: int) -> jax.Arr
 
 
 def make_estimate_statistics(config: ConfigDict) -> Callable[[Tree, Tree], Tree]:
-    """`estimate(params, batch_stats) -> batch_stats`: frozen statistics of these parameters.
+    """`estimate(params, batch_stats) -> batch_stats`: frozen statistics of a generator with these parameters.
 
-    Means over STATISTICS_BATCHES batches of BATCH_SIZE of each layer's mean and variance, every layer seeing its
-    input normalised with that batch's statistics (the authors' svhn/svhn_semisup_analysis.py). `batch_stats` gives the
-    structure only. Labels are drawn uniformly.
+    From STATISTICS_BATCHES batches of BATCH_SIZE, labels drawn uniformly; see frozen_statistics.py.
     """
-    generator, _ = models.build_models(config)
-    generator = generator.copy(norm_momentum=0.0)  # the running averages are then the last batch's moments
+    estimate = frozen_statistics.make_estimate(models.build_models(config)[0])
+    labels = jnp.arange(BATCH_SIZE) % config.model.num_classes if config.model.num_classes else None
 
     @jax.jit
-    def moments(params: Tree, batch_stats: Tree, i: jax.Array) -> Tree:
+    def noise(i: jax.Array) -> jax.Array:
         key = rng.stream(config.seed, "statistics", i)
-        z = models.sample_noise(key, (BATCH_SIZE, config.model.z_dim), config.model.z_distribution)
-        labels = jnp.arange(BATCH_SIZE) % config.model.num_classes if config.model.num_classes else None
-        variables = {"params": params, "batch_stats": batch_stats}
-        _, updates = generator.apply(variables, z, labels, train=True, mutable=["batch_stats"])
-        return updates.get("batch_stats", {})
+        return models.sample_noise(key, (BATCH_SIZE, config.model.z_dim), config.model.z_distribution)
 
-    def estimate(params: Tree, batch_stats: Tree) -> Tree:
-        total = jax.tree.map(jnp.zeros_like, batch_stats)
-        for i in range(STATISTICS_BATCHES):
-            total = jax.tree.map(jnp.add, total, moments(params, batch_stats, jnp.int32(i)))
-        return jax.tree.map(lambda leaf: leaf / STATISTICS_BATCHES, total)
+    def estimate_statistics(params: Tree, batch_stats: Tree) -> Tree:
+        return estimate(params, batch_stats, ((noise(jnp.int32(i)), labels) for i in range(STATISTICS_BATCHES)))
 
-    return estimate
+    return estimate_statistics
 
 
 def make_draw(config: ConfigDict) -> Callable[[GANState, jax.Array, jax.Array | None], np.ndarray]:
@@ -122,28 +123,19 @@ def load_run(workdir: Path, step: int | None = None) -> tuple[ConfigDict, GANSta
     return config, jax.device_put(state, jax.local_devices()[0])
 
 
-def make_sampler(
-    config: ConfigDict, state: GANState, norm: str = "running"
-) -> Callable[[jax.Array, jax.Array | None], np.ndarray]:
-    """`draw(z, labels) -> uint8 [count, height, width, channels]` of a trained run, in batches of BATCH_SIZE at most.
+def sampling_variables(config: ConfigDict, state: GANState, norm: str = "running") -> dict[str, Tree]:
+    """'params' and 'batch_stats' that draw a trained run's images: averaged weights if the run kept them.
 
     Args:
-      config, state: of `load_run`; averaged weights are used if the run kept them.
-      norm: see the module's docstring. With 'batch' an image depends on its batch.
+      config, state: of `load_run`.
+      norm: see the module's docstring.
     """
     params, batch_stats = state.generator.params, state.generator.batch_stats
     if state.ema is not None:
         params = state.ema
     if norm == "frozen" or (norm == "running" and state.ema is not None):
         batch_stats = make_estimate_statistics(config)(params, batch_stats)
-    generate = make_generate(config, norm)
-
-    def draw(z: jax.Array, labels: jax.Array | None) -> np.ndarray:
-        parts = [slice(first, first + BATCH_SIZE) for first in range(0, len(z), BATCH_SIZE)]
-        images = [generate(params, batch_stats, z[part], None if labels is None else labels[part]) for part in parts]
-        return np.concatenate([np.asarray(batch) for batch in images])
-
-    return draw
+    return {"params": params, "batch_stats": batch_stats}
 
 
 def check_label(config: ConfigDict, label: int | None) -> None:
@@ -166,13 +158,14 @@ def draw_images(
       norm: see the module's docstring.
       label: class of all images of a conditional network; None draws the classes in turn.
     """
-    draw = make_sampler(config, state, norm)
+    generate, variables = make_generate(config, norm), sampling_variables(config, state, norm)
     classes = config.model.num_classes
     for first in range(0, num, BATCH_SIZE):
         labels = None
         if classes:
             labels = (first + jnp.arange(BATCH_SIZE)) % classes if label is None else jnp.full(BATCH_SIZE, label)
-        yield draw(draw_noise(config, seed, first, BATCH_SIZE), labels)[: num - first]
+        images = generate(**variables, z=draw_noise(config, seed, first, BATCH_SIZE), labels=labels)
+        yield np.asarray(images)[: num - first]
 
 
 def write_pngs(out: Path, batches: Iterable[np.ndarray]) -> None:

@@ -3,6 +3,9 @@
 import atexit
 import os
 import tempfile
+from pathlib import Path
+
+import pytest
 
 # The last of several equal flags wins.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4".strip()
@@ -22,3 +25,24 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ["NO_GCE_CHECK"] = "true"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An unconditional run of one step; its images have no labels."""
+    return _train(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="session")
+def labelled_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, its images in a folder per class."""
+    return _train(tmp_path_factory.mktemp("labelled"), classes=2)
+
+
+def _train(folder: Path, classes: int = 0) -> Path:
+    from dcgan_jax import train  # imports jax
+    from tests import tiny
+
+    config = tiny.config(num_steps=1, data__source=tiny.image_folder(folder / "images", classes=classes))
+    train.train_and_evaluate(config, folder / "run")
+    return folder / "run"

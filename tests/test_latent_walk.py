@@ -2,17 +2,14 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dcgan_jax import train
 from dcgan_jax.analysis.latent_walk import interpolate, smoothness
-from tests import tiny
+from tests.trained import analyse
 
 
 def test_linear_path_by_hand() -> None:
@@ -45,35 +42,22 @@ def test_smoothness_by_hand() -> None:
     assert figures["unevenness"] == pytest.approx(1.8)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("walk")
-    config = tiny.config(num_steps=1, data__source=tiny.image_folder(folder / "images"))
-    train.train_and_evaluate(config, folder / "run")
-    return folder / "run"
-
-
-def walk(*flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "dcgan_jax.analysis.latent_walk", *flags]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-def test_command(run: Path) -> None:
-    flags = (f"--workdir={run}", "--points=3", "--frames=20")
-    process = walk(*flags)
+def test_command(trained_run: Path) -> None:
+    flags = ("--points=3", "--frames=20")
+    process = analyse("latent_walk", trained_run, *flags)
     assert process.returncode == 0, process.stderr
-    out = run / "analysis" / "latent_walk"
+    out = trained_run / "analysis" / "latent_walk"
     results = json.loads((out / "results.json").read_text())
     assert (results["step"], results["points"], results["frames"]) == (1, 3, 20)
     assert results["largest_change"] >= results["mean_change"] > 0
     assert results["paper"]["mean_change"] == 13.3
-    assert results["command"] == f"python -m dcgan_jax.analysis.latent_walk {' '.join(flags)}"
+    assert results["command"] == f"python -m dcgan_jax.analysis.latent_walk --workdir={trained_run} {' '.join(flags)}"
     assert "mean change from frame to frame" in process.stdout
     with Image.open(out / "walk.png") as sheet, Image.open(out / "walk.gif") as film:
         assert sheet.size == (80, 16)
         assert film.size == (8, 8)
     before = (out / "results.json").read_bytes(), (out / "walk.png").read_bytes()
-    assert walk(*flags).returncode == 0
+    assert analyse("latent_walk", trained_run, *flags).returncode == 0
     assert before == ((out / "results.json").read_bytes(), (out / "walk.png").read_bytes())
 
 
@@ -81,14 +65,14 @@ def test_command(run: Path) -> None:
     ("flags", "message"),
     [(("--label=1",), "--label=1 is not one of the run's classes (none"), (("--step=7",), "step")],
 )
-def test_bad_input(run: Path, flags: tuple[str, ...], message: str) -> None:
-    process = walk(f"--workdir={run}", *flags)
+def test_bad_input(trained_run: Path, flags: tuple[str, ...], message: str) -> None:
+    process = analyse("latent_walk", trained_run, *flags)
     assert process.returncode == 2
     assert message in process.stderr and "Traceback" not in process.stderr
 
 
 def test_a_folder_without_a_run(tmp_path: Path) -> None:
-    process = walk(f"--workdir={tmp_path}")
+    process = analyse("latent_walk", tmp_path)
     assert process.returncode == 2
     assert "is not a run's folder" in process.stderr
     assert not list(tmp_path.iterdir())

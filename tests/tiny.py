@@ -40,11 +40,12 @@ def dataset(count: int = 32, size: int = 8, channels: int = 3, classes: int = 0)
     return ImageDataset(images(count, size, channels), labels, {}, None, {}, Path("memory"))
 
 
-def image_folder(path: Path, count: int = 32, size: int = 8) -> str:
-    """Writes random PNG files; returns the source string."""
-    path.mkdir(parents=True)
+def image_folder(path: Path, count: int = 32, size: int = 8, classes: int = 0) -> str:
+    """Writes random PNG files, in a folder per class if there are any; returns the source string."""
     for i, pixels in enumerate(images(count, size)):
-        Image.fromarray(pixels).save(path / f"{i:03d}.png")
+        folder = path / f"class{i % classes}" if classes else path
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{i:03d}.png")
     return f"folder:{path}"
 
 

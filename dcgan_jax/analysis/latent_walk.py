@@ -12,17 +12,16 @@ The paper speaks of 9 random points. The authors' published sheet is one chain o
 
 import io
 import math
-from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from PIL import Image
-from tqdm import tqdm
 
-from dcgan_jax import command_line, image_grid, run_folder, sample
-from dcgan_jax.analysis import report
+from dcgan_jax import command_line, image_grid
+from dcgan_jax.analysis import report, trained_run
+from dcgan_jax.analysis.report import Picture, Report, Row
+from dcgan_jax.analysis.trained_run import TrainedRun
 
 NAME = "latent_walk"
 INTERPOLATIONS = ("linear", "spherical")
@@ -93,53 +92,35 @@ def smoothness(walk: np.ndarray, unrelated: np.ndarray) -> dict[str, float]:
 
 
 def main() -> None:
-    workdir = Path(_WORKDIR.value)
-    config, state = sample.load_run(workdir, _STEP.value)
-    sample.check_label(config, _LABEL.value)
-    draw = sample.make_sampler(config, state, _NORM.value)
-
-    points = np.asarray(sample.draw_noise(config, _SEED.value, 0, _POINTS.value))
-    path = interpolate(points, _FRAMES.value, _INTERPOLATION.value).astype(np.float32)
-    noise = np.asarray(sample.draw_noise(config, _SEED.value, _POINTS.value, 2 * _UNRELATED_PAIRS))
-    images = []
-    with tqdm(total=len(path) + len(noise), unit="image", disable=None) as bar:
-        for z in (path, noise):
-            labels = jnp.full(len(z), _LABEL.value or 0) if config.model.num_classes else None
-            images.append(draw(jnp.asarray(z), labels))
-            bar.update(len(z))
-    walk, unrelated = images
-
-    out = report.folder(workdir, NAME)
-    image_grid.save_png(out / "walk.png", image_grid.make_grid(walk, COLUMNS))
-    run_folder.write_atomically(out / "walk.gif", _gif(walk))
+    run = TrainedRun(_RUN)
+    path = interpolate(run.noise(0, _POINTS.value), _FRAMES.value, _INTERPOLATION.value)
+    walk = run.draw(path, "walk")
+    unrelated = run.draw(run.noise(_POINTS.value, 2 * _UNRELATED_PAIRS), "unrelated samples")
     figures: dict[str, Any] = {
-        "step": int(state.step),
+        "step": run.step,
         "points": _POINTS.value,
         "frames": _FRAMES.value,
         "interpolation": _INTERPOLATION.value,
-        "seed": _SEED.value,
+        "seed": run.seed,
         **smoothness(walk, unrelated),
     }
-    report.write(out, figures, PAPER)
-    print(
-        report.table(
-            [
-                (
-                    "mean change from frame to frame (levels)",
-                    f"{figures['mean_change']:.1f}",
-                    str(PAPER["mean_change"]),
-                ),
-                ("largest change from frame to frame", f"{figures['largest_change']:.1f}", ""),
-                (
-                    "change between unrelated samples",
-                    f"{figures['unrelated_change']:.1f}",
-                    " to ".join(map(str, PAPER["unrelated_change"])),
-                ),
-                ("largest change over the mean one", f"{figures['unevenness']:.2f}", ""),
-            ]
-        )
-    )
-    print(f"walk.png, walk.gif and results.json in {out}")
+    rows = [
+        Row("mean change from frame to frame (levels)", f"{figures['mean_change']:.1f}", str(PAPER["mean_change"])),
+        Row("largest change from frame to frame", f"{figures['largest_change']:.1f}"),
+        Row(
+            "change between unrelated samples",
+            f"{figures['unrelated_change']:.1f}",
+            " to ".join(map(str, PAPER["unrelated_change"])),
+        ),
+        Row("largest change over the mean one", f"{figures['unevenness']:.2f}"),
+    ]
+    caption = f"{len(walk)} frames through {_POINTS.value} random points, row by row."
+    pictures = [
+        Picture("walk.png", image_grid.make_grid(walk, COLUMNS), caption),
+        Picture("walk.gif", _gif(walk), "The same as a film."),
+    ]
+    title = "Walking in the latent space (section 6.1, figure 4)"
+    report.publish(report.folder(run.workdir, NAME), Report(title, figures, rows, pictures, PAPER))
 
 
 def _gif(images: np.ndarray) -> bytes:
@@ -151,12 +132,8 @@ def _gif(images: np.ndarray) -> bytes:
 
 
 if __name__ == "__main__":
-    _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
+    _RUN = trained_run.define_flags()
     _POINTS = flags.DEFINE_integer("points", POINTS, "Random points that the walk goes through.", lower_bound=2)
     _FRAMES = flags.DEFINE_integer("frames", FRAMES, "Images of the walk.", lower_bound=2)
     _INTERPOLATION = flags.DEFINE_enum("interpolation", "linear", INTERPOLATIONS, "Path between two points.")
-    _SEED = flags.DEFINE_integer("seed", 0, "Of the random points.")
-    _STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; default: the latest.")
-    _LABEL = flags.DEFINE_integer("label", None, "Class of all images (conditional networks); default: 0.")
-    _NORM = flags.DEFINE_enum("norm", "running", sample.NORMS, "Statistics of batch normalisation; see sample.py.")
     command_line.run(main)

@@ -1,12 +1,57 @@
-"""What every analysis leaves in the run's folder: <workdir>/analysis/<name>/results.json and pictures."""
+"""What every analysis leaves in the run's folder, <workdir>/analysis/<name>/: pictures and results.json."""
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from dcgan_jax import run_folder
+import numpy as np
+
+from dcgan_jax import image_grid, run_folder
+
+
+class Row(NamedTuple):
+    """A line of the printed table: what was measured, its figure here, and the paper's ('' where it has none)."""
+
+    what: str
+    here: str
+    paper: str = ""
+
+
+class Picture(NamedTuple):
+    """A file beside results.json.
+
+    Attributes:
+      file: its name, ending in .png or .gif.
+      content: uint8 [height, width, 1 or 3] for a PNG, or the bytes of the file.
+      caption: one sentence or two.
+    """
+
+    file: str
+    content: np.ndarray | bytes
+    caption: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """An experiment's outcome.
+
+    Attributes:
+      title: of the experiment, and where it stands in the paper.
+      figures: plain names and numbers.
+      rows: the figures worth printing.
+      pictures: see `Picture`.
+      paper: the paper's figures under the same names, and "source" for those that the paper does not print.
+    """
+
+    title: str
+    figures: dict[str, Any]
+    rows: Sequence[Row]
+    pictures: Sequence[Picture]
+    paper: dict[str, Any]
 
 
 def folder(workdir: Path, name: str) -> Path:
@@ -14,25 +59,32 @@ def folder(workdir: Path, name: str) -> Path:
     return workdir / "analysis" / name
 
 
-def write(out: Path, figures: dict[str, Any], paper: dict[str, Any]) -> None:
-    """Writes results.json.
-
-    Args:
-      out: see `folder`.
-      figures: plain names and numbers.
-      paper: the paper's figures under the same names, and a "source" for each that the paper does not print.
-    """
-    command = ["python", "-m", _module(), *sys.argv[1:]]
-    content = {**figures, "paper": paper, "command": " ".join(command)}
+def publish(out: Path, report: Report) -> None:
+    """Writes the pictures and then results.json into the folder `out`, and prints the table."""
+    for picture in report.pictures:
+        if isinstance(picture.content, bytes):
+            run_folder.write_atomically(out / picture.file, picture.content)
+        else:
+            image_grid.save_png(out / picture.file, picture.content)
+    content = {
+        **report.figures,
+        "paper": report.paper,
+        "command": shlex.join(["python", "-m", _module(), *sys.argv[1:]]),
+        "title": report.title,
+        "table": [row._asdict() for row in report.rows],
+        "pictures": [{"file": picture.file, "caption": picture.caption} for picture in report.pictures],
+    }
     run_folder.write_atomically(out / "results.json", (json.dumps(content, indent=2) + "\n").encode())
+    print(table(report.rows))
+    print(", ".join([*(picture.file for picture in report.pictures), "results.json"]), "in", out)
 
 
-def table(rows: Sequence[tuple[str, str, str]]) -> str:
-    """Lines of (what, here, paper), aligned."""
-    head = ("", "here", "paper")
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(3)]
+def table(rows: Sequence[Row]) -> str:
+    """The rows under a line of heads, aligned."""
+    lines = [Row("", "here", "paper"), *rows]
+    widths = [max(len(row[i]) for row in lines) for i in range(3)]
     return "\n".join(
-        f"{what:{widths[0]}}  {here:>{widths[1]}}  {paper:>{widths[2]}}".rstrip() for what, here, paper in (head, *rows)
+        f"{row.what:{widths[0]}}  {row.here:>{widths[1]}}  {row.paper:>{widths[2]}}".rstrip() for row in lines
     )
 
 

@@ -1,0 +1,99 @@
+"""A page on this machine on which the mouse draws boxes on samples; every change is written to a file at once."""
+
+import json
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dcgan_jax import image_grid
+from dcgan_jax.analysis import boxes
+from dcgan_jax.errors import UserError
+
+_MOST_BYTES = 10_000_000  # of a request
+
+
+def serve(images: np.ndarray, file: Path, step: int, seed: int, port: int) -> None:
+    """Serves the page on localhost until its button Done is pressed; arguments and errors as in `make_server`."""
+    with make_server(images, file, step, seed, port) as server:
+        address = f"http://127.0.0.1:{server.server_port}/"
+        print(f"Draw boxes at {address} and press Done. They are kept in {file}", flush=True)
+        server.serve_forever(poll_interval=0.1)
+
+
+def make_server(images: np.ndarray, file: Path, step: int, seed: int, port: int) -> ThreadingHTTPServer:
+    """A server of the page on localhost.
+
+    Args:
+      images: uint8 [count, height, width, channels].
+      file: of the boxes, see boxes.py; those that it holds are shown.
+      step, seed: of the samples.
+      port: 0 takes a free one.
+
+    Raises:
+      UserError: the port is taken, or the file holds boxes on other samples: nobody's work is overwritten.
+    """
+    drawn = boxes.read(file, step, seed) if file.exists() else []
+    page = resources.files("dcgan_jax.analysis").joinpath("annotate.html").read_bytes()
+    state = {"count": len(images), "side": images.shape[1], "boxes": drawn}
+    contents = {
+        "/": ("text/html; charset=utf-8", page),
+        "/samples.png": ("image/png", image_grid.png(image_grid.make_grid(images, 1))),
+        "/boxes": ("application/json", json.dumps(state).encode()),
+    }
+
+    def keep(drawn: list[boxes.Box]) -> None:
+        boxes.write(file, step, seed, drawn)
+        contents["/boxes"] = ("application/json", json.dumps({**state, "boxes": drawn}).encode())
+
+    try:
+        return ThreadingHTTPServer(("127.0.0.1", port), _make_handler(contents, keep))
+    except OSError as error:
+        raise UserError(f"port {port} cannot be used ({error.strerror}): give another --port.") from error
+
+
+def _make_handler(
+    contents: dict[str, tuple[str, bytes]], keep: Callable[[list[boxes.Box]], None]
+) -> type[BaseHTTPRequestHandler]:
+    """Answers GET with `contents` (kind and bytes by path), PUT /boxes with `keep`, and POST /done by ending."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path in contents:
+                self._send(*contents[self.path])
+            else:
+                self.send_error(404)
+
+        def do_PUT(self) -> None:
+            size = int(self.headers.get("Content-Length", 0))
+            if self.path != "/boxes" or size > _MOST_BYTES:
+                self.send_error(404)
+                return
+            try:
+                keep(boxes.check(json.loads(self.rfile.read(size))))
+            except (ValueError, KeyError, TypeError):
+                self.send_error(400)
+                return
+            self._send("application/json", b"{}")
+
+        def do_POST(self) -> None:
+            self._send("application/json", b"{}")
+            if self.path == "/done":
+                threading.Thread(target=self.server.shutdown).start()  # waits for serve_forever, which waits for us
+
+        def _send(self, kind: str, content: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Says nothing."""
+
+    return Handler

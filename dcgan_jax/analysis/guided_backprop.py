@@ -1,0 +1,261 @@
+"""What the discriminator's last convolution looks for [paper section 6.2, figure 5].
+
+    python -m dcgan_jax.analysis.guided_backprop --workdir=runs/toy_bedrooms
+
+For each chosen map of the last convolution, the images of the data set with its strongest response anywhere, and guided
+backpropagation from that place to the pixels: an ordinary gradient, but at every LeakyReLU only what comes in positive
+from both sides passes, (activation > 0)(gradient > 0) gradient [Springenberg et al. 2015, figure 1]. Beside it the same
+for the network that the run began with. The paper judges by eye that trained features respond to beds and windows and
+random ones to nothing in particular. Here two figures stand beside that:
+
+    concentration   share of the guided gradient's energy in the strongest tenth of the pixels (0.1: spread evenly)
+    selectivity     how well a map's response tells one of the data's own labels or attributes, as the area under the
+                    ROC curve (0.5: not at all, 1: perfectly), for the best one; mean over all maps of the layer
+
+Batch normalisation uses frozen statistics of the data for both networks.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+from absl import flags
+from ml_collections import ConfigDict
+
+from dcgan_jax import command_line, frozen_statistics, image_grid, input_pipeline, models, pixels, sample
+from dcgan_jax.analysis import report, trained_run
+from dcgan_jax.analysis.report import Picture, Report, Row
+from dcgan_jax.datasets import pack
+from dcgan_jax.datasets.image_dataset import ImageDataset
+from dcgan_jax.errors import UserError
+from dcgan_jax.train_state import Tree, create_state
+
+NAME = "guided_backprop"
+FEATURES, IMAGES = 6, 5  # [paper section 6.2; figure 5 has five images a feature]
+PAPER: dict[str, Any] = {"features": 6, "images": 5}
+_STRONGEST = 0.1  # part of the pixels that `concentration` looks at
+
+
+@jax.custom_vjp
+def guided_leaky_relu(x: jax.Array) -> jax.Array:
+    """LeakyReLU whose gradient is guided backpropagation's."""
+    return models.leaky_relu(x)
+
+
+def _forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return models.leaky_relu(x), x > 0
+
+
+def _backward(active: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    return (jnp.where(active & (gradient > 0), gradient, 0),)
+
+
+guided_leaky_relu.defvjp(_forward, _backward)
+
+
+def concentration(gradients: np.ndarray) -> np.ndarray:
+    """Share of each gradient's energy in the strongest tenth of its pixels, float [count].
+
+    Args:
+      gradients: [count, height, width, channels]; one that is zero everywhere gives nan.
+    """
+    energy = np.sort(np.square(gradients.astype(np.float64)).sum(-1).reshape(len(gradients), -1), 1)
+    strongest = max(1, round(_STRONGEST * energy.shape[1]))
+    with np.errstate(invalid="ignore"):
+        return energy[:, -strongest:].sum(1) / energy.sum(1)
+
+
+def area_under_curve(responses: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve of each feature, [features]; ties count half.
+
+    Args:
+      responses: [images, features].
+      positive: bool [images], some of each kind.
+    """
+    ranks = scipy.stats.rankdata(responses, axis=0)
+    yes, no = int(positive.sum()), int((~positive).sum())
+    return (ranks[positive].sum(0) - yes * (yes + 1) / 2) / (yes * no)
+
+
+def selectivity(
+    responses: np.ndarray, dataset: ImageDataset, numbers: np.ndarray
+) -> tuple[np.ndarray, list[str]] | None:
+    """The best area under the curve of each feature, and what it tells; None if the data says nothing of its images.
+
+    Args:
+      responses: [images, features].
+      dataset: its labels and whole-number attributes are tried, each value against the others.
+      numbers: of the images in the data set.
+    """
+    known = {} if dataset.labels is None else {"label": dataset.labels[numbers]}
+    known |= {name: v[numbers] for name, v in dataset.attributes.items() if v.ndim == 1 and v.dtype.kind == "i"}
+    areas, names = [], []
+    for name, values in known.items():
+        present = np.unique(values)
+        for value in present[1:] if len(present) == 2 else present:
+            if len(present) > 1:
+                areas.append(area_under_curve(responses, values == value))
+                names.append(
+                    f"{name}={dataset.class_names[value] if name == 'label' and dataset.class_names else value}"
+                )
+    if not areas:
+        return None
+    table = np.maximum(areas, 1.0 - np.array(areas))  # a map may as well be silent where the attribute is
+    best = table.argmax(0)
+    return table.max(0), [names[i] for i in best]
+
+
+class _Network:
+    """A discriminator with frozen statistics: responses of its last convolution, and guided gradients.
+
+    Images are those of a data set, by number; statistics are those of the first of `numbers`.
+    """
+
+    def __init__(
+        self, config: ConfigDict, params: Tree, batch_stats: Tree, dataset: ImageDataset, numbers: np.ndarray
+    ) -> None:
+        _, network = models.build_models(config)
+        self.layer = f"conv{len(config.model.discriminator.stages)}"
+        self._dataset, self._classes = dataset, config.model.num_classes
+        few = numbers[: sample.STATISTICS_BATCHES * sample.BATCH_SIZE]
+        arguments = ((pixels.to_network(jnp.asarray(x), config.model.output), y) for x, y in self._batches(few, ""))
+        statistics = frozen_statistics.make_estimate(network)(params, batch_stats, arguments)
+        self._variables = {"params": params, "batch_stats": statistics}
+
+        @jax.jit
+        def respond(variables: Tree, images: jax.Array, labels: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+            x = pixels.to_network(images, config.model.output)
+            maps = network.apply(variables, x, labels, train=False)[1][self.layer]
+            places = maps.reshape(len(maps), -1, maps.shape[-1])
+            return places.max(1).astype(jnp.float32), places.argmax(1)
+
+        guided = network.copy(activation=guided_leaky_relu)
+
+        @jax.jit
+        def gradient(
+            variables: Tree, images: jax.Array, labels: Any, place: jax.Array, feature: jax.Array
+        ) -> jax.Array:
+            def response(x: jax.Array) -> jax.Array:
+                maps = guided.apply(variables, x, labels, train=False)[1][self.layer]
+                maps = maps.reshape(len(maps), -1, maps.shape[-1])
+                return maps[jnp.arange(len(maps)), place, feature].sum()
+
+            return jax.grad(response)(pixels.to_network(images, config.model.output))
+
+        self._respond, self._gradient = respond, gradient
+
+    def respond(self, numbers: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
+        """Strongest response of every map to each image and its place, both [count, features]."""
+        results = [self._respond(self._variables, *batch) for batch in self._batches(numbers, what)]
+        responses, places = (
+            np.concatenate([np.asarray(part) for part in parts]) for parts in zip(*results, strict=True)
+        )
+        return responses[: len(numbers)], places[: len(numbers)]
+
+    def gradients(self, numbers: np.ndarray, places: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """Guided gradients [count, height, width, channels] of the maps `features` at `places`, an image each."""
+        images = self._dataset.images[numbers]
+        return np.asarray(self._gradient(self._variables, images, self._labels(numbers), places, features))
+
+    def _batches(self, numbers: np.ndarray, what: str) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """Images and their labels; a short batch is filled up: one compiled program serves all."""
+        for part in trained_run.parts(numbers, what):
+            full = np.resize(part, sample.BATCH_SIZE)
+            yield self._dataset.images[full], self._labels(full)
+
+    def _labels(self, numbers: np.ndarray) -> np.ndarray | None:
+        labels = self._dataset.labels
+        return labels[numbers] if self._classes and labels is not None else None
+
+
+def main() -> None:
+    workdir = Path(_WORKDIR.value)
+    config, state = sample.load_run(workdir, _STEP.value)
+    _, network = models.build_models(config)
+    total = network.stages[-1][0]
+    features = [int(feature) for feature in _FEATURES.value]
+    if wrong := [feature for feature in features if not 0 <= feature < total]:
+        raise UserError(
+            f"--features: there is no map {wrong[0]}; the last convolution's are numbered 0 to {total - 1}."
+        )
+    dataset = _open_data(config, _SOURCE.value, _SPLIT.value)
+    # At random: the images of a folder are sorted by class.
+    numbers = np.random.default_rng(0).permutation(len(dataset.images))[: _NUM_IMAGES.value]
+    count, shown = len(numbers), min(IMAGES, len(numbers))
+
+    # The network that the run began with: the same seed, no training.
+    fresh = jax.jit(partial(create_state, config, *models.build_models(config)))().discriminator
+    figures: dict[str, Any] = {"step": int(state.step), "features": features, "num_images": count}
+    rows, blocks = [Row("images searched", f"{count:,}"), Row("features", str(len(features)), "6")], []
+    for name, player in (("untrained", fresh), ("trained", state.discriminator)):
+        searched = _Network(config, player.params, player.batch_stats, dataset, numbers)
+        responses, places = searched.respond(numbers, f"{name}: responses")
+        best = np.argsort(-responses[:, features], axis=0, kind="stable")[:shown].T.ravel()  # feature by feature
+        which = np.repeat(features, shown)
+        gradients = searched.gradients(numbers[best], places[best, which], which)
+        blocks += [
+            image_grid.make_grid(dataset.images[numbers[best]], shown),
+            image_grid.make_grid(_visible(gradients), shown),
+        ]
+        figures[f"{name}_concentration"] = float(np.nanmean(concentration(gradients)))
+        if found := selectivity(responses, dataset, numbers):
+            areas, told = found
+            figures[f"{name}_selectivity"] = float(areas.mean())
+            figures[f"{name}_best_attributes"] = [
+                {"feature": feature, "tells": told[feature], "area": float(areas[feature])} for feature in features
+            ]
+    for measure, meaning in (
+        ("concentration", "energy of the guided gradient in the strongest tenth of pixels"),
+        ("selectivity", f"area under the curve of the best attribute, mean of {total} maps"),
+    ):
+        if f"trained_{measure}" in figures:
+            rows += [
+                Row(f"{meaning}, trained", f"{figures[f'trained_{measure}']:.3f}"),
+                Row("  untrained", f"{figures[f'untrained_{measure}']:.3f}"),
+            ]
+    for entry in figures.get("trained_best_attributes", []):
+        rows.append(Row(f"  map {entry['feature']} tells {entry['tells']}", f"{entry['area']:.3f}"))
+    caption = (
+        f"A row for each of the maps {', '.join(map(str, features))} of the last convolution, the {shown} images with "
+        "its strongest responses. Left: the untrained network's, images and guided backpropagation. Right: the trained "
+        "network's."
+    )
+    title = "What the discriminator's features see (section 6.2, figure 5)"
+    pictures = [Picture("guided.png", image_grid.row(*blocks), caption)]
+    report.publish(report.folder(workdir, NAME), Report(title, figures, rows, pictures, PAPER))
+
+
+def _open_data(config: ConfigDict, source: str | None, split: str | None) -> ImageDataset:
+    """The run's data set, or another one at the run's image size.
+
+    Raises:
+      UserError: it cannot be read, or has no labels although the network needs them.
+    """
+    data = config.data.copy_and_resolve_references()
+    data.update({name: value for name, value in (("source", source), ("split", split)) if value})
+    dataset = pack.open_or_build(data)
+    input_pipeline.check_labels(config, data.source, dataset)
+    return dataset
+
+
+def _visible(gradients: np.ndarray) -> np.ndarray:
+    """uint8 of gradients [count, height, width, channels]: grey is 0, the largest magnitude of each is 0 or 255."""
+    largest = np.abs(gradients).max((1, 2, 3), keepdims=True)
+    return np.round(127.5 + 127.5 * gradients / np.where(largest > 0, largest, 1)).astype(np.uint8)
+
+
+if __name__ == "__main__":
+    _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
+    _STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; default: the latest.")
+    _FEATURES = flags.DEFINE_list(
+        "features", [str(i) for i in range(FEATURES)], "Maps of the last convolution, by number, with commas."
+    )
+    _NUM_IMAGES = flags.DEFINE_integer("num_images", 10_000, "Images searched, chosen at random.", lower_bound=1)
+    _SOURCE = flags.DEFINE_string("source", None, "Other images, as config.data.source says; default: the run's own.")
+    _SPLIT = flags.DEFINE_string("split", None, "Of the source; default: the run's own.")
+    command_line.run(main)

@@ -1,0 +1,245 @@
+"""Vector arithmetic on faces and other concepts [paper section 6.3.2, figure 7].
+
+    python -m dcgan_jax.analysis.vector_arithmetic --workdir=runs/toy_faces
+    python -m dcgan_jax.analysis.vector_arithmetic --workdir=runs/faces --a=3,17,29 --b=4,5,60 --c=12,13,88
+
+z = mean of A - mean of B + mean of C, where A, B and C are three samples each that show a concept: smiling woman -
+neutral woman + neutral man should give a smiling man. The middle of each 3x3 block is the image of z; around it, z with
+uniform noise of +-0.25. Beside it the paper's two baselines: one sample a concept instead of three, and the same
+arithmetic on pixels.
+
+Concepts are numbers of samples (sheet.png shows them), or attributes that a probe trained on the data's own labels sees
+(concepts.py). With attributes the arithmetic is repeated with other samples, and the probe counts how often the result
+shows what it should and is plausible, no farther from the data than real images are (attribute_probe.py). Faces laid
+over each other, as pixel space gives, show every attribute that one of them has, but are not plausible.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+
+from dcgan_jax import command_line, image_grid
+from dcgan_jax.analysis import concepts, report, trained_run
+from dcgan_jax.analysis.report import Picture, Report, Row
+from dcgan_jax.analysis.trained_run import TrainedRun
+from dcgan_jax.attribute_probe import AttributeProbe
+from dcgan_jax.datasets import pack
+from dcgan_jax.errors import UserError
+
+NAME = "vector_arithmetic"
+EXEMPLARS, NOISE, NEIGHBOURS = 3, 0.25, 8  # [paper section 6.3.2, figure 7]
+# The paper's two examples, for data with these attributes.
+PAPER_FORMULAS = (
+    ("smiling=1,man=0", "smiling=0,man=0", "smiling=0,man=1"),
+    ("glasses=1,man=1", "glasses=0,man=1", "glasses=0,man=0"),
+)
+PAPER: dict[str, Any] = {"exemplars": 3, "noise": 0.25}
+METHODS = {
+    "three": "three exemplars",
+    "one": "one exemplar",
+    "pixels": "three, in pixel space",
+    "random": "random samples",
+}
+_POOL = 2000  # samples that the exemplars are chosen from
+_SHEET = 200  # of them on the numbered sheet
+_SHOWN = 4  # trials that are drawn
+
+
+class Formula(NamedTuple):
+    """A - B + C: three concepts, and the traits of the result (empty if they are sample numbers)."""
+
+    concepts: tuple[concepts.Concept, ...]
+    traits: dict[str, int]
+
+
+def default_formulas(probe: AttributeProbe | None, labels: np.ndarray | None) -> list[tuple[str, ...]]:
+    """The paper's, where the attributes allow; with labels only, common class - commonest + commonest."""
+    if probe is None:
+        return []
+    known = {name for name, target in probe.targets.items() if target.classes}
+    fitting: list[tuple[str, ...]] = [
+        f for f in PAPER_FORMULAS if {part.split("=")[0] for part in f[0].split(",")} <= known
+    ]
+    if fitting or labels is None or probe.targets["label"].classes < 2:
+        return fitting
+    first, second = np.argsort(-np.bincount(labels), kind="stable")[:2]
+    return [(f"label={second}", f"label={first}", f"label={first}")]
+
+
+def arithmetic(values: np.ndarray, exemplars: np.ndarray) -> np.ndarray:
+    """mean(A) - mean(B) + mean(C) of each trial.
+
+    Args:
+      values: [samples, ...].
+      exemplars: sample numbers [trials, 3, exemplars].
+
+    Returns:
+      [trials, ...].
+    """
+    a, b, c = (values[exemplars[:, i]].mean(1) for i in range(3))
+    return a - b + c
+
+
+def interval(successes: int, trials: int) -> tuple[float, float]:
+    """95 % interval of a share [Wilson 1927]."""
+    z, share = 1.96, successes / trials
+    middle = share + z * z / (2 * trials)
+    reach = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    return (middle - reach) / (1 + z * z / trials), (middle + reach) / (1 + z * z / trials)
+
+
+def main() -> None:
+    run = TrainedRun(_RUN)
+    texts = {name: flag.value for name, flag in (("a", _A), ("b", _B), ("c", _C)) if flag.value is not None}
+    if texts and len(texts) < 3:
+        raise UserError("give all three of --a, --b and --c, or none.")
+    by_number = bool(texts) and not any("=" in text for text in texts.values())
+    dataset = None if by_number else pack.open_or_build(run.config.data)
+    knows = dataset is not None and (dataset.labels is not None or dataset.attributes)
+    probe = trained_run.open_probe(run.config) if knows else None
+    written = [tuple(texts.values())] if texts else default_formulas(probe, dataset.labels if dataset else None)
+    formulas = []
+    for parts in written:
+        abc = tuple(concepts.parse(name, text, _POOL, probe) for name, text in zip("abc", parts, strict=True))
+        if len({bool(concept.numbers) for concept in abc}) > 1:
+            raise UserError("--a, --b and --c must all be numbers of samples, or all attributes.")
+        formulas.append(Formula(abc, {} if abc[0].numbers else concepts.combine(*(concept.traits for concept in abc))))
+
+    out = report.folder(run.workdir, NAME)
+    z = run.noise(0, _POOL)
+    images = run.draw(z, "samples to choose from")
+    sheet = image_grid.make_grid(image_grid.number(images[:_SHEET]), 10)
+    if not formulas:
+        image_grid.save_png(out / "sheet.png", sheet)
+        raise UserError(
+            f"nothing is known about the images of {run.config.data.source}: choose samples from {out / 'sheet.png'} "
+            "and give three a concept by number, such as --a=3,17,29 --b=4,5,60 --c=12,13,88."
+        )
+    found = probe.read(images) if probe else {}
+    figures: dict[str, Any] = {"step": run.step, "seed": run.seed, "formulas": []}
+    rows = [
+        Row("exemplars a concept", str(EXEMPLARS), str(EXEMPLARS)),
+        Row("noise around the middle", "±0.25", "±0.25"),
+    ]
+    pictures = []
+    for i, formula in enumerate(formulas):
+        exemplars = _choose(formula, found, np.random.default_rng([run.seed, i]))
+        results = _results(run, z, images, exemplars)
+        name = " - ".join(concept.text for concept in formula.concepts[:2]) + " + " + formula.concepts[2].text
+        entry: dict[str, Any] = {"formula": name, "trials": len(exemplars)}
+        if formula.traits and probe:
+            entry |= _success(formula, probe, results, images)
+            wanted = ", ".join(f"{trait}={value}" for trait, value in formula.traits.items())
+            rows.append(Row(f"{name}: {len(exemplars)} trials", f"{wanted} and plausible (95 %); shown; plausible"))
+            rows += [Row(f"  {method}", _in_words(entry[key])) for key, method in METHODS.items()]
+        figures["formulas"].append(entry)
+        pictures.append(_picture(run, z, images, exemplars, results, i, name))
+    if probe:
+        used = {name for formula in formulas for name in formula.traits}
+        figures["probe_held_out"] = {name: probe.targets[name].held_out for name in sorted(used)}
+        rows += [Row(f"the probe on {name}, held out", probe.targets[name].accuracy) for name in sorted(used)]
+    pictures.append(Picture("sheet.png", sheet, "The samples by number."))
+    title = "Vector arithmetic (section 6.3.2, figure 7)"
+    report.publish(out, Report(title, figures, rows, pictures, PAPER))
+
+
+def _choose(formula: Formula, found: dict[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """Sample numbers [trials, 3, exemplars]; by number there is one trial, with as many exemplars as every concept has.
+
+    Raises:
+      UserError: too few samples show a concept.
+    """
+    if not formula.traits:
+        sizes = {len(concept.numbers) for concept in formula.concepts}
+        if len(sizes) > 1:
+            raise UserError("--a, --b and --c must name equally many samples.")
+        return np.array([[concept.numbers for concept in formula.concepts]])
+    chosen = []
+    for concept in formula.concepts:
+        pool = np.flatnonzero(concepts.shows(found, concept.traits, concepts.CONFIDENT))
+        if len(pool) < EXEMPLARS:
+            raise UserError(
+                f"only {len(pool)} of {_POOL} samples show {concept.text} with probability {concepts.CONFIDENT}, fewer "
+                f"than {EXEMPLARS}: train longer, or choose samples by number."
+            )
+        chosen.append([rng.choice(pool, EXEMPLARS, replace=False) for _ in range(_TRIALS.value)])
+    return np.array(chosen).swapaxes(0, 1)
+
+
+def _results(run: TrainedRun, z: np.ndarray, images: np.ndarray, exemplars: np.ndarray) -> dict[str, np.ndarray]:
+    """uint8 [trials, height, width, channels] by method."""
+    blend = arithmetic(images.astype(np.float32), exemplars)
+    return {
+        "three": run.draw(arithmetic(z, exemplars), "three exemplars"),
+        "one": run.draw(arithmetic(z, exemplars[:, :, :1]), "one exemplar"),
+        "pixels": np.clip(np.round(blend), 0, 255).astype(np.uint8),
+    }
+
+
+def _success(
+    formula: Formula, probe: AttributeProbe, results: dict[str, np.ndarray], samples: np.ndarray
+) -> dict[str, Any]:
+    """Shares of each method's results, and of `samples` at random.
+
+    Returns:
+      By method: shown, the share that shows the traits; plausible; success, both, with its 95 % interval low to high.
+    """
+    rates = {}
+    for method, drawn in (*results.items(), ("random", samples)):
+        shown, plausible = concepts.shows(probe.read(drawn), formula.traits), probe.plausible(drawn)
+        both = shown & plausible
+        low, high = interval(int(both.sum()), len(both))
+        shares = {"shown": shown, "plausible": plausible, "success": both}
+        rates[method] = {name: float(values.mean()) for name, values in shares.items()} | {"low": low, "high": high}
+    return rates
+
+
+def _in_words(rate: dict[str, float]) -> str:
+    success, low, high, shown, plausible = (
+        100 * rate[name] for name in ("success", "low", "high", "shown", "plausible")
+    )
+    return f"{success:.1f} % ({low:.1f} to {high:.1f}); {shown:.1f} %; {plausible:.1f} %"
+
+
+def _picture(
+    run: TrainedRun,
+    z: np.ndarray,
+    images: np.ndarray,
+    exemplars: np.ndarray,
+    results: dict[str, np.ndarray],
+    i: int,
+    name: str,
+) -> Picture:
+    """A row of blocks for each of the first trials, as the paper's figure: exemplars and means, 3x3, baselines."""
+    rng, blocks = np.random.default_rng([run.seed, i, 1]), []
+    for trial in range(min(_SHOWN, len(exemplars))):
+        chosen = exemplars[trial]
+        means = run.draw(z[chosen].mean(1), "")
+        left = [
+            image_grid.make_grid(np.stack([*images[three], mean]), len(three) + 1)
+            for three, mean in zip(chosen, means, strict=True)
+        ]
+        middle = arithmetic(z, exemplars[trial : trial + 1])
+        noise = rng.uniform(-NOISE, NOISE, (NEIGHBOURS + 1, z.shape[1]))
+        noise[NEIGHBOURS // 2] = 0
+        block = run.draw(middle + noise, "")
+        baselines = np.stack([results["one"][trial], results["pixels"][trial]])
+        blocks.append(
+            image_grid.row(np.concatenate(left), image_grid.make_grid(block, 3), image_grid.make_grid(baselines, 1))
+        )
+    caption = (
+        f"{name}. In each row: the three samples of A, B and C with the image of their mean z; the result in the "
+        "middle of 3x3 with noise around; one exemplar (top) and pixel space (bottom)."
+    )
+    return Picture(f"arithmetic_{i + 1}.png", image_grid.column(*blocks), caption)
+
+
+if __name__ == "__main__":
+    _RUN = trained_run.define_flags()
+    _A = flags.DEFINE_string("a", None, "A: samples by number (3,17,29) or attributes (smiling=1,man=0).")
+    _B = flags.DEFINE_string("b", None, "B, likewise.")
+    _C = flags.DEFINE_string("c", None, "C, likewise.")
+    _TRIALS = flags.DEFINE_integer("trials", 500, "Repetitions, where concepts are attributes.", lower_bound=1)
+    command_line.run(main)

@@ -1,0 +1,143 @@
+"""The annotation page's server, and, where a browser is installed, the page under a real mouse (long)."""
+
+import json
+import shutil
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dcgan_jax.analysis import annotate, boxes
+from dcgan_jax.errors import UserError
+from tests import tiny
+
+BOX = {"sample": 1.0, "x0": 1.0, "y0": 0.0, "x1": 3.0, "y1": 2.0}
+
+
+@contextmanager
+def served(file: Path, images: np.ndarray) -> Iterator[str]:
+    """The page's address. Ends it with Done."""
+    with annotate.make_server(images, file, 7, 3, 0) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        address = f"http://127.0.0.1:{server.server_port}/"
+        yield address
+        if thread.is_alive():
+            ask(address + "done", "POST")
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def ask(address: str, method: str = "GET", content: Any = None) -> bytes:
+    data = None if content is None else json.dumps(content).encode()
+    with urllib.request.urlopen(urllib.request.Request(address, data, method=method), timeout=60) as answer:
+        return answer.read()
+
+
+def test_server(tmp_path: Path) -> None:
+    file, images = tmp_path / "boxes.json", tiny.images(3)
+    with served(file, images) as address:
+        assert b"Drag a box" in ask(address)
+        (tmp_path / "samples.png").write_bytes(ask(address + "samples.png"))
+        with Image.open(tmp_path / "samples.png") as sheet:
+            np.testing.assert_array_equal(np.asarray(sheet).reshape(images.shape), images)
+        assert json.loads(ask(address + "boxes")) == {"count": 3, "side": 8, "boxes": []}
+        ask(address + "boxes", "PUT", [BOX])
+        assert boxes.read(file, 7, 3) == [BOX]
+        assert json.loads(ask(address + "boxes"))["boxes"] == [BOX]
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            ask(address + "boxes", "PUT", [{"sample": 1}])
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            ask(address + "other")
+        assert boxes.read(file, 7, 3) == [BOX]
+    with served(file, images) as address:
+        assert json.loads(ask(address + "boxes"))["boxes"] == [BOX]
+
+
+def test_boxes_of_other_samples_are_not_overwritten(tmp_path: Path) -> None:
+    boxes.write(tmp_path / "boxes.json", 8, 3, [BOX])
+    with pytest.raises(UserError, match="move the file away"):
+        annotate.make_server(tiny.images(3), tmp_path / "boxes.json", 7, 3, 0)
+
+
+def test_port_in_use(tmp_path: Path) -> None:
+    with served(tmp_path / "boxes.json", tiny.images(1)) as address:
+        port = int(address.rsplit(":", 1)[1].strip("/"))
+        with pytest.raises(UserError, match=f"port {port} cannot be used"):
+            annotate.make_server(tiny.images(1), tmp_path / "other.json", 7, 3, port)
+
+
+class Browser:
+    """Headless Chromium through ChromeDriver's WebDriver protocol."""
+
+    def __init__(self, address: str) -> None:
+        self._driver = subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, text=True)
+        assert self._driver.stdout
+        line = next(line for line in self._driver.stdout if "started successfully on port" in line)
+        self._base = f"http://127.0.0.1:{line.split()[-1].strip('.')}"
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+        options = {"alwaysMatch": {"goog:chromeOptions": {"args": [*flags, "--window-size=1200,900"]}}}
+        session = self._post("/session", {"capabilities": options})
+        self._base += f"/session/{session['sessionId']}"
+        self._post("/url", {"url": address})
+
+    def run(self, script: str) -> Any:
+        return self._post("/execute/sync", {"script": script, "args": []})
+
+    def drag(self, *places: tuple[float, float]) -> None:
+        """Presses the mouse at the first place, lets go at the last."""
+        moves = [{"type": "pointerMove", "duration": 50, "x": round(x), "y": round(y)} for x, y in places]
+        actions = [moves[0], {"type": "pointerDown", "button": 0}, *moves[1:], {"type": "pointerUp", "button": 0}]
+        self._post("/actions", {"actions": [{"type": "pointer", "id": "mouse", "actions": actions}]})
+
+    def close(self) -> None:
+        ask(self._base, "DELETE")
+        self._driver.terminate()
+        self._driver.wait()
+
+    def _post(self, path: str, content: Any) -> Any:
+        return json.loads(ask(self._base + path, "POST", content))["value"]
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not shutil.which("chromedriver"), reason="needs ChromeDriver (Debian: chromium-driver)")
+def test_mouse_in_a_browser(tmp_path: Path) -> None:
+    """A drag makes a box, a click removes one, and Done ends the server."""
+    file = tmp_path / "boxes.json"
+    with served(file, tiny.images(12, size=64)) as address:
+        browser = Browser(address)
+        try:
+            wait_for(browser, "0 boxes on 0 samples, saved")
+            place = "const r = document.getElementById('sample4').getBoundingClientRect(); return [r.x, r.y, r.width]"
+            left, top, width = browser.run(place)
+            scale = width / 64
+            browser.drag((left + 10 * scale, top + 20 * scale), (left + 30 * scale, top + 44 * scale))
+            wait_for(browser, "1 boxes on 1 samples, saved")
+            browser.drag((left + 40 * scale, top + 9 * scale), (left + 50 * scale, top + 9 * scale + 30))
+            wait_for(browser, "2 boxes on 1 samples, saved")
+            browser.drag((left + 45 * scale, top + 12 * scale))
+            wait_for(browser, "1 boxes on 1 samples, saved")
+            browser.run("document.getElementById('done').click()")
+            wait_for(browser, "goes on in the terminal")
+        finally:
+            browser.close()
+    (box,) = boxes.read(file, 7, 3)
+    assert box == pytest.approx({"sample": 4, "x0": 10, "y0": 20, "x1": 30, "y1": 44}, abs=0.5)
+
+
+def wait_for(browser: Browser, text: str) -> None:
+    found = ""
+    for _ in range(100):
+        found = browser.run("return document.getElementById('status').value")
+        if text in found:
+            return
+        threading.Event().wait(0.1)
+    raise AssertionError(f"the page says {found!r}, not {text!r}")

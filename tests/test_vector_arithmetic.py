@@ -1,0 +1,69 @@
+"""Vector arithmetic: sums and intervals by hand, and the command on trained runs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dcgan_jax.analysis import vector_arithmetic
+from dcgan_jax.attribute_probe import AttributeProbe, Target
+from tests.trained import analyse
+
+NUMBERS = ("--a=1,2", "--b=3,4", "--c=5,6")
+
+
+def test_arithmetic_by_hand() -> None:
+    values = np.array([[1.0, 0.0], [3.0, 0.0], [10.0, 2.0], [20.0, 2.0], [0.0, 5.0], [0.0, 7.0]])
+    exemplars = np.array([[[0, 1], [2, 3], [4, 5]], [[4, 4], [0, 0], [1, 1]]])
+    np.testing.assert_allclose(vector_arithmetic.arithmetic(values, exemplars), [[2 - 15, 0 - 2 + 6], [2, 5]])
+
+
+def test_interval_by_hand() -> None:
+    """Wilson's interval of 8 of 10, as published in many tables: 0.490 to 0.943."""
+    assert vector_arithmetic.interval(8, 10) == pytest.approx((0.490, 0.943), abs=1e-3)
+    assert vector_arithmetic.interval(0, 10)[0] == pytest.approx(0, abs=1e-12)
+    assert vector_arithmetic.interval(10, 10)[1] == pytest.approx(1)
+
+
+def test_default_formulas() -> None:
+    faces = AttributeProbe({name: Target(name, 2) for name in ("man", "smiling", "glasses")}, None, {}, {})
+    assert vector_arithmetic.default_formulas(faces, None) == list(vector_arithmetic.PAPER_FORMULAS)
+    labels = AttributeProbe({"label": Target("label", 3)}, None, {}, {})
+    assert vector_arithmetic.default_formulas(labels, np.array([2, 1, 2, 1, 2, 0])) == [
+        ("label=1", "label=2", "label=2")
+    ]
+    assert vector_arithmetic.default_formulas(None, None) == []
+
+
+def test_exemplars_by_number(trained_run: Path) -> None:
+    process = analyse("vector_arithmetic", trained_run, *NUMBERS)
+    assert process.returncode == 0, process.stderr
+    out = trained_run / "analysis" / "vector_arithmetic"
+    results = json.loads((out / "results.json").read_text())
+    assert results["formulas"] == [{"formula": "1,2 - 3,4 + 5,6", "trials": 1}]
+    with Image.open(out / "arithmetic_1.png") as sheet:
+        assert sheet.size == (8 * (3 + 3 + 1) + 2 * 8, 3 * 8)  # two exemplars and the mean, 3 x 3, baselines
+    with Image.open(out / "sheet.png") as sheet:
+        assert sheet.size == (560, 20 * 56)
+
+
+def test_without_numbers_and_without_labels_it_asks(trained_run: Path) -> None:
+    process = analyse("vector_arithmetic", trained_run)
+    assert process.returncode == 2
+    assert "choose samples from" in process.stderr and "sheet.png" in process.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (NUMBERS[:2], "give all three of --a, --b and --c, or none"),
+        ((*NUMBERS[:2], "--c=5,2000"), "--c=5,2000: there is no sample 2000; they are numbered 0 to 1999"),
+        ((*NUMBERS[:2], "--c=5,6,7"), "must name equally many samples"),
+    ],
+)
+def test_bad_input(trained_run: Path, flags: tuple[str, ...], message: str) -> None:
+    process = analyse("vector_arithmetic", trained_run, *flags)
+    assert process.returncode == 2
+    assert message in process.stderr and "Traceback" not in process.stderr
