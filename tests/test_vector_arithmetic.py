@@ -29,11 +29,14 @@ def test_interval_by_hand() -> None:
 
 def test_default_formulas() -> None:
     faces = AttributeProbe({name: Target(name, 2) for name in ("man", "smiling", "glasses")}, None, {}, {})
-    assert vector_arithmetic.default_formulas(faces, None) == list(vector_arithmetic.PAPER_FORMULAS)
-    labels = AttributeProbe({"label": Target("label", 3)}, None, {}, {})
-    assert vector_arithmetic.default_formulas(labels, np.array([2, 1, 2, 1, 2, 0])) == [
-        ("label=1", "label=2", "label=2")
-    ]
+    assert vector_arithmetic.default_formulas(faces, None) == list(vector_arithmetic.FORMULAS[:2])
+    labels = np.array([2, 1, 2, 1, 2, 0])
+    for names, expected in (
+        (None, ("label=1", "label=2", "label=2")),
+        (["x", "y", "z"], ("label=y", "label=z", "label=z")),
+    ):
+        probe = AttributeProbe({"label": Target("label", 3)}, names, {}, {})
+        assert vector_arithmetic.default_formulas(probe, labels) == [expected]
     assert vector_arithmetic.default_formulas(None, None) == []
 
 

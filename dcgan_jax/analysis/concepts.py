@@ -73,6 +73,12 @@ def _value(flag: str, name: str, text: str, probe: AttributeProbe) -> int:
     raise UserError(f"--{flag}: {name} has no value {text!r}; it has {known}.")
 
 
+def describe(traits: Mapping[str, int], probe: AttributeProbe) -> str:
+    """As it is written on the command line, classes by name."""
+    names = probe.class_names or []
+    return ",".join(f"{name}={names[value] if name == 'label' and names else value}" for name, value in traits.items())
+
+
 def shows(found: Mapping[str, np.ndarray], traits: Mapping[str, int], least: float | None = None) -> np.ndarray:
     """Which images show all traits, bool [count].
 

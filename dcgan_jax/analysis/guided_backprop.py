@@ -38,6 +38,7 @@ from dcgan_jax.train_state import Tree, create_state
 NAME = "guided_backprop"
 FEATURES, IMAGES = 6, 5  # [paper section 6.2; figure 5 has five images a feature]
 PAPER: dict[str, Any] = {"features": 6, "images": 5}
+_RARE = 0.05  # of the images: of few images some map always seems to tell something
 _STRONGEST = 0.1  # part of the pixels that `concentration` looks at
 
 
@@ -89,7 +90,7 @@ def selectivity(
 
     Args:
       responses: [images, features].
-      dataset: its labels and whole-number attributes are tried, each value against the others.
+      dataset: its labels and whole-number attributes are tried, each value that is not rare against the others.
       numbers: of the images in the data set.
     """
     known = {} if dataset.labels is None else {"label": dataset.labels[numbers]}
@@ -98,7 +99,7 @@ def selectivity(
     for name, values in known.items():
         present = np.unique(values)
         for value in present[1:] if len(present) == 2 else present:
-            if len(present) > 1:
+            if _RARE <= (values == value).mean() <= 1 - _RARE:
                 areas.append(area_under_curve(responses, values == value))
                 names.append(
                     f"{name}={dataset.class_names[value] if name == 'label' and dataset.class_names else value}"

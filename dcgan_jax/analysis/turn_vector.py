@@ -4,9 +4,10 @@
 
 The turn vector is the mean of four samples that look right minus that of four that look left; z + t * vector, t from -1
 to 1, turns any new sample. The samples are chosen by number (--left, --right; sheet.png of vector_arithmetic shows the
-numbers), or by a probe that reads a real attribute of the data (--attribute): from the tenth of the samples with its
-smallest and largest values. With the probe the attribute is also measured along the axis, over several vectors and many
-samples, beside a random direction of the same length, and so is how many samples keep their other attributes.
+numbers), or by a probe that reads a real attribute of the data (--attribute; the first is the yaw of rendered faces, the
+bed's place in rendered bedrooms): from the tenth of the samples with its smallest and largest values. With the probe the
+attribute is also measured along the axis, over several vectors and many samples, beside a random direction of the same
+length, and so is how many samples keep their other attributes.
 """
 
 import math
@@ -154,14 +155,14 @@ def _numbers(flag: str, text: str | None) -> np.ndarray:
     return np.array(concepts.parse(flag, text, _POOL, None).numbers)
 
 
-def _number_attribute(name: str, probe: AttributeProbe) -> str:
-    """Raises UserError if the probe does not read `name` as a number."""
+def _number_attribute(name: str | None, probe: AttributeProbe) -> str:
+    """`name`, or the first attribute that the probe reads as a number. Raises UserError if there is none."""
     known = [target.name for target in probe.targets.values() if not target.classes and target.name != BOXES]
-    if name in known:
-        return name
+    if known and name in (None, *known):
+        return name or known[0]
     raise UserError(
-        f"the run's images have no real attribute {name!r} "
-        + (f"(--attribute can be {', '.join(known)})" if known else "")
+        f"the run's images have no real-valued attribute{f' {name!r}' if name else ''}"
+        + (f" (--attribute can be {', '.join(known)})" if known else "")
         + "; or choose samples by number: --left=3,17,29,40 --right=..."
     )
 
@@ -170,6 +171,6 @@ if __name__ == "__main__":
     _RUN = trained_run.define_flags()
     _LEFT = flags.DEFINE_string("left", None, "Samples at one end, by number, with commas.")
     _RIGHT = flags.DEFINE_string("right", None, "Samples at the other end.")
-    _ATTRIBUTE = flags.DEFINE_string("attribute", "yaw", "What a probe reads, where samples are not chosen by number.")
+    _ATTRIBUTE = flags.DEFINE_string("attribute", None, "What a probe reads, if not by number; default: the first.")
     _REACH = flags.DEFINE_float("reach", 1.0, "How far to go, in lengths of the vector.", lower_bound=0.0)
     command_line.run(main)

@@ -30,10 +30,11 @@ from dcgan_jax.errors import UserError
 
 NAME = "vector_arithmetic"
 EXEMPLARS, NOISE, NEIGHBOURS = 3, 0.25, 8  # [paper section 6.3.2, figure 7]
-# The paper's two examples, for data with these attributes.
-PAPER_FORMULAS = (
+# The paper's two examples, and one for bedrooms, for data with these attributes.
+FORMULAS = (
     ("smiling=1,man=0", "smiling=0,man=0", "smiling=0,man=1"),
     ("glasses=1,man=1", "glasses=0,man=1", "glasses=0,man=0"),
+    ("tv=1,lamp=0", "tv=0,lamp=0", "tv=0,lamp=1"),
 )
 PAPER: dict[str, Any] = {"exemplars": 3, "noise": 0.25}
 METHODS = {
@@ -55,17 +56,17 @@ class Formula(NamedTuple):
 
 
 def default_formulas(probe: AttributeProbe | None, labels: np.ndarray | None) -> list[tuple[str, ...]]:
-    """The paper's, where the attributes allow; with labels only, common class - commonest + commonest."""
+    """Those of FORMULAS that the attributes allow; with labels only, common class - commonest + commonest."""
     if probe is None:
         return []
     known = {name for name, target in probe.targets.items() if target.classes}
-    fitting: list[tuple[str, ...]] = [
-        f for f in PAPER_FORMULAS if {part.split("=")[0] for part in f[0].split(",")} <= known
-    ]
+    fitting: list[tuple[str, ...]] = [f for f in FORMULAS if {part.split("=")[0] for part in f[0].split(",")} <= known]
     if fitting or labels is None or probe.targets["label"].classes < 2:
         return fitting
-    first, second = np.argsort(-np.bincount(labels), kind="stable")[:2]
-    return [(f"label={second}", f"label={first}", f"label={first}")]
+    commonest, next_one = (
+        concepts.describe({"label": int(label)}, probe) for label in np.argsort(-np.bincount(labels), kind="stable")[:2]
+    )
+    return [(next_one, commonest, commonest)]
 
 
 def arithmetic(values: np.ndarray, exemplars: np.ndarray) -> np.ndarray:
@@ -114,7 +115,7 @@ def main() -> None:
     if not formulas:
         image_grid.save_png(out / "sheet.png", sheet)
         raise UserError(
-            f"nothing is known about the images of {run.config.data.source}: choose samples from {out / 'sheet.png'} "
+            f"no formula is known for the images of {run.config.data.source}: choose samples from {out / 'sheet.png'} "
             "and give three a concept by number, such as --a=3,17,29 --b=4,5,60 --c=12,13,88."
         )
     found = probe.read(images) if probe else {}
@@ -131,7 +132,7 @@ def main() -> None:
         entry: dict[str, Any] = {"formula": name, "trials": len(exemplars)}
         if formula.traits and probe:
             entry |= _success(formula, probe, results, images)
-            wanted = ", ".join(f"{trait}={value}" for trait, value in formula.traits.items())
+            wanted = concepts.describe(formula.traits, probe)
             rows.append(Row(f"{name}: {len(exemplars)} trials", f"{wanted} and plausible (95 %); shown; plausible"))
             rows += [Row(f"  {method}", _in_words(entry[key])) for key, method in METHODS.items()]
         figures["formulas"].append(entry)
