@@ -43,7 +43,7 @@ def restore(manager: ocp.CheckpointManager, abstract: GANState, mesh: Mesh, step
       step: a step with a checkpoint.
 
     Raises:
-      UserError: there is no such checkpoint.
+      UserError: there is no such checkpoint, or it cannot be read.
     """
     steps = manager.all_steps()
     step = max(steps, default=None) if step is None else step
@@ -53,4 +53,11 @@ def restore(manager: ocp.CheckpointManager, abstract: GANState, mesh: Mesh, step
         raise UserError(f"{manager.directory} has {wanted} (available steps: {available}).")
     sharding = NamedSharding(mesh, P())
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract)
-    return manager.restore(step, args=ocp.args.StandardRestore(target))
+    try:
+        return manager.restore(step, args=ocp.args.StandardRestore(target))
+    except Exception as error:  # Orbax has no type for a damaged file; what it raises depends on which one it is
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise UserError(
+            f"the checkpoint {manager.directory / str(step)} cannot be read, it may be damaged ({reason}). Move that "
+            "folder away to use the one before."
+        ) from error

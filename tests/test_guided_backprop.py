@@ -62,6 +62,8 @@ def test_selectivity_names_the_best_attribute() -> None:
     np.testing.assert_allclose(areas, 1)
     assert names == ["lamp=1", "lamp=1", "label=1"]
     assert guided_backprop.selectivity(responses, tiny.dataset(count=6), numbers) is None
+    _, told = guided_backprop.selectivity(responses, dataset, numbers, conditional=True) or ([], [])
+    assert told == ["lamp=1"] * 3
 
 
 def test_command(labelled_run: Path) -> None:

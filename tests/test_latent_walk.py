@@ -2,13 +2,17 @@
 
 import json
 import math
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dcgan_jax import sample
 from dcgan_jax.analysis.latent_walk import interpolate, smoothness
+from dcgan_jax.errors import UserError
 from tests.trained import analyse
 
 
@@ -76,3 +80,15 @@ def test_a_folder_without_a_run(tmp_path: Path) -> None:
     assert process.returncode == 2
     assert "is not a run's folder" in process.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["_METADATA", "largest"])
+def test_a_truncated_checkpoint(trained_run: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(trained_run, tmp_path / "run", ignore=shutil.ignore_patterns("analysis"))
+    files = [file for file in (tmp_path / "run" / "checkpoints").rglob("*") if file.is_file()]
+    file = max(files, key=lambda file: file.stat().st_size)
+    if name == "_METADATA":
+        file = next(file for file in files if file.name == name)
+    os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(UserError, match=r"checkpoints/1 cannot be read, it may be damaged .* Move that folder away"):
+        sample.load_run(tmp_path / "run")

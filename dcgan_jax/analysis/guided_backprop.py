@@ -84,7 +84,7 @@ def area_under_curve(responses: np.ndarray, positive: np.ndarray) -> np.ndarray:
 
 
 def selectivity(
-    responses: np.ndarray, dataset: ImageDataset, numbers: np.ndarray
+    responses: np.ndarray, dataset: ImageDataset, numbers: np.ndarray, conditional: bool = False
 ) -> tuple[np.ndarray, list[str]] | None:
     """The best area under the curve of each feature, and what it tells; None if the data says nothing of its images.
 
@@ -92,8 +92,9 @@ def selectivity(
       responses: [images, features].
       dataset: its labels and whole-number attributes are tried, each value that is not rare against the others.
       numbers: of the images in the data set.
+      conditional: the network is told the label, which is then not tried.
     """
-    known = {} if dataset.labels is None else {"label": dataset.labels[numbers]}
+    known = {} if dataset.labels is None or conditional else {"label": dataset.labels[numbers]}
     known |= {name: v[numbers] for name, v in dataset.attributes.items() if v.ndim == 1 and v.dtype.kind == "i"}
     areas, names = [], []
     for name, values in known.items():
@@ -204,7 +205,7 @@ def main() -> None:
             image_grid.make_grid(_visible(gradients), shown),
         ]
         figures[f"{name}_concentration"] = float(np.nanmean(concentration(gradients)))
-        if found := selectivity(responses, dataset, numbers):
+        if found := selectivity(responses, dataset, numbers, bool(config.model.num_classes)):
             areas, told = found
             figures[f"{name}_selectivity"] = float(areas.mean())
             figures[f"{name}_best_attributes"] = [

@@ -4,10 +4,10 @@
 
 The turn vector is the mean of four samples that look right minus that of four that look left; z + t * vector, t from -1
 to 1, turns any new sample. The samples are chosen by number (--left, --right; sheet.png of vector_arithmetic shows the
-numbers), or by a probe that reads a real attribute of the data (--attribute; the first is the yaw of rendered faces, the
-bed's place in rendered bedrooms): from the tenth of the samples with its smallest and largest values. With the probe the
-attribute is also measured along the axis, over several vectors and many samples, beside a random direction of the same
-length, and so is how many samples keep their other attributes.
+numbers), or by a probe that reads a real attribute of the data (--attribute; the first is the yaw of rendered faces,
+the bed's place in rendered bedrooms): from the tenth of the samples with its smallest and largest values. With the
+probe the attribute is also measured along the axis, over several vectors and many samples, beside a random direction of
+the same length, and so is how many samples keep their other attributes.
 """
 
 import math

@@ -100,7 +100,9 @@ def main() -> None:
     dataset = None if by_number else pack.open_or_build(run.config.data)
     knows = dataset is not None and (dataset.labels is not None or dataset.attributes)
     probe = trained_run.open_probe(run.config) if knows else None
-    written = [tuple(texts.values())] if texts else default_formulas(probe, dataset.labels if dataset else None)
+    # A conditional generator is told the label: arithmetic on z does not change it.
+    labels = dataset.labels if dataset and not run.config.model.num_classes else None
+    written = [tuple(texts.values())] if texts else default_formulas(probe, labels)
     formulas = []
     for parts in written:
         abc = tuple(concepts.parse(name, text, _POOL, probe) for name, text in zip("abc", parts, strict=True))
