@@ -2,9 +2,9 @@
 
 It is trained once per pack, on everything that the pack knows about its images, and kept in the pack's folder:
 
-    label and whole-number attributes   classified (smiling or not, the expression's name)
-    real attributes                     regressed (the turn of a head)
-    windows                             boxes; every pixel is classified as inside one or not (toy bedrooms)
+    label, whole numbers, yes or no   classified (the expression's name, smiling or not)
+    real numbers                      regressed (the turn of a head)
+    windows                           boxes; every pixel is classified as inside one or not (toy bedrooms)
 
 A tenth of the images (at most 2,000) is held out; accuracy there comes with the probe and belongs beside every figure
 that depends on it. Generated images are not real ones: training adds noise and changes of contrast to lessen the gap.
@@ -30,7 +30,7 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from dcgan_jax import models, rng, run_folder
+from dcgan_jax import models, rng, run_folder, sample
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.errors import UserError
 from dcgan_jax.train_state import Tree
@@ -48,6 +48,8 @@ _HIDDEN = 128
 _BOXES_WEIGHT = 10.0  # of the loss of pixels, which is small: most of them are outside and easy
 _NOISE = 0.1  # largest standard deviation of the noise added in training; pixels are in [-1, 1]
 _CONTRAST = 0.2  # largest relative change of contrast
+_FEWEST = 10  # images
+_MOST_CLASSES = 100  # a whole number with more values is no class
 _MOST_HELD_OUT = 2000
 _MOST_FEATURES = 10_000  # training images whose features' mean and covariance are taken
 _PLAUSIBLE = 0.95  # share of held-out images that are plausible
@@ -112,17 +114,45 @@ class AttributeProbe:
         return _distance(features, self.features["mean"], self.features["precision"]) <= self.features["limit"]
 
 
+def known(dataset: ImageDataset) -> dict[str, np.ndarray]:
+    """What a pack knows of its images, by name: int32 [N] of a class, float32 [N], or boxes float32 [N, count, 4]."""
+    columns = {} if dataset.labels is None else {"label": dataset.labels}
+    found = {}
+    for name, values in (columns | dataset.attributes).items():
+        if name == BOXES:
+            found[name] = values
+        elif values.ndim == 1 and values.max() > values.min():
+            if values.dtype.kind == "f":
+                found[name] = values.astype(np.float32)
+            elif values.dtype.kind in "biu" and values.min() >= 0 and values.max() < _MOST_CLASSES:
+                found[name] = values.astype(np.int32)
+    return found
+
+
+def targets_of(dataset: ImageDataset) -> dict[str, Target]:
+    """What a probe of these images will read, by name; {} if nothing is known about them. Trains nothing."""
+    targets = {}
+    for name, values in known(dataset).items():
+        classes = int(values.max()) + 1 if values.dtype.kind == "i" else 0
+        targets[name] = Target(name, classes)
+    return targets
+
+
 def open_or_train(dataset: ImageDataset) -> AttributeProbe:
     """The probe of a pack; trained (about two minutes on two CPU cores) when it is not there yet.
 
     Raises:
       UserError: the images have neither labels nor attributes, or are too few.
     """
-    truth = _truth(dataset)
+    truth = known(dataset)
     if not truth:
         raise UserError(
             f"{dataset.meta['source']} has neither labels nor attributes, so nothing can be measured with a probe. "
             "Sort the images into a folder per class, or choose the exemplars by number."
+        )
+    if len(dataset.images) < _FEWEST:
+        raise UserError(
+            f"{dataset.meta['source']} has {len(dataset.images)} images, too few to train a probe; it needs {_FEWEST}."
         )
     path = dataset.path / _FILE
     probe = _load(path, dataset) if path.exists() else None
@@ -242,23 +272,12 @@ def _predict(targets: dict[str, Target], variables: Tree, images: np.ndarray) ->
     """The outputs for all images, in batches of one size: one compiled program."""
     predict = _make_predict(tuple(target._replace(held_out=0.0) for target in targets.values()), images.shape[1])
     batches = []
-    for first in range(0, len(images), _BATCH_SIZE):
-        part = images[first : first + _BATCH_SIZE]
-        full = np.resize(part, (_BATCH_SIZE, *part.shape[1:]))
-        batches.append({name: np.asarray(v)[: len(part)] for name, v in predict(variables, full).items()})
+    for batch, count in sample.full_batches(images):
+        batches.append({name: np.asarray(v)[:count] for name, v in predict(variables, batch).items()})
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 # --- Training --------------------------------------------------------------------------------------------------------
-
-
-def _truth(dataset: ImageDataset) -> dict[str, np.ndarray]:
-    """What the pack knows, by target: int32 [N], float32 [N], or boxes float32 [N, count, 4]."""
-    known = {} if dataset.labels is None else {"label": dataset.labels}
-    for name, values in dataset.attributes.items():
-        if (values.ndim == 1 and values.max() > values.min()) or name == BOXES:
-            known[name] = values
-    return known
 
 
 def box_masks(boxes: np.ndarray, side: int) -> np.ndarray:
@@ -271,20 +290,15 @@ def box_masks(boxes: np.ndarray, side: int) -> np.ndarray:
 
 def _train(dataset: ImageDataset, truth: dict[str, np.ndarray]) -> AttributeProbe:
     count, side = len(dataset.images), dataset.images.shape[1]
-    if count < 10:
-        raise UserError(f"{dataset.meta['source']} has {count} images, too few to train a probe; it needs 10.")
     order = np.random.default_rng(0).permutation(count)
     held_out = order[: min(count // 10, _MOST_HELD_OUT)]
     training = order[len(held_out) :]
     targets = []
-    for name, values in truth.items():
-        if name == BOXES:
-            targets.append(Target(name, 0))
-        elif np.issubdtype(values.dtype, np.integer):
-            targets.append(Target(name, int(values.max()) + 1))
-        else:
-            seen = values[training]
-            targets.append(Target(name, 0, float(seen.mean()), float(seen.std()) or 1.0))
+    for name, target in targets_of(dataset).items():
+        if not target.classes and name != BOXES:
+            seen = truth[name][training]
+            target = target._replace(mean=float(seen.mean()), scale=float(seen.std()) or 1.0)
+        targets.append(target)
 
     network = _network(tuple(target._replace(held_out=0.0) for target in targets), side)
     optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, _STEPS))

@@ -18,8 +18,11 @@ def make_estimate(network: Generator | Discriminator) -> Callable[[Tree, Tree, I
 
     Means over the batches of each layer's mean and variance, every layer seeing its input normalised with that batch's
     statistics. `batches` gives the network's arguments, (input, labels or None); `batch_stats` the structure only.
+    There is no dropout.
     """
     network = network.copy(norm_momentum=0.0)  # the running averages are then the last batch's moments
+    if isinstance(network, Discriminator):
+        network = network.copy(dropout=0.0)
 
     @jax.jit
     def moments(params: Tree, batch_stats: Tree, inputs: jax.Array, labels: jax.Array | None) -> Tree:
@@ -28,9 +31,10 @@ def make_estimate(network: Generator | Discriminator) -> Callable[[Tree, Tree, I
         return updates.get("batch_stats", {})
 
     def estimate(params: Tree, batch_stats: Tree, batches: Iterable[tuple]) -> Tree:
-        total, count = jax.tree.map(jnp.zeros_like, batch_stats), 0
+        zeros = jax.tree.map(jnp.zeros_like, batch_stats)
+        total, count = zeros, 0
         for inputs, labels in batches:
-            total = jax.tree.map(jnp.add, total, moments(params, batch_stats, inputs, labels))
+            total = jax.tree.map(jnp.add, total, moments(params, zeros, inputs, labels))
             count += 1
         return jax.tree.map(lambda leaf: leaf / count, total)
 

@@ -146,12 +146,12 @@ class Generator(_Network):
         train: bool,
         gates: Mapping[str, jax.Array] | None = None,
     ) -> tuple[jax.Array, Taps]:
-        """`gates`: factors [features] by name of a tap, multiplied onto it; 0 drops a map [paper section 6.3.1]."""
+        """`gates`: factors [features] by name of a tap before the image; 0 drops a map [paper section 6.3.1]."""
         taps: Taps = {}
-        gates = gates or {}
 
         def activate(name: str, x: jax.Array) -> jax.Array:
-            taps[name] = nn.relu(x) * gates[name] if name in gates else nn.relu(x)
+            x = nn.relu(x)
+            taps[name] = x * gates[name].astype(x.dtype) if gates and name in gates else x
             return taps[name]
 
         x = z.astype(self.dtype)

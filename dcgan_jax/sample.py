@@ -138,6 +138,18 @@ def sampling_variables(config: ConfigDict, state: GANState, norm: str = "running
     return {"params": params, "batch_stats": batch_stats}
 
 
+def full_batches(values: np.ndarray, what: str = "") -> Iterator[tuple[np.ndarray, int]]:
+    """Batches of exactly BATCH_SIZE rows, so that one compiled program serves all, and how many of the rows count.
+
+    The last batch is filled up with its own rows. `what` names a progress bar; '' is for none.
+    """
+    with tqdm(total=len(values), desc=what, unit="image", disable=None if what else True) as bar:
+        for first in range(0, len(values), BATCH_SIZE):
+            part = values[first : first + BATCH_SIZE]
+            yield np.resize(part, (BATCH_SIZE, *values.shape[1:])), len(part)
+            bar.update(len(part))
+
+
 def check_label(config: ConfigDict, label: int | None) -> None:
     """Raises UserError if `label` is not a class of the run's networks."""
     classes = config.model.num_classes

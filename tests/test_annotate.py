@@ -19,13 +19,14 @@ from dcgan_jax.analysis import annotate, boxes
 from dcgan_jax.errors import UserError
 from tests import tiny
 
+SAMPLES = {"step": 7, "seed": 3}
 BOX = {"sample": 1.0, "x0": 1.0, "y0": 0.0, "x1": 3.0, "y1": 2.0}
 
 
 @contextmanager
 def served(file: Path, images: np.ndarray) -> Iterator[str]:
     """The page's address. Ends it with Done."""
-    with annotate.make_server(images, file, 7, 3, 0) as server:
+    with annotate.make_server(images, file, SAMPLES, 0) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         address = f"http://127.0.0.1:{server.server_port}/"
@@ -51,28 +52,28 @@ def test_server(tmp_path: Path) -> None:
             np.testing.assert_array_equal(np.asarray(sheet).reshape(images.shape), images)
         assert json.loads(ask(address + "boxes")) == {"count": 3, "side": 8, "boxes": []}
         ask(address + "boxes", "PUT", [BOX])
-        assert boxes.read(file, 7, 3) == [BOX]
+        assert boxes.read(file, SAMPLES) == [BOX]
         assert json.loads(ask(address + "boxes"))["boxes"] == [BOX]
         with pytest.raises(urllib.error.HTTPError, match="400"):
             ask(address + "boxes", "PUT", [{"sample": 1}])
         with pytest.raises(urllib.error.HTTPError, match="404"):
             ask(address + "other")
-        assert boxes.read(file, 7, 3) == [BOX]
+        assert boxes.read(file, SAMPLES) == [BOX]
     with served(file, images) as address:
         assert json.loads(ask(address + "boxes"))["boxes"] == [BOX]
 
 
 def test_boxes_of_other_samples_are_not_overwritten(tmp_path: Path) -> None:
-    boxes.write(tmp_path / "boxes.json", 8, 3, [BOX])
+    boxes.write(tmp_path / "boxes.json", {**SAMPLES, "step": 8}, [BOX])
     with pytest.raises(UserError, match="move the file away"):
-        annotate.make_server(tiny.images(3), tmp_path / "boxes.json", 7, 3, 0)
+        annotate.make_server(tiny.images(3), tmp_path / "boxes.json", SAMPLES, 0)
 
 
 def test_port_in_use(tmp_path: Path) -> None:
     with served(tmp_path / "boxes.json", tiny.images(1)) as address:
         port = int(address.rsplit(":", 1)[1].strip("/"))
         with pytest.raises(UserError, match=f"port {port} cannot be used"):
-            annotate.make_server(tiny.images(1), tmp_path / "other.json", 7, 3, port)
+            annotate.make_server(tiny.images(1), tmp_path / "other.json", SAMPLES, port)
 
 
 class Browser:
@@ -129,7 +130,7 @@ def test_mouse_in_a_browser(tmp_path: Path) -> None:
             wait_for(browser, "goes on in the terminal")
         finally:
             browser.close()
-    (box,) = boxes.read(file, 7, 3)
+    (box,) = boxes.read(file, SAMPLES)
     assert box == pytest.approx({"sample": 4, "x0": 10, "y0": 20, "x1": 30, "y1": 44}, abs=0.5)
 
 

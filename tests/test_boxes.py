@@ -9,12 +9,13 @@ import pytest
 from dcgan_jax.analysis import boxes
 from dcgan_jax.errors import UserError
 
+SAMPLES = {"step": 7, "seed": 3}
 BOX = {"sample": 1.0, "x0": 1.0, "y0": 0.0, "x1": 3.0, "y1": 2.0}
 
 
 def test_round_trip_and_mask(tmp_path: Path) -> None:
-    boxes.write(tmp_path / "boxes.json", 7, 3, [BOX])
-    assert boxes.read(tmp_path / "boxes.json", 7, 3) == [BOX]
+    boxes.write(tmp_path / "boxes.json", SAMPLES, [BOX])
+    assert boxes.read(tmp_path / "boxes.json", SAMPLES) == [BOX]
     masks = boxes.masks([BOX], count=2, side=4)
     assert not masks[0].any()
     np.testing.assert_array_equal(masks[1], [[0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
@@ -34,22 +35,17 @@ def test_boxes_outside(changes: dict[str, float], message: str) -> None:
         boxes.masks([{**BOX, **changes}], count=2, side=4)
 
 
-def test_no_boxes() -> None:
-    with pytest.raises(UserError, match="there are no boxes"):
-        boxes.masks([], count=2, side=4)
-
-
 def test_files_that_are_not_boxes(tmp_path: Path) -> None:
     file = tmp_path / "boxes.json"
     with pytest.raises(UserError, match="there is no file"):
-        boxes.read(file, 0, 0)
-    for content in ("{", "[]", json.dumps({"step": 0, "seed": 0, "boxes": [{"sample": 1}]})):
+        boxes.read(file, SAMPLES)
+    for content in ("{", "[]", json.dumps({"samples": SAMPLES, "boxes": [{"sample": 1}]})):
         file.write_text(content)
         with pytest.raises(UserError, match="is not a file of boxes"):
-            boxes.read(file, 0, 0)
+            boxes.read(file, SAMPLES)
 
 
 def test_boxes_on_other_samples(tmp_path: Path) -> None:
-    boxes.write(tmp_path / "boxes.json", 7, 3, [BOX])
-    with pytest.raises(UserError, match="drawn on samples of step 7, seed 3, not of step 8, seed 3"):
-        boxes.read(tmp_path / "boxes.json", 8, 3)
+    boxes.write(tmp_path / "boxes.json", SAMPLES, [BOX])
+    with pytest.raises(UserError, match=r"drawn on other samples \(step 7 there, 8 here\)"):
+        boxes.read(tmp_path / "boxes.json", {**SAMPLES, "step": 8})

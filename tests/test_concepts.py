@@ -4,18 +4,21 @@ import numpy as np
 import pytest
 
 from dcgan_jax.analysis import concepts
-from dcgan_jax.attribute_probe import AttributeProbe, Target
+from dcgan_jax.attribute_probe import Target
 from dcgan_jax.errors import UserError
 
-PROBE = AttributeProbe(
-    {"man": Target("man", 2), "label": Target("label", 2), "yaw": Target("yaw", 0)}, ["calm", "merry"], {}, {}
-)
+TARGETS = {"man": Target("man", 2), "label": Target("label", 2), "yaw": Target("yaw", 0)}
+NAMES = ["calm", "merry"]
+
+
+def parse(text: str) -> concepts.Concept:
+    return concepts.parse("a", text, 30, TARGETS, NAMES)
 
 
 def test_numbers_and_attributes() -> None:
-    assert concepts.parse("a", "3, 17,29", 30, None).numbers == (3, 17, 29)
-    assert concepts.parse("a", "man=1, label=merry", 30, PROBE).traits == {"man": 1, "label": 1}
-    assert concepts.parse("a", "label=0", 30, PROBE).traits == {"label": 0}
+    assert parse("3, 17,29").numbers == (3, 17, 29)
+    assert parse("man=1, label=merry").traits == {"man": 1, "label": 1}
+    assert parse("label=0").traits == {"label": 0}
 
 
 @pytest.mark.parametrize(
@@ -24,20 +27,32 @@ def test_numbers_and_attributes() -> None:
         ("3,30", "there is no sample 30; they are numbered 0 to 29"),
         ("3,x", "is neither numbers"),
         ("", "is neither numbers"),
-        ("hat=1", "no attribute 'hat'; it has man, label"),
-        ("yaw=1", "no attribute 'yaw'"),
+        ("hat=1", "no attribute 'hat' with classes; they have man, label"),
+        ("yaw=1", "no attribute 'yaw' with classes"),
         ("man=2", "man has no value '2'; it has 0 to 1"),
         ("label=angry", "label has no value 'angry'; it has calm, merry"),
     ],
 )
 def test_what_is_wrong_is_told(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        concepts.parse("a", text, 30, PROBE)
+        parse(text)
+
+
+def test_a_class_that_no_image_has() -> None:
+    """The folder has three classes, but only two were packed."""
+    names = [*NAMES, "sad"]
+    assert concepts.parse("a", "label=merry", 30, TARGETS, names).traits == {"label": 1}
+    with pytest.raises(UserError, match="label has no value 'sad'; it has calm, merry"):
+        concepts.parse("a", "label=sad", 30, TARGETS, names)
+
+
+def test_description_is_what_was_written() -> None:
+    assert concepts.describe({"label": 1, "man": 0}, NAMES) == "label=merry,man=0"
 
 
 def test_attributes_without_a_probe() -> None:
     with pytest.raises(UserError, match="have no labels and no attributes"):
-        concepts.parse("a", "man=1", 30, None)
+        concepts.parse("a", "man=1", 30, {}, None)
 
 
 def test_shows() -> None:

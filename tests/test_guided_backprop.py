@@ -72,8 +72,11 @@ def test_command(labelled_run: Path) -> None:
     out = labelled_run / "analysis" / "guided_backprop"
     results = json.loads((out / "results.json").read_text())
     assert results["features"] == [0, 3] and results["num_images"] == 20
-    assert 0.1 < results["trained_concentration"] <= 1 and 0.1 < results["untrained_concentration"] <= 1
-    assert 0.5 <= results["trained_selectivity"] <= 1
+    for measure in ("concentration", "selectivity"):  # one step of training changes both
+        assert results[f"trained_{measure}"] != results[f"untrained_{measure}"]
+    before = (out / "guided.png").read_bytes()
+    assert analyse("guided_backprop", labelled_run, "--features=0,3", "--num_images=20").returncode == 0
+    assert before == (out / "guided.png").read_bytes()
     with Image.open(out / "guided.png") as sheet:
         assert sheet.size == (4 * 5 * 8 + 3 * 8, 2 * 8)  # four blocks of five images, gaps of 8
 
@@ -81,7 +84,10 @@ def test_command(labelled_run: Path) -> None:
 def test_bad_input(labelled_run: Path) -> None:
     process = analyse("guided_backprop", labelled_run, "--features=6")
     assert process.returncode == 2
-    assert "there is no map 6; the last convolution's are numbered 0 to 5" in process.stderr
+    assert "there is no map 6; they are numbered 0 to 5" in process.stderr
+    process = analyse("guided_backprop", labelled_run, "--features=a")
+    assert process.returncode == 2
+    assert "must be numbers of maps" in process.stderr
     process = analyse("guided_backprop", labelled_run, "--source=folder:/nowhere")
     assert process.returncode == 2
     assert "/nowhere" in process.stderr and "Traceback" not in process.stderr

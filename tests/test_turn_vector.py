@@ -71,7 +71,7 @@ def test_exemplars_by_number(trained_run: Path) -> None:
     [
         (("--left=1,2",), "--right is missing"),
         (("--left=1,2", "--right=3,2000"), "there is no sample 2000"),
-        ((), "has neither labels nor attributes"),
+        ((), "have no real-valued attribute"),
     ],
 )
 def test_bad_input(trained_run: Path, flags: tuple[str, ...], message: str) -> None:

@@ -1,6 +1,7 @@
 """Vector arithmetic: sums and intervals by hand, and the command on trained runs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dcgan_jax.analysis import vector_arithmetic
-from dcgan_jax.attribute_probe import AttributeProbe, Target
+from tests import tiny
 from tests.trained import analyse
 
 NUMBERS = ("--a=1,2", "--b=3,4", "--c=5,6")
@@ -28,16 +29,15 @@ def test_interval_by_hand() -> None:
 
 
 def test_default_formulas() -> None:
-    faces = AttributeProbe({name: Target(name, 2) for name in ("man", "smiling", "glasses")}, None, {}, {})
-    assert vector_arithmetic.default_formulas(faces, None) == list(vector_arithmetic.FORMULAS[:2])
-    labels = np.array([2, 1, 2, 1, 2, 0])
-    for names, expected in (
-        (None, ("label=1", "label=2", "label=2")),
-        (["x", "y", "z"], ("label=y", "label=z", "label=z")),
-    ):
-        probe = AttributeProbe({"label": Target("label", 3)}, names, {}, {})
-        assert vector_arithmetic.default_formulas(probe, labels) == [expected]
-    assert vector_arithmetic.default_formulas(None, None) == []
+    coins = np.arange(6, dtype=np.int32) % 2
+    faces = replace(tiny.dataset(6), attributes={name: coins for name in ("man", "smiling", "glasses")})
+    assert vector_arithmetic.default_formulas(faces, False) == list(vector_arithmetic.FORMULAS[:2])
+    labelled = replace(tiny.dataset(6), labels=np.array([2, 1, 2, 1, 2, 0], np.int32))
+    assert vector_arithmetic.default_formulas(labelled, False) == [("label=1", "label=2", "label=2")]
+    named = replace(labelled, class_names=["x", "y", "z"])
+    assert vector_arithmetic.default_formulas(named, False) == [("label=y", "label=z", "label=z")]
+    assert vector_arithmetic.default_formulas(named, True) == []
+    assert vector_arithmetic.default_formulas(tiny.dataset(6), False) == []
 
 
 def test_exemplars_by_number(trained_run: Path) -> None:
@@ -45,7 +45,7 @@ def test_exemplars_by_number(trained_run: Path) -> None:
     assert process.returncode == 0, process.stderr
     out = trained_run / "analysis" / "vector_arithmetic"
     results = json.loads((out / "results.json").read_text())
-    assert results["formulas"] == [{"formula": "1,2 - 3,4 + 5,6", "trials": 1}]
+    assert results["formulas"] == [{"formula": "1,2 - 3,4 + 5,6", "trials": 1, "exemplars": 2}]
     with Image.open(out / "arithmetic_1.png") as sheet:
         assert sheet.size == (8 * (3 + 3 + 1) + 2 * 8, 3 * 8)  # two exemplars and the mean, 3 x 3, baselines
     with Image.open(out / "sheet.png") as sheet:
@@ -64,6 +64,7 @@ def test_without_numbers_and_without_labels_it_asks(trained_run: Path) -> None:
         (NUMBERS[:2], "give all three of --a, --b and --c, or none"),
         ((*NUMBERS[:2], "--c=5,2000"), "--c=5,2000: there is no sample 2000; they are numbered 0 to 1999"),
         ((*NUMBERS[:2], "--c=5,6,7"), "must name equally many samples"),
+        (("--a=label=1", "--b=label=0", "--c=label=0"), "have no labels and no attributes"),
     ],
 )
 def test_bad_input(trained_run: Path, flags: tuple[str, ...], message: str) -> None:

@@ -1,20 +1,26 @@
 """Window dropout: regression, masks and counts by hand, and the command on a trained run."""
 
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
 import numpy as np
 import pytest
+from PIL import Image
 
-from dcgan_jax.analysis import window_dropout
+from configs import imagenet32, lsun
+from dcgan_jax import models
+from dcgan_jax.analysis import boxes, window_dropout
 from dcgan_jax.errors import UserError
 from tests import tiny
+from tests.trained import analyse
 
 
 def test_default_layer_is_the_one_with_maps_of_a_quarter_of_the_side() -> None:
-    assert window_dropout.default_layer(tiny.config()) == "deconv1"
-    stages = ((8, 2), (6, 2), (4, 2), (4, 2))
-    config = tiny.config(data__image_size=64)
-    with config.unlocked():
-        config.model.generator.stages = stages
-    assert window_dropout.default_layer(config) == "deconv2"
+    assert window_dropout.default_layer(lsun.get_config()) == "deconv2"
+    assert window_dropout.default_layer(imagenet32.get_config()) == "deconv2"  # strides 2 1 2 1 2 1: 8 x 8 of 32
+    assert window_dropout.default_layer(tiny.config()) == "projection"  # 2 x 2 of 8; the next has 4 x 4
 
 
 def test_cells_need_more_than_half() -> None:
@@ -42,6 +48,16 @@ def test_regression_by_hand() -> None:
     fit = window_dropout.fit_logistic(inside, outside, 0.1)
     np.testing.assert_allclose(fit.weights, [np.log(9), 0], atol=1e-4)
     assert fit.intercept == pytest.approx(-2 * np.log(9), abs=1e-3)
+
+
+def test_a_map_that_is_silent_outside_is_cheapest() -> None:
+    rng = np.random.default_rng(0)
+    inside, outside = np.ones((50, 3)), np.zeros((80, 3))
+    inside[:, 1] += 0.5 * rng.random(50)
+    outside[:, 1] = 0.5 * rng.random(80)
+    fit = window_dropout.fit_logistic(inside, outside, 0.2)
+    assert fit.weights[0] > 0 and fit.weights[0] > 10 * fit.weights[1]
+    assert window_dropout.fit_logistic(np.zeros((5, 2)), np.zeros((5, 2)), 0.2).weights.tolist() == [0, 0]
 
 
 def test_regression_weighs_both_kinds_alike_and_maps_by_what_they_do_outside() -> None:
@@ -90,3 +106,68 @@ def test_changes_by_hand() -> None:
     assert window_dropout.mean_change(before, after, mask) == 60
     assert window_dropout.mean_change(before, after, apart) == 1
     assert np.isnan(window_dropout.mean_change(before, after, np.zeros_like(mask)))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_gate_of_zero_drops_a_map(precision: str) -> None:
+    """Only that map is silent, the image changes, and gates of one change nothing."""
+    config = tiny.config(precision=precision)
+    generator, _ = models.build_models(config)
+    state = tiny.fresh_state(config).generator
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    z = jax.random.normal(jax.random.key(0), (3, 5))
+
+    def draw(gate: np.ndarray) -> Any:
+        return generator.apply(variables, z, train=False, gates={"deconv1": gate})
+
+    plain, plain_taps = generator.apply(variables, z, train=False)  # type: ignore[misc]
+    same, _ = draw(np.ones(4, np.float32))
+    np.testing.assert_array_equal(same, plain)
+    changed, taps = draw(np.array([1, 0, 1, 1], np.float32))
+    assert not taps["deconv1"][..., 1].any()
+    np.testing.assert_array_equal(taps["deconv1"][..., [0, 2, 3]], plain_taps["deconv1"][..., [0, 2, 3]])
+    assert tiny.largest_difference(changed, plain) > 0
+
+
+SAMPLES = {"step": 1, "seed": 0, "norm": "running", "label": None, "run_seed": 0}
+
+
+def write_boxes(path: Path, workdir: Path, **changes: Any) -> Path:
+    source = json.loads((workdir / "config.json").read_text())["data"]["source"]
+    box = {"x0": 0.0, "y0": 0.0, "x1": 4.0, "y1": 8.0}
+    drawn = [{"sample": float(i), **box, **changes} for i in range(20)]
+    boxes.write(path, {**SAMPLES, "data": source}, drawn)
+    return path
+
+
+def test_boxes_drive_an_experiment(trained_run: Path, tmp_path: Path) -> None:
+    """The left half of 20 samples is marked; without a detector those samples are what is drawn again."""
+    file = write_boxes(tmp_path / "boxes.json", trained_run)
+    process = analyse("window_dropout", trained_run, f"--boxes={file}", "--l1=0.0001")
+    assert process.returncode == 0, process.stderr
+    out = trained_run / "analysis" / "window_dropout"
+    results = json.loads((out / "results.json").read_text())
+    assert (results["samples_with_boxes"], results["num_samples"], results["layer"]) == (20, 20, "projection")
+    assert 0 < results["maps_dropped"] <= results["maps"] == 6
+    assert results["inside_change"] > 0 and "gone_share" not in results
+    with Image.open(out / "dropout.png") as sheet, Image.open(out / "boxes.png") as marked:
+        assert sheet.size == (10 * 8, 3 * 8)
+        assert marked.size == (15 * 8, 10 * 8)
+        assert np.asarray(marked)[0, 0].tolist() == [255, 40, 40]
+
+
+@pytest.mark.parametrize(
+    ("changes", "flags", "message"),
+    [
+        ({"x1": 9.0}, (), "does not lie in the image, whose side is 8 pixels"),
+        ({}, ("--seed=1",), "drawn on other samples (seed 0 there, 1 here)"),
+        ({}, ("--layer=conv1",), "the generator has no layer 'conv1' of maps; it has deconv1, projection"),
+    ],
+)
+def test_bad_input(
+    trained_run: Path, tmp_path: Path, changes: dict[str, float], flags: tuple[str, ...], message: str
+) -> None:
+    file = write_boxes(tmp_path / "boxes.json", trained_run, **changes)
+    process = analyse("window_dropout", trained_run, f"--boxes={file}", *flags)
+    assert process.returncode == 2
+    assert message in process.stderr and "Traceback" not in process.stderr

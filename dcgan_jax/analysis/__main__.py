@@ -86,10 +86,10 @@ def _results(folder: Path, step: int) -> dict[str, Any] | None:
         return None
 
 
-def _run(name: str, workdir: Path, norm: str) -> str:
+def _run(name: str, workdir: Path, step: int, norm: str) -> str:
     """Runs an experiment; '' or the reason why it does not apply."""
     flag = [] if name == "guided_backprop" else [f"--norm={norm}"]  # that one has statistics of its own
-    command = [sys.executable, "-m", f"dcgan_jax.analysis.{name}", f"--workdir={workdir}", *flag]
+    command = [sys.executable, "-m", f"dcgan_jax.analysis.{name}", f"--workdir={workdir}", f"--step={step}", *flag]
     process = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
     if process.returncode == 2:
         return process.stderr.strip().splitlines()[-1].removeprefix("error: ")
@@ -107,7 +107,7 @@ def main() -> None:
     for name in (bar := tqdm(EXPERIMENTS, disable=None)):
         bar.set_description(name)
         folder = report.folder(workdir, name)
-        reason = "" if not _RERUN.value and _results(folder, step) else _run(name, workdir, _NORM.value)
+        reason = "" if not _RERUN.value and _results(folder, step) else _run(name, workdir, step, _NORM.value)
         results = _results(folder, step)
         if results and not reason:
             sections.append(section(results, folder))

@@ -17,27 +17,27 @@ from dcgan_jax.errors import UserError
 _MOST_BYTES = 10_000_000  # of a request
 
 
-def serve(images: np.ndarray, file: Path, step: int, seed: int, port: int) -> None:
+def serve(images: np.ndarray, file: Path, samples: dict[str, Any], port: int) -> None:
     """Serves the page on localhost until its button Done is pressed; arguments and errors as in `make_server`."""
-    with make_server(images, file, step, seed, port) as server:
+    with make_server(images, file, samples, port) as server:
         address = f"http://127.0.0.1:{server.server_port}/"
         print(f"Draw boxes at {address} and press Done. They are kept in {file}", flush=True)
         server.serve_forever(poll_interval=0.1)
 
 
-def make_server(images: np.ndarray, file: Path, step: int, seed: int, port: int) -> ThreadingHTTPServer:
+def make_server(images: np.ndarray, file: Path, samples: dict[str, Any], port: int) -> ThreadingHTTPServer:
     """A server of the page on localhost.
 
     Args:
       images: uint8 [count, height, width, channels].
       file: of the boxes, see boxes.py; those that it holds are shown.
-      step, seed: of the samples.
+      samples: what they depend on, see boxes.py.
       port: 0 takes a free one.
 
     Raises:
       UserError: the port is taken, or the file holds boxes on other samples: nobody's work is overwritten.
     """
-    drawn = boxes.read(file, step, seed) if file.exists() else []
+    drawn = boxes.read(file, samples) if file.exists() else []
     page = resources.files("dcgan_jax.analysis").joinpath("annotate.html").read_bytes()
     state = {"count": len(images), "side": images.shape[1], "boxes": drawn}
     contents = {
@@ -47,7 +47,7 @@ def make_server(images: np.ndarray, file: Path, step: int, seed: int, port: int)
     }
 
     def keep(drawn: list[boxes.Box]) -> None:
-        boxes.write(file, step, seed, drawn)
+        boxes.write(file, samples, drawn)
         contents["/boxes"] = ("application/json", json.dumps({**state, "boxes": drawn}).encode())
 
     try:

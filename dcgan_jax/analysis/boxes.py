@@ -1,12 +1,13 @@
 """Boxes that mark something on samples: a file, and masks.
 
-    {"step": 4000, "seed": 0, "boxes": [{"sample": 3, "x0": 10, "y0": 4.5, "x1": 22, "y1": 20}, ...]}
+    {"samples": {"step": 4000, "seed": 0, ...}, "boxes": [{"sample": 3, "x0": 10, "y0": 4.5, "x1": 22, "y1": 20}, ...]}
 
 in pixels of the image, x to the right and y down. `python -m dcgan_jax.analysis.window_dropout --annotate` writes it.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,12 +17,12 @@ from dcgan_jax.errors import UserError
 Box = dict[str, float]
 
 
-def read(file: Path, step: int, seed: int) -> list[Box]:
+def read(file: Path, samples: dict[str, Any]) -> list[Box]:
     """The boxes in a file.
 
     Args:
       file: its path.
-      step, seed: of the samples; the file's must be the same.
+      samples: what they depend on (`TrainedRun.samples`); the file's must be the same.
 
     Raises:
       UserError: there is no such file, it is not one of boxes, or it belongs to other samples.
@@ -29,15 +30,17 @@ def read(file: Path, step: int, seed: int) -> list[Box]:
     try:
         content = json.loads(file.read_text())
         found = check(content["boxes"])
-        drawn_on = int(content["step"]), int(content["seed"])
+        drawn_on = dict(content["samples"])
     except FileNotFoundError:
         raise UserError(f"there is no file {file}: draw boxes with --annotate.") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is not a file of boxes ({type(error).__name__}: {error}).") from error
-    if drawn_on != (step, seed):
+    if drawn_on != samples:
+        different = [name for name, value in samples.items() if drawn_on.get(name) != value]
+        how = "; ".join(f"{name} {drawn_on.get(name)!r} there, {samples[name]!r} here" for name in different)
         raise UserError(
-            f"the boxes in {file} were drawn on samples of step {drawn_on[0]}, seed {drawn_on[1]}, not of step {step}, "
-            f"seed {seed}: give --step and --seed, or move the file away and draw new ones with --annotate."
+            f"the boxes in {file} were drawn on other samples ({how}): give the same flags, or move the file away and "
+            "draw new ones with --annotate."
         )
     return found
 
@@ -47,9 +50,9 @@ def check(boxes: list[Box]) -> list[Box]:
     return [{name: float(box[name]) for name in ("sample", "x0", "y0", "x1", "y1")} for box in boxes]
 
 
-def write(file: Path, step: int, seed: int, boxes: list[Box]) -> None:
+def write(file: Path, samples: dict[str, Any], boxes: list[Box]) -> None:
     """Writes the boxes atomically."""
-    content = json.dumps({"step": step, "seed": seed, "boxes": boxes}, indent=1)
+    content = json.dumps({"samples": samples, "boxes": boxes}, indent=1)
     run_folder.write_atomically(file, (content + "\n").encode())
 
 
@@ -57,7 +60,7 @@ def masks(boxes: list[Box], count: int, side: int) -> np.ndarray:
     """Pixels of `count` samples whose centre lies in a box, bool [count, side, side].
 
     Raises:
-      UserError: a box lies outside the image or on no sample, or there are none.
+      UserError: a box lies outside the image, or on no sample.
     """
     covered = np.zeros((count, side, side), bool)
     for box in boxes:
@@ -70,6 +73,4 @@ def masks(boxes: list[Box], count: int, side: int) -> np.ndarray:
                 f"image, whose side is {side} pixels."
             )
         covered[int(box["sample"])] |= attribute_probe.box_masks(np.array([[[x0, y0, x1, y1]]]) / side, side)[0]
-    if not covered.any():
-        raise UserError("there are no boxes: draw some with --annotate.")
     return covered

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dcgan_jax.attribute_probe import AttributeProbe
+from dcgan_jax.attribute_probe import Target
 from dcgan_jax.errors import UserError
 
 # A sample shows a value if the probe gives it at least this probability.
@@ -31,51 +31,60 @@ class Concept(NamedTuple):
     traits: Mapping[str, int]
 
 
-def parse(flag: str, text: str, count: int, probe: AttributeProbe | None) -> Concept:
+def parse_numbers(flag: str, text: str, count: int, what: str = "sample") -> tuple[int, ...]:
+    """The numbers of a flag, of samples or `what` else. Raises UserError if they are none or not below `count`."""
+    if not re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*", text):
+        raise UserError(f"--{flag}={text!r} must be numbers of {what}s, such as 3,17,20.")
+    numbers = tuple(int(number) for number in text.split(","))
+    if beyond := [number for number in numbers if number >= count]:
+        raise UserError(f"--{flag}={text}: there is no {what} {beyond[0]}; they are numbered 0 to {count - 1}.")
+    return numbers
+
+
+def parse(flag: str, text: str, count: int, targets: Mapping[str, Target], class_names: list[str] | None) -> Concept:
     """A concept of `count` samples at most.
 
     Args:
       flag: its name, for messages.
       text: see the module's docstring.
       count: how many samples there are.
-      probe: None if the data has no attributes.
+      targets: what a probe reads (attribute_probe.targets_of); {} if nothing is known about the images.
+      class_names: of the label.
 
     Raises:
-      UserError: it is not one, a number is out of range, or the probe knows no such attribute or value.
+      UserError: it is not one, a number is out of range, or there is no such attribute or value.
     """
     if re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*", text):
-        numbers = tuple(int(number) for number in text.split(","))
-        if beyond := [number for number in numbers if number >= count]:
-            raise UserError(f"--{flag}={text}: there is no sample {beyond[0]}; they are numbered 0 to {count - 1}.")
-        return Concept(text, numbers, {})
+        return Concept(text, parse_numbers(flag, text, count), {})
     if not re.fullmatch(r"\s*\w+\s*=[^,=]+(,\s*\w+\s*=[^,=]+)*", text):
         raise UserError(f"--{flag}={text!r} is neither numbers (3,17,20) nor attributes (smiling=1,man=0).")
-    if probe is None:
+    if not targets:
         raise UserError(
-            f"--{flag}={text} needs an attribute probe, but the run's images have no labels and no attributes: "
-            "choose samples by their numbers."
+            f"--{flag}={text}: the run's images have no labels and no attributes; choose samples by their numbers."
         )
-    pairs = [part.split("=") for part in text.split(",")]
-    return Concept(text, (), {name.strip(): _value(flag, name.strip(), value.strip(), probe) for name, value in pairs})
+    traits = {}
+    for part in text.split(","):
+        name, value = (side.strip() for side in part.split("="))
+        traits[name] = _value(flag, name, value, targets, (class_names or []) if name == "label" else [])
+    return Concept(text, (), traits)
 
 
-def _value(flag: str, name: str, text: str, probe: AttributeProbe) -> int:
-    target = probe.targets.get(name)
+def _value(flag: str, name: str, text: str, targets: Mapping[str, Target], names: list[str]) -> int:
+    target = targets.get(name)
     if target is None or not target.classes:
-        known = ", ".join(target.name for target in probe.targets.values() if target.classes)
-        raise UserError(f"--{flag}: the probe has no attribute {name!r}; it has {known}.")
-    names = (probe.class_names or []) if name == "label" else []
-    if text in names:
-        return names.index(text)
-    if text.isdigit() and int(text) < target.classes:
-        return int(text)
+        known = ", ".join(target.name for target in targets.values() if target.classes) or "none"
+        raise UserError(f"--{flag}: the images have no attribute {name!r} with classes; they have {known}.")
+    names = names[: target.classes]
+    value = names.index(text) if text in names else int(text) if text.isdigit() else target.classes
+    if value < target.classes:
+        return value
     known = ", ".join(names) or f"0 to {target.classes - 1}"
     raise UserError(f"--{flag}: {name} has no value {text!r}; it has {known}.")
 
 
-def describe(traits: Mapping[str, int], probe: AttributeProbe) -> str:
+def describe(traits: Mapping[str, int], class_names: list[str] | None) -> str:
     """As it is written on the command line, classes by name."""
-    names = probe.class_names or []
+    names = class_names or []
     return ",".join(f"{name}={names[value] if name == 'label' and names else value}" for name, value in traits.items())
 
 

@@ -15,7 +15,6 @@ random ones to nothing in particular. Here two figures stand beside that:
 Batch normalisation uses frozen statistics of the data for both networks.
 """
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,20 @@ import scipy.stats
 from absl import flags
 from ml_collections import ConfigDict
 
-from dcgan_jax import command_line, frozen_statistics, image_grid, input_pipeline, models, pixels, sample
-from dcgan_jax.analysis import report, trained_run
+from dcgan_jax import (
+    attribute_probe,
+    command_line,
+    frozen_statistics,
+    image_grid,
+    input_pipeline,
+    models,
+    pixels,
+    sample,
+)
+from dcgan_jax.analysis import concepts, report
 from dcgan_jax.analysis.report import Picture, Report, Row
 from dcgan_jax.datasets import pack
 from dcgan_jax.datasets.image_dataset import ImageDataset
-from dcgan_jax.errors import UserError
 from dcgan_jax.train_state import Tree, create_state
 
 NAME = "guided_backprop"
@@ -94,17 +101,16 @@ def selectivity(
       numbers: of the images in the data set.
       conditional: the network is told the label, which is then not tried.
     """
-    known = {} if dataset.labels is None or conditional else {"label": dataset.labels[numbers]}
-    known |= {name: v[numbers] for name, v in dataset.attributes.items() if v.ndim == 1 and v.dtype.kind == "i"}
     areas, names = [], []
-    for name, values in known.items():
+    for name, column in attribute_probe.known(dataset).items():
+        if column.dtype.kind != "i" or (conditional and name == "label"):
+            continue
+        values = column[numbers]
         present = np.unique(values)
         for value in present[1:] if len(present) == 2 else present:
             if _RARE <= (values == value).mean() <= 1 - _RARE:
                 areas.append(area_under_curve(responses, values == value))
-                names.append(
-                    f"{name}={dataset.class_names[value] if name == 'label' and dataset.class_names else value}"
-                )
+                names.append(concepts.describe({name: int(value)}, dataset.class_names))
     if not areas:
         return None
     table = np.maximum(areas, 1.0 - np.array(areas))  # a map may as well be silent where the attribute is
@@ -125,7 +131,8 @@ class _Network:
         self.layer = f"conv{len(config.model.discriminator.stages)}"
         self._dataset, self._classes = dataset, config.model.num_classes
         few = numbers[: sample.STATISTICS_BATCHES * sample.BATCH_SIZE]
-        arguments = ((pixels.to_network(jnp.asarray(x), config.model.output), y) for x, y in self._batches(few, ""))
+        batches = (self._arguments(batch) for batch, _ in sample.full_batches(few))
+        arguments = ((pixels.to_network(jnp.asarray(x), config.model.output), y) for x, y in batches)
         statistics = frozen_statistics.make_estimate(network)(params, batch_stats, arguments)
         self._variables = {"params": params, "batch_stats": statistics}
 
@@ -153,7 +160,8 @@ class _Network:
 
     def respond(self, numbers: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
         """Strongest response of every map to each image and its place, both [count, features]."""
-        results = [self._respond(self._variables, *batch) for batch in self._batches(numbers, what)]
+        batches = sample.full_batches(numbers, what)
+        results = [self._respond(self._variables, *self._arguments(batch)) for batch, _ in batches]
         responses, places = (
             np.concatenate([np.asarray(part) for part in parts]) for parts in zip(*results, strict=True)
         )
@@ -161,18 +169,12 @@ class _Network:
 
     def gradients(self, numbers: np.ndarray, places: np.ndarray, features: np.ndarray) -> np.ndarray:
         """Guided gradients [count, height, width, channels] of the maps `features` at `places`, an image each."""
-        images = self._dataset.images[numbers]
-        return np.asarray(self._gradient(self._variables, images, self._labels(numbers), places, features))
+        return np.asarray(self._gradient(self._variables, *self._arguments(numbers), places, features))
 
-    def _batches(self, numbers: np.ndarray, what: str) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """Images and their labels; a short batch is filled up: one compiled program serves all."""
-        for part in trained_run.parts(numbers, what):
-            full = np.resize(part, sample.BATCH_SIZE)
-            yield self._dataset.images[full], self._labels(full)
-
-    def _labels(self, numbers: np.ndarray) -> np.ndarray | None:
+    def _arguments(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Images and their labels."""
         labels = self._dataset.labels
-        return labels[numbers] if self._classes and labels is not None else None
+        return self._dataset.images[numbers], labels[numbers] if self._classes and labels is not None else None
 
 
 def main() -> None:
@@ -180,11 +182,7 @@ def main() -> None:
     config, state = sample.load_run(workdir, _STEP.value)
     _, network = models.build_models(config)
     total = network.stages[-1][0]
-    features = [int(feature) for feature in _FEATURES.value]
-    if wrong := [feature for feature in features if not 0 <= feature < total]:
-        raise UserError(
-            f"--features: there is no map {wrong[0]}; the last convolution's are numbered 0 to {total - 1}."
-        )
+    features = list(concepts.parse_numbers("features", _FEATURES.value, total, "map"))
     dataset = _open_data(config, _SOURCE.value, _SPLIT.value)
     # At random: the images of a folder are sorted by class.
     numbers = np.random.default_rng(0).permutation(len(dataset.images))[: _NUM_IMAGES.value]
@@ -193,7 +191,10 @@ def main() -> None:
     # The network that the run began with: the same seed, no training.
     fresh = jax.jit(partial(create_state, config, *models.build_models(config)))().discriminator
     figures: dict[str, Any] = {"step": int(state.step), "features": features, "num_images": count}
-    rows, blocks = [Row("images searched", f"{count:,}"), Row("features", str(len(features)), "6")], []
+    rows, blocks = (
+        [Row("images searched", f"{count:,}"), Row("features", str(len(features)), str(PAPER["features"]))],
+        [],
+    )
     for name, player in (("untrained", fresh), ("trained", state.discriminator)):
         searched = _Network(config, player.params, player.batch_stats, dataset, numbers)
         responses, places = searched.respond(numbers, f"{name}: responses")
@@ -254,8 +255,8 @@ def _visible(gradients: np.ndarray) -> np.ndarray:
 if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
     _STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; default: the latest.")
-    _FEATURES = flags.DEFINE_list(
-        "features", [str(i) for i in range(FEATURES)], "Maps of the last convolution, by number, with commas."
+    _FEATURES = flags.DEFINE_string(
+        "features", ",".join(map(str, range(FEATURES))), "Maps of the last convolution, by number, with commas."
     )
     _NUM_IMAGES = flags.DEFINE_integer("num_images", 10_000, "Images searched, chosen at random.", lower_bound=1)
     _SOURCE = flags.DEFINE_string("source", None, "Other images, as config.data.source says; default: the run's own.")

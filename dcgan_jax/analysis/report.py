@@ -1,6 +1,7 @@
 """What every analysis leaves in the run's folder, <workdir>/analysis/<name>/: pictures and results.json."""
 
 import json
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -74,9 +75,19 @@ def publish(out: Path, report: Report) -> None:
         "table": [row._asdict() for row in report.rows],
         "pictures": [{"file": picture.file, "caption": picture.caption} for picture in report.pictures],
     }
-    run_folder.write_atomically(out / "results.json", (json.dumps(content, indent=2) + "\n").encode())
+    text = json.dumps(_without_nan(content), indent=2, allow_nan=False)
+    run_folder.write_atomically(out / "results.json", (text + "\n").encode())
     print(table(report.rows))
     print(", ".join([*(picture.file for picture in report.pictures), "results.json"]), "in", out)
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no number for what could not be measured: null."""
+    if isinstance(value, dict):
+        return {name: _without_nan(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -1,19 +1,16 @@
 """What every analysis of a generator begins with: the flags that name a trained run, and the run itself."""
 
-from collections.abc import Iterator
+import functools
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from ml_collections import ConfigDict
-from tqdm import tqdm
 
-from dcgan_jax import attribute_probe, sample
-from dcgan_jax.attribute_probe import AttributeProbe
-from dcgan_jax.datasets import pack
+from dcgan_jax import sample
+from dcgan_jax.train_state import Tree
 
 
 class RunFlags(NamedTuple):
@@ -29,7 +26,7 @@ def define_flags() -> RunFlags:
     return RunFlags(
         workdir=flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True),
         step=flags.DEFINE_integer("step", None, "Checkpoint to use; default: the latest."),
-        seed=flags.DEFINE_integer("seed", 0, "Of everything that is drawn."),
+        seed=flags.DEFINE_integer("seed", 0, "Of everything that is drawn.", lower_bound=0, upper_bound=2**31 - 1),
         norm=flags.DEFINE_enum(
             "norm", "running", ("running", "frozen"), "Statistics of batch normalisation; see sample.py."
         ),
@@ -52,8 +49,25 @@ class TrainedRun:
         self.step = int(self.state.step)
         self._label = chosen.label.value
         sample.check_label(self.config, self._label)
-        self.variables = sample.sampling_variables(self.config, self.state, chosen.norm.value)
+        self._norm = chosen.norm.value
         self._generate = sample.make_generate(self.config)
+
+    @property
+    def samples(self) -> dict[str, Any]:
+        """All that the image of a row of noise, and the noise of a number, depend on."""
+        return {
+            "step": self.step,
+            "seed": self.seed,
+            "norm": self._norm,
+            "label": self._label,
+            "run_seed": self.config.seed,
+            "data": self.config.data.source,
+        }
+
+    @functools.cached_property
+    def variables(self) -> dict[str, Tree]:
+        """'params' and 'batch_stats' of the generator; estimated when first asked for."""
+        return sample.sampling_variables(self.config, self.state, self._norm)
 
     def noise(self, first: int, count: int) -> np.ndarray:
         """float32 [count, z_dim] of images first, first + 1, ...: those that `python -m dcgan_jax.sample` draws."""
@@ -62,25 +76,10 @@ class TrainedRun:
     def draw(self, z: np.ndarray, what: str) -> np.ndarray:
         """uint8 [count, height, width, channels] of noise [count, z_dim]; `what` stands beside the progress bar."""
         labels, images = self.labels(sample.BATCH_SIZE), []
-        for part in parts(z, what):
-            full = np.resize(part, (sample.BATCH_SIZE, z.shape[1])).astype(np.float32)  # one compiled program
-            images.append(np.asarray(self._generate(**self.variables, z=full, labels=labels))[: len(part)])
+        for batch, count in sample.full_batches(z.astype(np.float32), what):
+            images.append(np.asarray(self._generate(**self.variables, z=batch, labels=labels))[:count])
         return np.concatenate(images)
 
     def labels(self, count: int) -> jax.Array | None:
         """What the generator takes beside `count` rows of noise."""
         return jnp.full(count, self._label or 0) if self.config.model.num_classes else None
-
-
-def open_probe(config: ConfigDict) -> AttributeProbe:
-    """The probe of the run's images. Raises UserError if they cannot be read or nothing is known about them."""
-    return attribute_probe.open_or_train(pack.open_or_build(config.data))
-
-
-def parts(values: np.ndarray, what: str) -> Iterator[np.ndarray]:
-    """Batches of at most sample.BATCH_SIZE rows, with a progress bar named `what`, or without one if it is ''."""
-    with tqdm(total=len(values), desc=what, unit="image", disable=None if what else True) as bar:
-        for first in range(0, len(values), sample.BATCH_SIZE):
-            part = values[first : first + sample.BATCH_SIZE]
-            yield part
-            bar.update(len(part))

@@ -11,16 +11,18 @@ the same length, and so is how many samples keep their other attributes.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from absl import flags
 
-from dcgan_jax import command_line, image_grid
+from dcgan_jax import attribute_probe, command_line, image_grid
 from dcgan_jax.analysis import concepts, report, trained_run
 from dcgan_jax.analysis.report import Picture, Report, Row
 from dcgan_jax.analysis.trained_run import TrainedRun
-from dcgan_jax.attribute_probe import BOXES, AttributeProbe
+from dcgan_jax.attribute_probe import BOXES, AttributeProbe, Target
+from dcgan_jax.datasets import pack
 from dcgan_jax.errors import UserError
 
 NAME = "turn_vector"
@@ -47,8 +49,9 @@ def main() -> None:
     steps = np.linspace(-_REACH.value, _REACH.value, STEPS)
     probe, attribute = None, ""
     if _LEFT.value is None and _RIGHT.value is None:
-        probe = trained_run.open_probe(run.config)
-        attribute = _number_attribute(_ATTRIBUTE.value, probe)
+        dataset = pack.open_or_build(run.config.data)
+        attribute = _number_attribute(_ATTRIBUTE.value, attribute_probe.targets_of(dataset))
+        probe = attribute_probe.open_or_train(dataset)
         values = probe.read(run.draw(pool, "samples to choose from"))[attribute]
         groups = choose_extremes(values, EXEMPLARS, _VECTORS, rng)
     else:
@@ -62,7 +65,7 @@ def main() -> None:
         "right": [int(number) for number in groups[0][1]],
         "axis": steps.tolist(),
     }
-    rows = [Row("exemplars a side", str(len(groups[0][0])), str(PAPER["exemplars"]))]
+    rows = [Row("exemplars a side", " and ".join(str(len(side)) for side in groups[0]), str(PAPER["exemplars"]))]
     if probe:
         noise = rng.standard_normal(vectors.shape)
         noise *= np.linalg.norm(vectors, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
@@ -82,7 +85,7 @@ def main() -> None:
             Row("correlation with the axis, per sample", f"{measured['correlation']:.2f}"),
             Row(f"change of {attribute} from end to end", f"{measured['span']:.2f}"),
             Row("  a random direction, either way", f"{chance['span']:.2f}"),
-            Row("other attributes kept at either end", f"{100 * measured['kept']:.0f} %"),
+            Row("other attributes kept at either end, mean share", f"{100 * measured['kept']:.0f} %"),
             Row("  a random direction", f"{100 * chance['kept']:.0f} %"),
             Row(f"the probe on {attribute}, held out", quality.accuracy),
         ]
@@ -152,12 +155,12 @@ def _numbers(flag: str, text: str | None) -> np.ndarray:
     """The samples that a flag names. Raises UserError if it names none."""
     if text is None:
         raise UserError(f"--{flag} is missing: give --left and --right, or neither.")
-    return np.array(concepts.parse(flag, text, _POOL, None).numbers)
+    return np.array(concepts.parse_numbers(flag, text, _POOL))
 
 
-def _number_attribute(name: str | None, probe: AttributeProbe) -> str:
-    """`name`, or the first attribute that the probe reads as a number. Raises UserError if there is none."""
-    known = [target.name for target in probe.targets.values() if not target.classes and target.name != BOXES]
+def _number_attribute(name: str | None, targets: Mapping[str, Target]) -> str:
+    """`name`, or the first attribute that is read as a number. Raises UserError if there is none."""
+    known = [target.name for target in targets.values() if not target.classes and target.name != BOXES]
     if known and name in (None, *known):
         return name or known[0]
     raise UserError(

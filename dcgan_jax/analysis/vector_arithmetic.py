@@ -20,12 +20,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from dcgan_jax import command_line, image_grid
+from dcgan_jax import attribute_probe, command_line, image_grid
 from dcgan_jax.analysis import concepts, report, trained_run
 from dcgan_jax.analysis.report import Picture, Report, Row
 from dcgan_jax.analysis.trained_run import TrainedRun
 from dcgan_jax.attribute_probe import AttributeProbe
 from dcgan_jax.datasets import pack
+from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.errors import UserError
 
 NAME = "vector_arithmetic"
@@ -55,18 +56,37 @@ class Formula(NamedTuple):
     traits: dict[str, int]
 
 
-def default_formulas(probe: AttributeProbe | None, labels: np.ndarray | None) -> list[tuple[str, ...]]:
+def default_formulas(dataset: ImageDataset, conditional: bool) -> list[tuple[str, ...]]:
     """Those of FORMULAS that the attributes allow; with labels only, common class - commonest + commonest."""
-    if probe is None:
-        return []
-    known = {name for name, target in probe.targets.items() if target.classes}
-    fitting: list[tuple[str, ...]] = [f for f in FORMULAS if {part.split("=")[0] for part in f[0].split(",")} <= known]
-    if fitting or labels is None or probe.targets["label"].classes < 2:
+    targets = attribute_probe.targets_of(dataset)
+    classes = {name for name, target in targets.items() if target.classes}
+    fitting: list[tuple[str, ...]] = [
+        f for f in FORMULAS if {part.split("=")[0] for part in f[0].split(",")} <= classes
+    ]
+    if (
+        fitting or "label" not in classes or conditional
+    ):  # arithmetic on z does not change the label of a conditional one
         return fitting
+    counts = np.bincount(attribute_probe.known(dataset)["label"])
     commonest, next_one = (
-        concepts.describe({"label": int(label)}, probe) for label in np.argsort(-np.bincount(labels), kind="stable")[:2]
+        concepts.describe({"label": int(label)}, dataset.class_names)
+        for label in np.argsort(-counts, kind="stable")[:2]
     )
     return [(next_one, commonest, commonest)]
+
+
+def parse_formula(texts: tuple[str, ...], dataset: ImageDataset | None) -> Formula:
+    """A - B + C of three concepts as they are written; `dataset` is needed for attributes only.
+
+    Raises:
+      UserError: see `concepts.parse` and `concepts.combine`; or they are of different kinds or sizes.
+    """
+    targets = attribute_probe.targets_of(dataset) if dataset else {}
+    names = dataset.class_names if dataset else None
+    abc = tuple(concepts.parse(flag, text, _POOL, targets, names) for flag, text in zip("abc", texts, strict=True))
+    if len({len(concept.numbers) for concept in abc}) > 1:
+        raise UserError("--a, --b and --c must name equally many samples, or all be attributes.")
+    return Formula(abc, {} if abc[0].numbers else concepts.combine(*(concept.traits for concept in abc)))
 
 
 def arithmetic(values: np.ndarray, exemplars: np.ndarray) -> np.ndarray:
@@ -98,24 +118,18 @@ def main() -> None:
         raise UserError("give all three of --a, --b and --c, or none.")
     by_number = bool(texts) and not any("=" in text for text in texts.values())
     dataset = None if by_number else pack.open_or_build(run.config.data)
-    knows = dataset is not None and (dataset.labels is not None or dataset.attributes)
-    probe = trained_run.open_probe(run.config) if knows else None
-    # A conditional generator is told the label: arithmetic on z does not change it.
-    labels = dataset.labels if dataset and not run.config.model.num_classes else None
-    written = [tuple(texts.values())] if texts else default_formulas(probe, labels)
-    formulas = []
-    for parts in written:
-        abc = tuple(concepts.parse(name, text, _POOL, probe) for name, text in zip("abc", parts, strict=True))
-        if len({bool(concept.numbers) for concept in abc}) > 1:
-            raise UserError("--a, --b and --c must all be numbers of samples, or all attributes.")
-        formulas.append(Formula(abc, {} if abc[0].numbers else concepts.combine(*(concept.traits for concept in abc))))
+    written = [tuple(texts.values())] if texts else []
+    if dataset and not texts:
+        written = default_formulas(dataset, bool(run.config.model.num_classes))
+    formulas = [parse_formula(abc, dataset) for abc in written]
 
+    probe = attribute_probe.open_or_train(dataset) if dataset and formulas else None
     out = report.folder(run.workdir, NAME)
     z = run.noise(0, _POOL)
     images = run.draw(z, "samples to choose from")
     sheet = image_grid.make_grid(image_grid.number(images[:_SHEET]), 10)
+    image_grid.save_png(out / "sheet.png", sheet)  # even if what follows fails: one chooses from it
     if not formulas:
-        image_grid.save_png(out / "sheet.png", sheet)
         raise UserError(
             f"no formula is known for the images of {run.config.data.source}: choose samples from {out / 'sheet.png'} "
             "and give three a concept by number, such as --a=3,17,29 --b=4,5,60 --c=12,13,88."
@@ -131,11 +145,12 @@ def main() -> None:
         exemplars = _choose(formula, found, np.random.default_rng([run.seed, i]))
         results = _results(run, z, images, exemplars)
         name = " - ".join(concept.text for concept in formula.concepts[:2]) + " + " + formula.concepts[2].text
-        entry: dict[str, Any] = {"formula": name, "trials": len(exemplars)}
+        entry: dict[str, Any] = {"formula": name, "trials": len(exemplars), "exemplars": exemplars.shape[2]}
+        rows.append(Row(f"{name}: exemplars a concept", str(exemplars.shape[2]), str(PAPER["exemplars"])))
         if formula.traits and probe:
             entry |= _success(formula, probe, results, images)
-            wanted = concepts.describe(formula.traits, probe)
-            rows.append(Row(f"{name}: {len(exemplars)} trials", f"{wanted} and plausible (95 %); shown; plausible"))
+            wanted = concepts.describe(formula.traits, probe.class_names)
+            rows.append(Row(f"  {len(exemplars)} trials", f"{wanted} and plausible (95 %); shown; plausible"))
             rows += [Row(f"  {method}", _in_words(entry[key])) for key, method in METHODS.items()]
         figures["formulas"].append(entry)
         pictures.append(_picture(run, z, images, exemplars, results, i, name))
@@ -155,9 +170,6 @@ def _choose(formula: Formula, found: dict[str, np.ndarray], rng: np.random.Gener
       UserError: too few samples show a concept.
     """
     if not formula.traits:
-        sizes = {len(concept.numbers) for concept in formula.concepts}
-        if len(sizes) > 1:
-            raise UserError("--a, --b and --c must name equally many samples.")
         return np.array([[concept.numbers for concept in formula.concepts]])
     chosen = []
     for concept in formula.concepts:
@@ -165,7 +177,7 @@ def _choose(formula: Formula, found: dict[str, np.ndarray], rng: np.random.Gener
         if len(pool) < EXEMPLARS:
             raise UserError(
                 f"only {len(pool)} of {_POOL} samples show {concept.text} with probability {concepts.CONFIDENT}, fewer "
-                f"than {EXEMPLARS}: train longer, or choose samples by number."
+                f"than {EXEMPLARS}: train longer, or choose samples by number from sheet.png."
             )
         chosen.append([rng.choice(pool, EXEMPLARS, replace=False) for _ in range(_TRIALS.value)])
     return np.array(chosen).swapaxes(0, 1)

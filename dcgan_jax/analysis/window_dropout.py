@@ -21,7 +21,7 @@ second below the last hidden one, with maps of a quarter of the image's side (--
 
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ from dcgan_jax import attribute_probe, command_line, image_grid, models, pixels,
 from dcgan_jax.analysis import annotate, boxes, report, trained_run
 from dcgan_jax.analysis.report import Picture, Report, Row
 from dcgan_jax.analysis.trained_run import TrainedRun
-from dcgan_jax.attribute_probe import AttributeProbe
+from dcgan_jax.attribute_probe import BOXES, AttributeProbe
 from dcgan_jax.datasets import pack
 from dcgan_jax.errors import UserError
 from dcgan_jax.train_state import Tree
@@ -47,6 +47,7 @@ L1 = 0.2
 PAPER: dict[str, Any] = {"samples": 150, "boxes": 52, "maps_dropped": 200}
 _LEAST_AREA = 0.01  # of the image: smaller spots of the detector are not windows
 _GONE = 0.5  # a window is gone when the detector marks less than half of it, the usual overlap for a detection
+_SILENT = 1e-3  # see `fit_logistic`
 _MARGIN = 1 / 16  # of the image's side: what is nearer to a window counts as neither in nor outside
 _RANDOM_DROPS = 10
 
@@ -63,8 +64,14 @@ class Fit(NamedTuple):
 
 
 def default_layer(config: ConfigDict) -> str:
-    """The tap with maps of a quarter of the image's side, or the first one if the generator is shorter."""
-    return f"deconv{max(len(config.model.generator.stages) - 2, 1)}"
+    """The last tap with maps of at most a quarter of the image's side, or the first maps if all are larger."""
+    stages, name = config.model.generator.stages, "projection"
+    side = models.first_side(config.data.image_size, stages)
+    for i, (_, stride) in enumerate(stages[:-1], 1):
+        side *= stride
+        if side <= config.data.image_size / 4:
+            name = f"deconv{i}"
+    return name
 
 
 def cells(mask: np.ndarray, side: int) -> np.ndarray:
@@ -78,12 +85,14 @@ def cells(mask: np.ndarray, side: int) -> np.ndarray:
 def fit_logistic(inside: np.ndarray, outside: np.ndarray, l1: float) -> Fit:
     """The regression that minimises the log loss, each kind weighing half, + l1 * sum |weight * mean outside|.
 
+    The mean outside counts as a thousandth of the mean inside at least.
+
     Args:
       inside, outside: features [examples, features] of places inside and outside boxes, none of them negative.
       l1: penalty.
     """
-    scale = outside.mean(0, dtype=np.float64)
-    scale[scale == 0] = max(float(inside.mean()), 1e-12)  # silent outside: free but for the unit
+    scale = np.maximum(outside.mean(0, dtype=np.float64), _SILENT * inside.mean(0, dtype=np.float64))
+    scale[scale == 0] = 1.0  # dead
     x = np.concatenate([inside, outside]) / scale
     sign = np.repeat([1.0, -1.0], [len(inside), len(outside)])
     share = np.repeat([0.5 / len(inside), 0.5 / len(outside)], [len(inside), len(outside)])
@@ -135,7 +144,9 @@ class _Layer:
             return pixels.to_uint8(images, run.config.model.output), taps[name]
 
         z = np.zeros((1, run.config.model.z_dim), np.float32)
-        taps = jax.eval_shape(lambda: generator.apply(run.variables, z, run.labels(1), train=False)[1])
+        player = run.state.generator
+        variables = {"params": player.params, "batch_stats": player.batch_stats}
+        taps = jax.eval_shape(lambda: generator.apply(variables, z, run.labels(1), train=False)[1])
         layers = [tap for tap, value in taps.items() if len(value.shape) == 4 and tap != "image"]
         if name not in layers:
             raise UserError(f"the generator has no layer {name!r} of maps; it has {', '.join(layers)}.")
@@ -144,13 +155,12 @@ class _Layer:
 
     def draw(self, z: np.ndarray, dropped: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 [count, height, width, channels] and maps [count, side, side, maps]; dropped: bool [maps]."""
-        size, images, maps = sample.BATCH_SIZE, [], []
-        gate, labels = jnp.where(dropped, 0.0, 1.0), self._run.labels(size)
-        for part in trained_run.parts(z, what):
-            full = np.resize(part, (size, z.shape[1]))  # one compiled program
-            image, tap = self._forward(self._run.variables, full, labels, gate)
-            images.append(np.asarray(image)[: len(part)])
-            maps.append(np.asarray(tap, np.float32)[: len(part)])
+        images, maps = [], []
+        gate, labels = jnp.where(dropped, 0.0, 1.0), self._run.labels(sample.BATCH_SIZE)
+        for batch, count in sample.full_batches(z, what):
+            image, tap = self._forward(self._run.variables, batch, labels, gate)
+            images.append(np.asarray(image)[:count])
+            maps.append(np.asarray(tap, np.float32)[:count])
         return np.concatenate(images), np.concatenate(maps)
 
 
@@ -198,75 +208,84 @@ def mean_change(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> float:
 
 def outlines(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
     """The images with a red (grey images: white) line round what the masks mark."""
-    edge = masks & ~scipy.ndimage.minimum_filter(masks, size=(1, 3, 3))
+    edge = masks & ~scipy.ndimage.minimum_filter(masks, size=(1, 3, 3), mode="constant")
     color = [255, 40, 40] if images.shape[-1] == 3 else [255]
     return np.where(edge[..., None], np.array(color, np.uint8), images)
 
 
 def main() -> None:
     run = TrainedRun(_RUN)
-    layer = _Layer(run, _LAYER.value or default_layer(run.config))
-    out = report.folder(run.workdir, NAME)
+    name = _LAYER.value or default_layer(run.config)
+    layer, out = _Layer(run, name), report.folder(run.workdir, NAME)
     file = Path(_BOXES.value) if _BOXES.value else out / "boxes.json"
     by_hand = bool(_BOXES.value) or _ANNOTATE.value or file.exists()
-    detector = _open_detector(run.config, needed=not by_hand)
 
     everything = np.zeros(layer.maps, bool)
     z = run.noise(0, SAMPLES)
-    images, maps = layer.draw(z, everything, "samples")
-    if _ANNOTATE.value:
-        annotate.serve(images, file, run.step, run.seed, _PORT.value)
     if by_hand:
-        masks = boxes.masks(boxes.read(file, run.step, run.seed), SAMPLES, images.shape[1])
+        drawn = boxes.read(file, run.samples) if file.exists() or not _ANNOTATE.value else []
+        masks = boxes.masks(drawn, SAMPLES, run.config.data.image_size)
+        images, maps = layer.draw(z, everything, "samples")
+        if _ANNOTATE.value:
+            annotate.serve(images, file, run.samples, _PORT.value)
+            masks = boxes.masks(boxes.read(file, run.samples), SAMPLES, images.shape[1])
+        detector = _open_detector(run.config, needed=False)
     else:
-        assert detector is not None
-        masks = _detect(detector, images)
+        detector = _open_detector(run.config, needed=True)
+        images, maps = layer.draw(z, everything, "samples")
+        masks = detector.read(images)[BOXES] > 0.5
+    if not masks.any():
+        who = "there are no boxes" if by_hand else f"the detector sees no window on {SAMPLES} samples"
+        raise UserError(f"{who}: draw some with --annotate.")
     fit = fit_maps(maps, cells(masks, maps.shape[1]), _L1.value)
     dropped = fit.weights > 0
     if not dropped.any():
         raise UserError(f"no map has a positive weight at --l1={_L1.value}: give a smaller penalty.")
 
     # Without a detector nobody knows where the windows of other samples are.
-    fresh = run.noise(SAMPLES, _NUM_SAMPLES.value) if detector else z
+    marked = masks.any((1, 2))
+    fresh = run.noise(SAMPLES, _NUM_SAMPLES.value) if detector else z[marked]
     before = layer.draw(fresh, everything, "with all maps")[0]
+    windows = detector.read(before)[BOXES] > 0.5 if detector else masks[marked]
+    if windows_gone(windows, windows)[0] == 0:
+        raise UserError(f"the detector sees no window on {len(fresh)} samples: raise --num_samples.")
     after = layer.draw(fresh, dropped, "without the dropped ones")[0]
-    windows = _detect(detector, before) if detector else masks
     rng = np.random.default_rng(run.seed)
     drops = [layer.draw(fresh, rng.permutation(dropped), f"random drop {i + 1}")[0] for i in range(_RANDOM_DROPS)]
-    if not windows.any():
-        raise UserError(f"the detector sees no window on {len(fresh)} samples: train longer, or draw boxes by hand.")
     ours = _effect(before, after, windows, detector)
     each = [_effect(before, drop, windows, detector) for drop in drops]
     chance = {name: float(np.mean([effect[name] for effect in each])) for name in ours}
-    ratio = ours["outside_change"] / chance["outside_change"]
 
     figures: dict[str, Any] = {
         "step": run.step,
         "seed": run.seed,
-        "layer": _LAYER.value or default_layer(run.config),
+        "layer": name,
         "l1": _L1.value,
         "boxes_from": str(file) if by_hand else "detector",
-        "samples_with_boxes": int(masks.any((1, 2)).sum()),
+        "samples_with_boxes": int(marked.sum()),
         "regression_accuracy": fit.accuracy,
         "maps": layer.maps,
         "maps_dropped": int(dropped.sum()),
         "num_samples": len(fresh),
         **ours,
         "random_drop": chance,
-        "outside_change_ratio": ratio,
+        "outside_change_ratio": ours["outside_change"] / max(chance["outside_change"], 1e-9),
     }
     rows = [
-        Row("samples with boxes", str(figures["samples_with_boxes"]), "52 boxes on 150"),
+        Row("samples with boxes", f"{marked.sum()} of {SAMPLES}", f"{PAPER['boxes']} boxes on {PAPER['samples']}"),
         Row("maps dropped", f"{figures['maps_dropped']} of {layer.maps}", str(PAPER["maps_dropped"])),
-        Row("accuracy of the regression, held out", f"{100 * fit.accuracy:.1f} %"),
+        Row(
+            "accuracy of the regression, held out",
+            "too few boxes" if math.isnan(fit.accuracy) else f"{100 * fit.accuracy:.1f} %",
+        ),
         Row("change outside windows (levels)", f"{ours['outside_change']:.1f}"),
         Row("  dropping as many maps at random", f"{chance['outside_change']:.1f}"),
         Row("change inside windows", f"{ours['inside_change']:.1f}"),
         Row("  dropping as many maps at random", f"{chance['inside_change']:.1f}"),
     ]
     if detector:
-        quality = detector.targets[attribute_probe.BOXES].accuracy
-        figures["detector_held_out_iou"] = detector.targets[attribute_probe.BOXES].held_out
+        quality = detector.targets[BOXES].accuracy
+        figures["detector_held_out_iou"] = detector.targets[BOXES].held_out
         rows += [
             Row(f"windows gone of {ours['windows']:.0f} (detector: {quality})", f"{100 * ours['gone_share']:.1f} %"),
             Row("  dropping as many maps at random", f"{100 * chance['gone_share']:.1f} %"),
@@ -292,30 +311,34 @@ def main() -> None:
     report.publish(out, Report(title, figures, rows, pictures, PAPER))
 
 
+@overload
+def _open_detector(config: ConfigDict, *, needed: Literal[True]) -> AttributeProbe: ...
+
+
+@overload
+def _open_detector(config: ConfigDict, *, needed: Literal[False]) -> AttributeProbe | None: ...
+
+
 def _open_detector(config: ConfigDict, *, needed: bool) -> AttributeProbe | None:
-    """The probe of the run's images if it sees windows.
+    """The probe of the run's images if it sees windows. If it is not needed, no images are packed for it.
 
     Raises:
       UserError: there is none, but it is needed.
     """
-    try:
-        dataset = pack.open_or_build(config.data)
-    except UserError:
-        if needed:
-            raise
-        return None
-    if attribute_probe.BOXES in dataset.attributes:
+    if not needed:
+        try:
+            if not pack.pack_path(config.data).exists():
+                return None
+        except UserError:  # the images are not there any more
+            return None
+    dataset = pack.open_or_build(config.data)
+    if BOXES in dataset.attributes:
         return attribute_probe.open_or_train(dataset)
     if needed:
         raise UserError(
             f"{config.data.source} carries no boxes: draw some on this run's samples with --annotate, or give --boxes."
         )
     return None
-
-
-def _detect(detector: AttributeProbe, images: np.ndarray) -> np.ndarray:
-    """Pixels that lie in a window, bool [count, height, width]."""
-    return detector.read(images)[attribute_probe.BOXES] > 0.5
 
 
 def _effect(
@@ -327,7 +350,7 @@ def _effect(
         "outside_change": mean_change(before, after, outside(windows)),
     }
     if detector:
-        left = _detect(detector, after)
+        left = detector.read(after)[BOXES] > 0.5
         total, gone = windows_gone(windows, left)
         effect |= {"windows": total, "gone_share": gone / total, "gone_area": 1.0 - float(left[windows].mean())}
     return effect

@@ -1,0 +1,52 @@
+"""The linear SVM: a problem solved by hand, the conditions of the optimum, and a separable problem."""
+
+import numpy as np
+import pytest
+
+from dcgan_jax.evaluation import l2_svm
+
+
+def objective(features: np.ndarray, signs: np.ndarray, weights: np.ndarray, intercept: float, c: float) -> float:
+    miss = np.maximum(0, 1 - signs * (features @ weights + intercept))
+    return float((weights @ weights + intercept**2) / 2 + c * (miss @ miss))
+
+
+def test_two_points_by_hand() -> None:
+    """x = 1 and x = -1: by symmetry b = 0, and w^2 / 2 + 2 C (1 - w)^2 is least at w = 4 C / (1 + 4 C)."""
+    fitted = l2_svm.fit(np.array([[1.0], [-1.0]], np.float32), np.array([1, 0]), 2, c=0.75)
+    np.testing.assert_allclose(fitted.weights, [[-0.75, 0.75]], atol=1e-5)
+    np.testing.assert_allclose(fitted.intercept, [0, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("c", [1e-3, 1e-1, 10.0])
+def test_no_direction_leads_lower(c: float) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 120)
+    features = (rng.normal(0, 1, (120, 8)) + 0.5 * labels[:, None]).astype(np.float32)
+    fitted = l2_svm.fit(features, labels, 3, c)
+    for k in range(3):
+        signs = np.where(labels == k, 1.0, -1.0)
+        weights, intercept = fitted.weights[:, k].astype(float), float(fitted.intercept[k])
+        least = objective(features, signs, weights, intercept, c)
+        for _ in range(20):
+            change = 1e-2 * rng.normal(0, 1, 9)
+            assert objective(features, signs, weights + change[:8], intercept + change[8], c) > least * (1 - 1e-6)
+
+
+def test_agreement_with_a_known_solution() -> None:
+    """Weights of scikit-learn 1.9's LinearSVC(C=0.5, tol=1e-10, dual=False) on these eight points."""
+    features = np.array([[0, 1], [1, 0], [2, 2], [3, 1], [4, 5], [5, 3], [1, 4], [0, 3]], np.float32)
+    labels = np.array([0, 0, 1, 1, 2, 2, 0, 0])
+    fitted = l2_svm.fit(features, labels, 3, 0.5)
+    known = [[-0.56537, 0.12478], [0.145, -0.24626], [0.28976, 0.07561]]
+    np.testing.assert_allclose(fitted.weights.T, known, atol=2e-4)
+    np.testing.assert_allclose(fitted.intercept, [0.65672, -0.18514, -1.12463], atol=2e-4)
+
+
+def test_separable_classes_are_told_apart() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, 500)
+    features = (4 * np.eye(10)[labels] + rng.normal(0, 0.3, (500, 10))).astype(np.float32)
+    np.testing.assert_array_equal(
+        l2_svm.fit(features[:300], labels[:300], 10, 1.0).predict(features[300:]), labels[300:]
+    )
