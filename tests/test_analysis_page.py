@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dcgan_jax.analysis import __main__ as index
-from dcgan_jax.analysis.report import Picture, Report, Row, publish
+from dcgan_jax.report import Picture, Report, Row, publish
 
 
 def test_a_section_holds_everything(tmp_path: Path) -> None:

@@ -33,6 +33,15 @@ def test_no_direction_leads_lower(c: float) -> None:
             assert objective(features, signs, weights + change[:8], intercept + change[8], c) > least * (1 - 1e-6)
 
 
+def test_another_start_leads_to_the_same_place() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 100)
+    features = (rng.normal(0, 1, (100, 6)) + labels[:, None]).astype(np.float32)
+    fresh = l2_svm.fit(features, labels, 2, 0.1)
+    again = l2_svm.fit(features, labels, 2, 0.1, start=l2_svm.fit(features, labels, 2, 10.0))
+    np.testing.assert_allclose(again.weights, fresh.weights, atol=1e-4)
+
+
 def test_agreement_with_a_known_solution() -> None:
     """Weights of scikit-learn 1.9's LinearSVC(C=0.5, tol=1e-10, dual=False) on these eight points."""
     features = np.array([[0, 1], [1, 0], [2, 2], [3, 1], [4, 5], [5, 3], [1, 4], [0, 3]], np.float32)

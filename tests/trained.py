@@ -1,4 +1,4 @@
-"""How tests call the analyses; the runs that they analyse are fixtures of conftest.py."""
+"""How tests call analyses and evaluations; the runs that they are called on are fixtures of conftest.py."""
 
 import subprocess
 import sys
@@ -6,5 +6,13 @@ from pathlib import Path
 
 
 def analyse(name: str, workdir: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", f"dcgan_jax.analysis.{name}", f"--workdir={workdir}", *flags]
+    return _run(f"dcgan_jax.analysis.{name}", workdir, flags)
+
+
+def evaluate(name: str, workdir: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    return _run(f"dcgan_jax.evaluation.{name}", workdir, flags)
+
+
+def _run(module: str, workdir: Path, flags: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, f"--workdir={workdir}", *flags]
     return subprocess.run(command, capture_output=True, text=True)

@@ -19,8 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from dcgan_jax import command_line, run_folder
-from dcgan_jax.analysis import report
+from dcgan_jax import command_line, report, run_folder
 from dcgan_jax.errors import UserError
 
 # Those of the paper, in its order.
@@ -106,7 +105,7 @@ def main() -> None:
     sections = []
     for name in (bar := tqdm(EXPERIMENTS, disable=None)):
         bar.set_description(name)
-        folder = report.folder(workdir, name)
+        folder = report.folder(workdir, "analysis", name)
         reason = "" if not _RERUN.value and _results(folder, step) else _run(name, workdir, step, _NORM.value)
         results = _results(folder, step)
         if results and not reason:

@@ -34,12 +34,13 @@ from dcgan_jax import (
     input_pipeline,
     models,
     pixels,
+    report,
     sample,
 )
-from dcgan_jax.analysis import concepts, report
-from dcgan_jax.analysis.report import Picture, Report, Row
+from dcgan_jax.analysis import concepts
 from dcgan_jax.datasets import pack
 from dcgan_jax.datasets.image_dataset import ImageDataset
+from dcgan_jax.report import Picture, Report, Row
 from dcgan_jax.train_state import Tree, create_state
 
 NAME = "guided_backprop"
@@ -230,7 +231,7 @@ def main() -> None:
     )
     title = "What the discriminator's features see (section 6.2, figure 5)"
     pictures = [Picture("guided.png", image_grid.row(*blocks), caption)]
-    report.publish(report.folder(workdir, NAME), Report(title, figures, rows, pictures, PAPER))
+    report.publish(report.folder(workdir, "analysis", NAME), Report(title, figures, rows, pictures, PAPER))
 
 
 def _open_data(config: ConfigDict, source: str | None, split: str | None) -> ImageDataset:

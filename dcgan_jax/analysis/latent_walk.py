@@ -18,10 +18,10 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from dcgan_jax import command_line, image_grid
-from dcgan_jax.analysis import report, trained_run
-from dcgan_jax.analysis.report import Picture, Report, Row
+from dcgan_jax import command_line, image_grid, report
+from dcgan_jax.analysis import trained_run
 from dcgan_jax.analysis.trained_run import TrainedRun
+from dcgan_jax.report import Picture, Report, Row
 
 NAME = "latent_walk"
 INTERPOLATIONS = ("linear", "spherical")
@@ -120,7 +120,7 @@ def main() -> None:
         Picture("walk.gif", _gif(walk), "The same as a film."),
     ]
     title = "Walking in the latent space (section 6.1, figure 4)"
-    report.publish(report.folder(run.workdir, NAME), Report(title, figures, rows, pictures, PAPER))
+    report.publish(report.folder(run.workdir, "analysis", NAME), Report(title, figures, rows, pictures, PAPER))
 
 
 def _gif(images: np.ndarray) -> bytes:

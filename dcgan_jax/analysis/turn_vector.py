@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from dcgan_jax import attribute_probe, command_line, image_grid
-from dcgan_jax.analysis import concepts, report, trained_run
-from dcgan_jax.analysis.report import Picture, Report, Row
+from dcgan_jax import attribute_probe, command_line, image_grid, report
+from dcgan_jax.analysis import concepts, trained_run
 from dcgan_jax.analysis.trained_run import TrainedRun
 from dcgan_jax.attribute_probe import BOXES, AttributeProbe, Target
 from dcgan_jax.datasets import pack
 from dcgan_jax.errors import UserError
+from dcgan_jax.report import Picture, Report, Row
 
 NAME = "turn_vector"
 EXEMPLARS = 4  # a side [paper figure 8]
@@ -106,7 +106,7 @@ def main() -> None:
         ),
     ]
     title = "Turning heads (figure 8)"
-    report.publish(report.folder(run.workdir, NAME), Report(title, figures, rows, pictures, PAPER))
+    report.publish(report.folder(run.workdir, "analysis", NAME), Report(title, figures, rows, pictures, PAPER))
 
 
 def _along(z: np.ndarray, vector: np.ndarray, steps: np.ndarray) -> np.ndarray:

@@ -20,14 +20,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from dcgan_jax import attribute_probe, command_line, image_grid
-from dcgan_jax.analysis import concepts, report, trained_run
-from dcgan_jax.analysis.report import Picture, Report, Row
+from dcgan_jax import attribute_probe, command_line, image_grid, report
+from dcgan_jax.analysis import concepts, trained_run
 from dcgan_jax.analysis.trained_run import TrainedRun
 from dcgan_jax.attribute_probe import AttributeProbe
 from dcgan_jax.datasets import pack
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.errors import UserError
+from dcgan_jax.report import Picture, Report, Row
 
 NAME = "vector_arithmetic"
 EXEMPLARS, NOISE, NEIGHBOURS = 3, 0.25, 8  # [paper section 6.3.2, figure 7]
@@ -124,7 +124,7 @@ def main() -> None:
     formulas = [parse_formula(abc, dataset) for abc in written]
 
     probe = attribute_probe.open_or_train(dataset) if dataset and formulas else None
-    out = report.folder(run.workdir, NAME)
+    out = report.folder(run.workdir, "analysis", NAME)
     z = run.noise(0, _POOL)
     images = run.draw(z, "samples to choose from")
     sheet = image_grid.make_grid(image_grid.number(images[:_SHEET]), 10)

@@ -32,13 +32,13 @@ import scipy.special
 from absl import flags
 from ml_collections import ConfigDict
 
-from dcgan_jax import attribute_probe, command_line, image_grid, models, pixels, sample
-from dcgan_jax.analysis import annotate, boxes, report, trained_run
-from dcgan_jax.analysis.report import Picture, Report, Row
+from dcgan_jax import attribute_probe, command_line, image_grid, models, pixels, report, sample
+from dcgan_jax.analysis import annotate, boxes, trained_run
 from dcgan_jax.analysis.trained_run import TrainedRun
 from dcgan_jax.attribute_probe import BOXES, AttributeProbe
 from dcgan_jax.datasets import pack
 from dcgan_jax.errors import UserError
+from dcgan_jax.report import Picture, Report, Row
 from dcgan_jax.train_state import Tree
 
 NAME = "window_dropout"
@@ -216,7 +216,7 @@ def outlines(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
 def main() -> None:
     run = TrainedRun(_RUN)
     name = _LAYER.value or default_layer(run.config)
-    layer, out = _Layer(run, name), report.folder(run.workdir, NAME)
+    layer, out = _Layer(run, name), report.folder(run.workdir, "analysis", NAME)
     file = Path(_BOXES.value) if _BOXES.value else out / "boxes.json"
     by_hand = bool(_BOXES.value) or _ANNOTATE.value or file.exists()
 

@@ -41,7 +41,12 @@ class LinearClassifier(NamedTuple):
 
 
 def fit(
-    features: np.ndarray | jax.Array, labels: np.ndarray, num_classes: int, c: float, what: str = ""
+    features: np.ndarray | jax.Array,
+    labels: np.ndarray,
+    num_classes: int,
+    c: float,
+    what: str = "",
+    start: LinearClassifier | None = None,
 ) -> LinearClassifier:
     """Trains a classifier.
 
@@ -51,12 +56,16 @@ def fit(
       num_classes: two classes are trained as two problems that mirror each other.
       c: weight of the loss, C above.
       what: stands beside the progress bar; '' for none.
+      start: where to start from, such as the solution for another C; the result is the same.
     """
     x = jnp.asarray(features)
     targets = 2.0 * jax.nn.one_hot(labels, num_classes, dtype=x.dtype) - 1.0
     weights = jnp.zeros((x.shape[1] + 1, num_classes), x.dtype)  # the last row is the intercept
     value, slope, active = _objective(x, targets, weights, c)
     first = jnp.linalg.norm(slope, axis=0)
+    if start is not None:
+        weights = jnp.concatenate([start.weights, start.intercept[None]])
+        value, slope, active = _objective(x, targets, weights, c)
     with tqdm(desc=what, unit="Newton step", disable=None if what else True) as bar:
         for _ in range(_MOST_NEWTON_STEPS):
             left = jnp.linalg.norm(slope, axis=0) / jnp.maximum(first, jnp.finfo(x.dtype).tiny)

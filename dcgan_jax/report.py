@@ -1,4 +1,4 @@
-"""What every analysis leaves in the run's folder, <workdir>/analysis/<name>/: pictures and results.json."""
+"""What analyses and evaluations leave in a run's folder, <workdir>/analysis/<name>/: pictures and results.json."""
 
 import json
 import math
@@ -55,9 +55,9 @@ class Report:
     paper: dict[str, Any]
 
 
-def folder(workdir: Path, name: str) -> Path:
-    """Where the analysis `name` of a run writes."""
-    return workdir / "analysis" / name
+def folder(workdir: Path, kind: str, name: str) -> Path:
+    """Where `name` of a kind ('analysis' or 'evaluation') writes."""
+    return workdir / kind / name
 
 
 def publish(out: Path, report: Report) -> None:

@@ -1,0 +1,76 @@
+"""The protocols of the linear SVM, and the command on a trained run."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dcgan_jax.evaluation import linear_svm
+from dcgan_jax.evaluation.linear_svm import Protocol, Split
+from tests.trained import evaluate
+
+
+def test_a_draw_has_as_many_of_every_class() -> None:
+    labels = np.repeat([0, 1, 2], [10, 20, 30])
+    drawn = linear_svm.draw_per_class(labels, 5, np.random.default_rng(0))
+    assert len(set(drawn)) == 15
+    np.testing.assert_array_equal(np.bincount(labels[drawn]), [5, 5, 5])
+
+
+def split(count: int, seed: int) -> Split:
+    """Three classes; two features tell them apart, the other 30 are noise."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, count)
+    features = rng.normal(0, 0.5, (count, 32)).astype(np.float32)
+    features[np.arange(count), np.minimum(labels, 1)] += np.where(labels < 2, 3, 0)
+    return Split(features, labels.astype(np.int32))
+
+
+def test_all_labels_beat_few_and_few_have_a_spread() -> None:
+    train, test = split(600, 0), split(300, 1)
+    everything = linear_svm.evaluate(train, test, 3, Protocol((1e-3, 1e-1), 0, 4, 0), "")
+    few = linear_svm.evaluate(train, test, 3, Protocol((1e-3, 1e-1), 5, 4, 0), "")
+    assert everything["accuracy"] > 0.95 > few["accuracy"] > 0.5
+    assert everything["std"] is None and few["std"] > 0
+    assert everything["c"] in (1e-3, 1e-1) and len(everything["held_out"]) == 2
+    assert few == linear_svm.evaluate(train, test, 3, Protocol((1e-3, 1e-1), 5, 4, 0), "")
+
+
+def test_the_best_c_on_held_out_examples_is_chosen() -> None:
+    outcome = linear_svm.evaluate(split(600, 0), split(300, 1), 3, Protocol((1e-9, 1e-1), 20, 3, 0), "")
+    assert outcome["c"] == (1e-9, 1e-1)[int(np.argmax(outcome["held_out"]))]
+
+
+def test_command(labelled_run: Path) -> None:
+    source = json.loads((labelled_run / "config.json").read_text())["data"]["source"]
+    flags = (f"--source={source}", "--test_split=train", "--labels_per_class=5", "--draws=2", "--c=1e-3,1e-2")
+    process = evaluate("linear_svm", labelled_run, *flags)
+    assert process.returncode == 0, process.stderr
+    results = json.loads((labelled_run / "evaluation" / "linear_svm" / "results.json").read_text())
+    assert results["trained"]["features"] == results["untrained"]["features"] == 4 * 4 * 4 + 2 * 2 * 6
+    assert results["pixels"]["features"] == 8 * 8 * 3
+    assert all(0 < results[name]["accuracy"] <= 1 for name in ("trained", "untrained", "pixels"))
+    assert not list(labelled_run.glob("tmp*"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--c=0,1",), "--c=0,1 must be positive numbers"),
+        (("--c=x",), "--c=x must be positive numbers"),
+        (("--labels_per_class=14",), "the smallest class has 16 images, of which a fifth is kept"),
+    ],
+)
+def test_bad_input(labelled_run: Path, flags: tuple[str, ...], message: str) -> None:
+    source = json.loads((labelled_run / "config.json").read_text())["data"]["source"]
+    process = evaluate("linear_svm", labelled_run, f"--source={source}", "--test_split=train", *flags)
+    assert process.returncode == 2
+    assert message in process.stderr and "Traceback" not in process.stderr
+
+
+def test_images_without_labels(trained_run: Path) -> None:
+    source = json.loads((trained_run / "config.json").read_text())["data"]["source"]
+    process = evaluate("linear_svm", trained_run, f"--source={source}")
+    assert process.returncode == 2
+    assert "has no labels" in process.stderr
