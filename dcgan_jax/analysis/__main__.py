@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from dcgan_jax import command_line, report, run_folder
 from dcgan_jax.errors import UserError
+from dcgan_jax.report import Row
 
 # Those of the paper, in its order.
 EXPERIMENTS = ("latent_walk", "guided_backprop", "window_dropout", "vector_arithmetic", "turn_vector")
@@ -53,11 +54,8 @@ def page(name: str, config: ConfigDict, step: int, sections: list[str]) -> str:
 
 def section(results: dict[str, Any], folder: Path) -> str:
     """Table, pictures and command of one experiment, from its results.json and the files beside it."""
-    cells = "".join(
-        f"<tr><td>{html.escape(row['what'])}</td><td>{html.escape(row['here'])}</td>"
-        f"<td>{html.escape(row['paper'])}</td></tr>"
-        for row in results["table"]
-    )
+    lines = [[html.escape(row[name]).replace(" %", "&nbsp;%") for name in Row._fields] for row in results["table"]]
+    cells = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in line) + "</tr>" for line in lines)
     pictures = "".join(
         f'<figure><img alt="" src="{_data(folder / picture["file"])}">'
         f"<figcaption>{html.escape(picture['caption'])}</figcaption></figure>"
