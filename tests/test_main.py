@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,9 @@ def test_mistakes_are_told_in_one_line(flags: list[str], message: str, tmp_path:
 def test_signals_while_packing_leave_nothing(signum: signal.Signals, status: int, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dcgan_jax.main", "--config=configs/toy_bedrooms.py", f"--workdir={tmp_path}/run"]
     command += [f"--config.data.cache_dir={tmp_path}/cache", "--config.data.num_examples=1000000"]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    # A shell that runs the tests in the background lets them, and what they start, ignore Ctrl-C.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
         deadline = time.monotonic() + 120
         # Until the first images are on disk: all workers have started then.
         while sum(path.stat().st_size for path in tmp_path.glob("cache/*.building/images.npy")) < 10**6:
