@@ -39,6 +39,12 @@ def flatten(taps: models.Taps) -> jax.Array:
     return jnp.concatenate([maps.reshape(len(maps), -1) for maps in pooled], 1).astype(jnp.float32)
 
 
+def check_config(config: ConfigDict) -> None:
+    """Raises UserError if the network is conditional: its features would need the labels that they are to tell."""
+    if config.model.num_classes:
+        raise UserError("the run's discriminator is told the labels: features need an unconditional one.")
+
+
 def make_extractor(
     config: ConfigDict, params: Tree, batch_stats: Tree, images: np.ndarray, what: str
 ) -> Callable[[np.ndarray, Path, str], np.ndarray]:
@@ -54,10 +60,9 @@ def make_extractor(
       A function that writes float32 [count, features] of uint8 images to `file` and gives them memory-mapped.
 
     Raises:
-      UserError: the network is conditional: its features would need the labels that they are to tell.
+      UserError: see `check_config`.
     """
-    if config.model.num_classes:
-        raise UserError("the run's discriminator is told the labels: features need an unconditional one.")
+    check_config(config)
     _, network = models.build_models(config)
     batches = (
         (pixels.to_network(jnp.asarray(batch), config.model.output), None)

@@ -110,8 +110,7 @@ def evaluate(train: Split, test: Split, classes: int, protocol: Protocol, what: 
 def main() -> None:
     workdir = Path(_WORKDIR.value)
     config, state = sample.load_run(workdir, _STEP.value)
-    if config.model.num_classes:
-        raise UserError("the run's discriminator is told the labels: features need an unconditional one.")
+    features.check_config(config)
     grid = _read_grid(_C.value)
     train = _open_labelled(config, _SOURCE.value, _TRAIN_SPLIT.value)
     test = _open_labelled(config, _TEST_SOURCE.value or _SOURCE.value, _TEST_SPLIT.value)
