@@ -26,6 +26,8 @@ def get_config() -> ConfigDict:
     config.log_every = 100
     config.sample_every = 500
     config.checkpoint_every = 1000
+    # Steps between evaluations, see `eval`; the last step evaluates too. 0: none at all.
+    config.eval_every = 0
     # How many of the newest checkpoints stay on disk.
     config.keep_checkpoints = 3
 
@@ -62,6 +64,9 @@ def get_config() -> ConfigDict:
     model.output = "tanh"
     # 0: unconditional; otherwise labels 0..num_classes-1 are joined to the input of every layer of both networks.
     model.num_classes = 0
+    # How maps change their size: 'strided' convolutions [P section 3], or 'pooling': convolutions of stride 1 with
+    # max-pooling behind them in D and repeated pixels before them in G.
+    model.resampling = "strided"
     # Multiplies the width of every layer; 1.0 is the published network.
     model.width = 1.0
     # Batch normalisation: 'paper' (every layer but G's output and D's input), 'all' or 'none'. [P section 3]
@@ -75,18 +80,22 @@ def get_config() -> ConfigDict:
     model.cross_replica_norm = True
 
     model.generator = generator = ConfigDict()
-    # (maps that enter, stride) of each transposed convolution; the last one makes the image.
+    # (maps that enter, stride) of each transposed convolution; the last one makes the image. (): dense layers only.
     generator.stages = ((1024, 2), (512, 2), (256, 2), (128, 2))
     # Widths of dense layers between the noise and the projection to the first maps.
     generator.hidden = ()
+    # After every layer but the last: 'relu' [P section 3], 'leaky_relu' or 'tanh'.
+    generator.activation = "relu"
     # BN of the projection: per 'unit' (before the reshape, [C]) or per 'channel' (Torch, PyTorch ports).
     generator.projection_norm = "unit"
 
     model.discriminator = discriminator = ConfigDict()
-    # (maps that leave, stride) of each convolution.
+    # (maps that leave, stride) of each convolution. (): dense layers only.
     discriminator.stages = ((128, 2), (256, 2), (512, 2), (1024, 2))
     # Widths of dense layers between the last maps and the logit.
     discriminator.hidden = ()
+    # After every layer but the last: 'leaky_relu' with slope 0.2 [P section 3], 'relu' or 'tanh'.
+    discriminator.activation = "leaky_relu"
     # 'dense': flatten, then one linear unit [P]; 'pool': global average pooling first (steadier, slower [P section 3]).
     discriminator.head = "dense"
     # Dropout rate after every activation; the paper has none.
@@ -111,6 +120,13 @@ def get_config() -> ConfigDict:
     optimizer.decay_steps = 0
     # Decay of the moving average of G's weights, which then draws the sample sheets; 0 is off.
     config.ema_decay = 0.0
+
+    # --- Evaluation during training: nnd and nnc_accuracy in metrics.jsonl, see evaluation/nearest.py -----------
+    config.eval = evaluation = ConfigDict()
+    # Samples that are drawn; those of the same noise each time.
+    evaluation.num_samples = 10_000
+    # Split of data.source whose images they are compared with, the first 10,000 [C]; '' is the training images.
+    evaluation.split = ""
 
     # --- Machine -------------------------------------------------------------------------------------------------
     # How the step is mapped over devices: 'shard_map' or 'pmap'. Same results.

@@ -31,6 +31,7 @@ import optax
 from tqdm import tqdm
 
 from dcgan_jax import models, rng, run_folder, sample
+from dcgan_jax.activations import leaky_relu
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.errors import UserError
 from dcgan_jax.train_state import Tree
@@ -216,7 +217,7 @@ class _Network(nn.Module):
         total = nn.Dense(_WIDTHS[0], name=f"map_conv{depth}")(taps[f"conv{depth}"])
         for i in reversed(range(1, depth)):
             layer = nn.Dense(_WIDTHS[0], name=f"map_conv{i}")(taps[f"conv{i}"])
-            total = models.leaky_relu(layer + total.repeat(2, 1).repeat(2, 2))
+            total = leaky_relu(layer + total.repeat(2, 1).repeat(2, 2))
         return nn.Dense(1, name="map")(total)[..., 0]
 
 
@@ -231,6 +232,8 @@ def _network(targets: tuple[Target, ...], side: int) -> _Network:
     trunk = models.Discriminator(
         stages=tuple(stages),
         hidden=(_HIDDEN,),
+        activation=leaky_relu,
+        resampling="strided",
         kernel_size=3,
         num_classes=0,
         norm="paper",

@@ -15,7 +15,9 @@ from ml_collections import ConfigDict
 from torch import nn
 
 from dcgan_jax import models
+from dcgan_jax.activations import LEAK
 from dcgan_jax.benchmark_worker import Facts
+from dcgan_jax.config_check import need_convolutions
 from dcgan_jax.errors import UserError
 
 _POOL_BATCHES = 4  # random batches that the steps go through in turn
@@ -24,12 +26,17 @@ _POOL_BATCHES = 4  # random batches that the steps go through in turn
 def check_peer(config: ConfigDict) -> None:
     """Raises UserError if the peer cannot train this config's networks."""
     model = config.model
+    for network in ("generator", "discriminator"):
+        need_convolutions(config, network)
     needed = {
         "model.num_classes": (model.num_classes, 0),
         "model.generator.hidden": (len(model.generator.hidden), 0),
         "model.discriminator.hidden": (len(model.discriminator.hidden), 0),
         "model.discriminator.head": (model.discriminator.head, "dense"),
         "model.discriminator.dropout": (model.discriminator.dropout, 0.0),
+        "model.resampling": (model.resampling, "strided"),
+        "model.generator.activation": (model.generator.activation, "relu"),
+        "model.discriminator.activation": (model.discriminator.activation, "leaky_relu"),
         "model.norm": (model.norm, "paper"),
         "model.norm_affine": (model.norm_affine, True),
         "model.output": (model.output, "tanh"),
@@ -54,7 +61,7 @@ class Generator(nn.Module):
         norm = nn.BatchNorm1d if self.per_unit else nn.BatchNorm2d
         self.projection_norm = norm(first * side * side if self.per_unit else first, *_norm_settings(config))
         self.layers = nn.ModuleList()
-        outputs = [features for features, _ in ours.stages[1:]] + [config.data.channels]
+        outputs = models.generator_widths(ours.stages, config.data.channels)[1:]
         kernel = config.model.kernel_size
         pad = (kernel - 1) // 2
         for (features, stride), output in zip(ours.stages, outputs, strict=True):
@@ -90,7 +97,7 @@ class Discriminator(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = images
         for layer, norm in zip(self.layers, self.norms, strict=True):
-            x = F.leaky_relu(norm(layer(x)), models.LEAK, inplace=True)
+            x = F.leaky_relu(norm(layer(x)), LEAK, inplace=True)
         return self.logit(x.flatten(1))[:, 0].float()
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from dcgan_jax import conv
+from dcgan_jax.activations import ACTIVATIONS
 from dcgan_jax.errors import UserError
 from dcgan_jax.losses import LOSSES
 
@@ -15,23 +16,28 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "data.placement": ("auto", "device", "host"),
     "loss": tuple(LOSSES),
     "mapper": ("shard_map", "pmap"),
+    "model.discriminator.activation": tuple(ACTIVATIONS),
     "model.discriminator.head": ("dense", "pool"),
+    "model.generator.activation": tuple(ACTIVATIONS),
     "model.generator.projection_norm": ("unit", "channel"),
     "model.kernel_size": (3, 4, 5),
     "model.norm": ("paper", "all", "none"),
     "model.output": ("tanh", "sigmoid"),
+    "model.resampling": ("strided", "pooling"),
     "model.z_distribution": ("uniform", "normal"),
     "precision": ("float32", "bfloat16"),
     "update_order": ("discriminator_first", "generator_first"),
 }
 # Intervals between things that happen after a step.
-STEP_INTERVALS = ("log_every", "sample_every", "checkpoint_every")
+STEP_INTERVALS = ("log_every", "sample_every", "checkpoint_every", "eval_every")
 # Lowest value allowed, and the bound that a value must stay below.
 _RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (1, math.inf),
     "checkpoint_every": (0, math.inf),
     "data.image_size": (1, math.inf),
     "ema_decay": (0, 1),
+    "eval.num_samples": (1, math.inf),
+    "eval_every": (0, math.inf),
     "keep_checkpoints": (1, math.inf),
     "log_every": (0, math.inf),
     "model.discriminator.dropout": (0, 1),
@@ -82,6 +88,12 @@ def check_config(config: ConfigDict) -> None:
         )
 
 
+def need_convolutions(config: ConfigDict, network: str) -> None:
+    """Raises UserError if `network`, 'generator' or 'discriminator', has dense layers only."""
+    if not config.model[network].stages:
+        raise UserError(f"the {network} has no convolutions (config.model.{network}.stages is empty); this needs some.")
+
+
 def _field(config: ConfigDict, name: str) -> Any:
     value: Any = config
     for part in name.split("."):
@@ -92,7 +104,7 @@ def _field(config: ConfigDict, name: str) -> Any:
 
 
 def _check_stages(name: str, stages: Any, image_size: int) -> None:
-    if not stages or any(len(stage) != 2 or stage[0] < 1 or stage[1] not in (1, 2) for stage in stages):
+    if any(len(stage) != 2 or stage[0] < 1 or stage[1] not in (1, 2) for stage in stages):
         raise UserError(f"{name} is {stages!r}; it must be a list of (maps, stride) with strides 1 or 2.")
     factor = math.prod(stride for _, stride in stages)
     if image_size % factor:

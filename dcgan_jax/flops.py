@@ -25,7 +25,7 @@ def layers(config: ConfigDict) -> tuple[list[Layer], list[Layer]]:
     """The layers of generator and discriminator, from noise to image and from image to logit."""
     generator, discriminator = models.build_models(config)
     size, channels, classes = config.data.image_size, config.data.channels, config.model.num_classes
-    taps = config.model.kernel_size**2
+    taps, pooling = config.model.kernel_size**2, config.model.resampling == "pooling"
 
     def dense(name: str, inputs: int, outputs: int) -> Layer:
         return Layer(name, (inputs + classes) * outputs, outputs)
@@ -34,18 +34,19 @@ def layers(config: ConfigDict) -> tuple[list[Layer], list[Layer]]:
     for i, features in enumerate(generator.hidden, 1):
         g_layers.append(dense(f"hidden{i}", width, features))
         width = features
-    side = models.first_side(size, generator.stages)
-    g_layers.append(dense("projection", width, side * side * generator.stages[0][0]))
-    outputs = [features for features, _ in generator.stages[1:]] + [channels]
-    for i, ((features, stride), output) in enumerate(zip(generator.stages, outputs, strict=True), 1):
-        multiplications = side * side * taps * (features + classes) * output
+    side, widths = models.first_side(size, generator.stages), models.generator_widths(generator.stages, channels)
+    g_layers.append(dense("projection", width, side * side * widths[0]))
+    for i, ((features, stride), output) in enumerate(zip(generator.stages, widths[1:], strict=True), 1):
+        places = (side * stride if pooling else side) ** 2
+        multiplications = places * taps * (features + classes) * output
         side *= stride
         g_layers.append(Layer(f"deconv{i}", multiplications, side * side * output))
 
     d_layers, side, width = [], size, channels
     for i, (features, stride) in enumerate(discriminator.stages, 1):
+        places = (side if pooling else side // stride) ** 2
         side //= stride
-        multiplications = side * side * taps * (width + classes) * features
+        multiplications = places * taps * (width + classes) * features
         d_layers.append(Layer(f"conv{i}", multiplications, side * side * features))
         width = features
     if discriminator.head == "dense":

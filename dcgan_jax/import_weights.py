@@ -24,6 +24,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from dcgan_jax import checkpoint, command_line, data_parallel, models, run_folder
+from dcgan_jax.config_check import need_convolutions
 from dcgan_jax.errors import UserError
 from dcgan_jax.sample import make_estimate_statistics
 from dcgan_jax.train_state import GANState, Tree, create_state
@@ -43,6 +44,8 @@ def import_weights(config: ConfigDict, weights: Path) -> GANState:
         raise UserError("only networks without labels and without dense hidden layers can be imported.")
     if config.model.norm != "paper" or not config.model.norm_affine:
         raise UserError("the released networks need config.model.norm='paper' and config.model.norm_affine=True.")
+    for network in ("generator", "discriminator"):
+        need_convolutions(config, network)
     generator, discriminator = models.build_models(config)
     state = jax.jit(lambda: create_state(config, generator, discriminator))()
 

@@ -9,7 +9,7 @@ that drops them they cost nothing.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -19,17 +19,13 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from dcgan_jax import batch_norm, conv
+from dcgan_jax.activations import ACTIVATIONS, Activation
 from dcgan_jax.config_check import check_config
 
 Stages = tuple[tuple[int, int], ...]
 Taps = dict[str, jax.Array]
 
-LEAK = 0.2  # slope of LeakyReLU [paper section 4]
 _weights = nn.initializers.normal(0.02)
-
-
-def leaky_relu(x: jax.Array) -> jax.Array:
-    return nn.leaky_relu(x, LEAK)
 
 
 def _gains(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -90,10 +86,19 @@ def _join_labels(x: jax.Array, labels: jax.Array | None, num_classes: int) -> ja
 
 
 class _Network(nn.Module):
-    """What generator and discriminator share: settings, layers, normalisation."""
+    """What generator and discriminator share: settings, layers, normalisation.
+
+    Attributes:
+      stages: of the convolutions; () is a network of dense layers only.
+      resampling: 'strided' convolutions, or 'pooling': convolutions of stride 1 with max-pooling behind them (D), or
+        repeated pixels before them (G).
+      The others: see configs/default.py.
+    """
 
     stages: Stages
     hidden: tuple[int, ...]
+    activation: Activation
+    resampling: str
     kernel_size: int
     num_classes: int
     norm: str
@@ -124,7 +129,8 @@ class _Network(nn.Module):
 class Generator(_Network):
     """Noise -> dense layers -> projection to maps -> transposed convolutions -> image in the range of `output`.
 
-    Taps: hidden1, ..., projection, deconv1, ... (after the ReLU), image.
+    Taps: hidden1, ..., projection, deconv1, ... (after the activation), image. Without stages the projection is the
+    image.
 
     Attributes besides the shared ones:
       image_size, channels: of the result; image_size is a multiple of the product of the strides.
@@ -150,7 +156,7 @@ class Generator(_Network):
         taps: Taps = {}
 
         def activate(name: str, x: jax.Array) -> jax.Array:
-            x = nn.relu(x)
+            x = self.activation(x)
             taps[name] = x * gates[name].astype(x.dtype) if gates and name in gates else x
             return taps[name]
 
@@ -159,19 +165,22 @@ class Generator(_Network):
             x = self._dense(_join_labels(x, labels, self.num_classes), features, f"hidden{i}")
             x = activate(f"hidden{i}", self._normalise(x, f"hidden{i}", end=False, train=train))
 
-        side, features = first_side(self.image_size, self.stages), self.stages[0][0]
-        x = self._dense(_join_labels(x, labels, self.num_classes), side * side * features, "projection")
-        maps = (-1, side, side, features)
+        side, widths = first_side(self.image_size, self.stages), generator_widths(self.stages, self.channels)
+        last = not self.stages
+        x = self._dense(_join_labels(x, labels, self.num_classes), side * side * widths[0], "projection")
+        maps = (-1, side, side, widths[0])
         if self.projection_norm == "channel":
-            x = self._normalise(x.reshape(maps), "projection", end=False, train=train)
+            x = self._normalise(x.reshape(maps), "projection", end=last, train=train)
         else:
-            x = self._normalise(x, "projection", end=False, train=train).reshape(maps)
-        x = activate("projection", x)
+            x = self._normalise(x, "projection", end=last, train=train).reshape(maps)
+        if not last:
+            x = activate("projection", x)
 
-        outputs = [features for features, _ in self.stages[1:]] + [self.channels]
-        for i, ((_, stride), features) in enumerate(zip(self.stages, outputs, strict=True), 1):
+        for i, ((_, stride), features) in enumerate(zip(self.stages, widths[1:], strict=True), 1):
             last = i == len(self.stages)
             x = _join_labels(x, labels, self.num_classes)
+            if self.resampling == "pooling":
+                x, stride = x.repeat(stride, 1).repeat(stride, 2), 1
             x = conv.conv_transpose(x, self._kernel(f"deconv{i}", features, x.shape[-1]), stride, self.conv_method)
             x = self._normalise(x, f"deconv{i}", end=last, train=train)
             if not last:
@@ -184,17 +193,15 @@ class Generator(_Network):
 class Discriminator(_Network):
     """Image -> strided convolutions -> dense layers -> logit; the sigmoid is in the loss.
 
-    Taps: conv1, ..., hidden1, ... (after the LeakyReLU), logit.
+    Taps: conv1, ..., hidden1, ... (after the activation and, if there is any, pooling), logit.
 
     Attributes besides the shared ones:
       head: 'dense' or 'pool', see configs/default.py.
       dropout: rate after every activation in training.
-      activation: after every layer; LeakyReLU but for analyses.
     """
 
     head: str
     dropout: float
-    activation: Callable[[jax.Array], jax.Array] = leaky_relu
 
     @nn.compact
     def __call__(
@@ -211,14 +218,18 @@ class Discriminator(_Network):
         x = images.astype(self.dtype)
         for i, (features, stride) in enumerate(self.stages, 1):
             x = _join_labels(x, labels, self.num_classes)
-            x = conv.conv(x, self._kernel(f"conv{i}", x.shape[-1], features), stride, self.conv_method)
-            x = self._normalise(x, f"conv{i}", end=i == 1, train=train, groups=groups)
-            x = taps[f"conv{i}"] = self.activation(x)
+            step = 1 if self.resampling == "pooling" else stride
+            x = conv.conv(x, self._kernel(f"conv{i}", x.shape[-1], features), step, self.conv_method)
+            x = self.activation(self._normalise(x, f"conv{i}", end=i == 1, train=train, groups=groups))
+            if step != stride:
+                x = nn.max_pool(x, (stride, stride), (stride, stride))
+            taps[f"conv{i}"] = x
             x = self._drop(x, i, train, dropout_keys)
         x = x.mean((1, 2)) if self.head == "pool" else x.reshape(x.shape[0], -1)
         for i, features in enumerate(self.hidden, 1):
             x = self._dense(_join_labels(x, labels, self.num_classes), features, f"hidden{i}")
-            x = self._normalise(x, f"hidden{i}", end=False, train=train, groups=groups)
+            end = i == 1 and not self.stages
+            x = self._normalise(x, f"hidden{i}", end=end, train=train, groups=groups)
             x = taps[f"hidden{i}"] = self.activation(x)
             x = self._drop(x, len(self.stages) + i, train, dropout_keys)
         x = self._dense(_join_labels(x, labels, self.num_classes), 1, "logit")
@@ -241,6 +252,11 @@ def first_side(image_size: int, stages: Stages) -> int:
     return image_size // math.prod(stride for _, stride in stages)
 
 
+def generator_widths(stages: Stages, channels: int) -> list[int]:
+    """Maps that the generator's projection and each of its transposed convolutions put out."""
+    return [*(features for features, _ in stages), channels]
+
+
 def build_models(config: ConfigDict, axis_name: str | None = None) -> tuple[Generator, Discriminator]:
     """The networks of a config.
 
@@ -258,6 +274,7 @@ def build_models(config: ConfigDict, axis_name: str | None = None) -> tuple[Gene
         return tuple((_scale(features, model.width), stride) for features, stride in stages)
 
     shared = {
+        "resampling": model.resampling,
         "kernel_size": model.kernel_size,
         "num_classes": model.num_classes,
         "norm": model.norm,
@@ -271,6 +288,7 @@ def build_models(config: ConfigDict, axis_name: str | None = None) -> tuple[Gene
     generator = Generator(
         **shared,
         stages=scaled(model.generator.stages),
+        activation=ACTIVATIONS[model.generator.activation],
         hidden=tuple(_scale(features, model.width) for features in model.generator.hidden),
         image_size=data.image_size,
         channels=data.channels,
@@ -280,6 +298,7 @@ def build_models(config: ConfigDict, axis_name: str | None = None) -> tuple[Gene
     discriminator = Discriminator(
         **shared,
         stages=scaled(model.discriminator.stages),
+        activation=ACTIVATIONS[model.discriminator.activation],
         hidden=tuple(_scale(features, model.width) for features in model.discriminator.hidden),
         head=model.discriminator.head,
         dropout=model.discriminator.dropout,

@@ -5,6 +5,7 @@
 The folder is self-contained: sampling, analysis and evaluation read the config from it.
 """
 
+import functools
 import json
 import os
 import tempfile
@@ -21,6 +22,9 @@ _FREE_FIELDS = {
     "log_every",
     "sample_every",
     "checkpoint_every",
+    "eval_every",
+    "eval.num_samples",
+    "eval.split",
     "keep_checkpoints",
     "data.dir",
     "data.cache_dir",
@@ -28,6 +32,16 @@ _FREE_FIELDS = {
     "mapper",
     "conv",
     "steps_per_call",
+}
+
+# Fields that earlier versions did not have, with the value that stands for what they did.
+_ADDED_FIELDS = {
+    "eval_every": 0,
+    "eval.num_samples": 10_000,
+    "eval.split": "",
+    "model.resampling": "strided",
+    "model.generator.activation": "relu",
+    "model.discriminator.activation": "leaky_relu",
 }
 
 
@@ -110,13 +124,17 @@ def load_config(workdir: Path) -> ConfigDict:
     """
     path = workdir / "config.json"
     try:
-        return from_json(path.read_text())
+        content = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(
             f"{workdir} is not a run's folder: it has no config.json. Give the --workdir of a run."
         ) from None
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
+    for name, value in _ADDED_FIELDS.items():
+        *parents, field = name.split(".")
+        functools.reduce(lambda node, parent: node.setdefault(parent, {}), parents, content).setdefault(field, value)
+    return ConfigDict(_with_tuples(content))
 
 
 def from_json(text: str) -> ConfigDict:

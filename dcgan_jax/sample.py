@@ -62,7 +62,13 @@ def make_generate(config: ConfigDict, norm: str = "running") -> Callable[..., ja
 
 def draw_noise(config: ConfigDict, seed: int, first: int, count: int) -> jax.Array:
     """Noise [count, z_dim] of images first, first + 1, ...: each row depends on (seed, its number) only."""
-    keys = rng.example_keys(rng.stream(seed, "sample"), first, count)
+    return draw_noise_of(config, seed, first + jnp.arange(count))
+
+
+def draw_noise_of(config: ConfigDict, seed: int, numbers: jax.Array) -> jax.Array:
+    """Noise [count, z_dim] of the images with these numbers, int32 [count]."""
+    key = rng.stream(seed, "sample")
+    keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
     return jax.vmap(lambda key: models.sample_noise(key, (config.model.z_dim,), config.model.z_distribution))(keys)
 
 
@@ -87,13 +93,10 @@ def make_estimate_statistics(config: ConfigDict) -> Callable[[Tree, Tree], Tree]
 
 def make_draw(config: ConfigDict) -> Callable[[GANState, jax.Array, jax.Array | None], np.ndarray]:
     """`draw(state, z, labels) -> uint8 images` of a run in progress: averaged weights if the run keeps them."""
-    generate, estimate = make_generate(config), make_estimate_statistics(config)
+    generate, variables = make_generate(config), make_sampling_variables(config)
 
     def draw(state: GANState, z: jax.Array, labels: jax.Array | None) -> np.ndarray:
-        params, batch_stats = state.generator.params, state.generator.batch_stats
-        if state.ema is not None:
-            params, batch_stats = state.ema, estimate(state.ema, batch_stats)
-        return np.asarray(generate(params, batch_stats, z, labels))
+        return np.asarray(generate(**variables(state), z=z, labels=labels))
 
     return draw
 
@@ -123,19 +126,22 @@ def load_run(workdir: Path, step: int | None = None) -> tuple[ConfigDict, GANSta
     return config, jax.device_put(state, jax.local_devices()[0])
 
 
-def sampling_variables(config: ConfigDict, state: GANState, norm: str = "running") -> dict[str, Tree]:
-    """'params' and 'batch_stats' that draw a trained run's images: averaged weights if the run kept them.
+def make_sampling_variables(config: ConfigDict, norm: str = "running") -> Callable[[GANState], dict[str, Tree]]:
+    """`variables(state)`: 'params' and 'batch_stats' that draw a run's images: averaged weights if the run keeps them.
 
-    Args:
-      config, state: of `load_run`.
-      norm: see the module's docstring.
+    `norm`: see the module's docstring.
     """
-    params, batch_stats = state.generator.params, state.generator.batch_stats
-    if state.ema is not None:
-        params = state.ema
-    if norm == "frozen" or (norm == "running" and state.ema is not None):
-        batch_stats = make_estimate_statistics(config)(params, batch_stats)
-    return {"params": params, "batch_stats": batch_stats}
+    estimate = make_estimate_statistics(config)
+
+    def variables(state: GANState) -> dict[str, Tree]:
+        params, batch_stats = state.generator.params, state.generator.batch_stats
+        if state.ema is not None:
+            params = state.ema
+        if norm == "frozen" or (norm == "running" and state.ema is not None):
+            batch_stats = estimate(params, batch_stats)
+        return {"params": params, "batch_stats": batch_stats}
+
+    return variables
 
 
 def full_batches(values: np.ndarray, what: str = "") -> Iterator[tuple[np.ndarray, int]]:
@@ -170,7 +176,7 @@ def draw_images(
       norm: see the module's docstring.
       label: class of all images of a conditional network; None draws the classes in turn.
     """
-    generate, variables = make_generate(config, norm), sampling_variables(config, state, norm)
+    generate, variables = make_generate(config, norm), make_sampling_variables(config, norm)(state)
     classes = config.model.num_classes
     for first in range(0, num, BATCH_SIZE):
         labels = None

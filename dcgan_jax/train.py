@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -18,13 +18,16 @@ from dcgan_jax import allocator, checkpoint, config_check, data_parallel, image_
 from dcgan_jax.datasets import pack
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.errors import UserError
-from dcgan_jax.input_pipeline import Batches, check_dataset, over_batches
+from dcgan_jax.evaluation import nearest
+from dcgan_jax.input_pipeline import Batches, check_dataset, check_labels, over_batches
 from dcgan_jax.run_log import RunLog
 from dcgan_jax.train_state import GANState, create_state
 from dcgan_jax.train_step import Metrics, make_train_step
 
 # Calls that may be under way on the device before the host waits: enough to keep it busy, few enough to stop quickly.
 _CALLS_IN_FLIGHT = 2
+
+Evaluate = Callable[[GANState], dict[str, float]]
 
 
 class Interrupted(Exception):
@@ -63,6 +66,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> GANState:
     run_folder.check(workdir, config)
     dataset = pack.open_or_build(config.data)
     check_dataset(config, dataset)
+    evaluate = _make_evaluate(config, dataset) if config.eval_every else None
     run_folder.record(workdir, config, dataset.meta)
     batches = Batches(config, dataset, mesh)
 
@@ -73,7 +77,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> GANState:
         try:
             log.text(overview(config, state, dataset, workdir))
             with stop_on_signals() as stopped:
-                loop = Loop(config, workdir, manager, log, first_step)
+                loop = Loop(config, workdir, manager, log, first_step, evaluate)
                 for step, call in batches.from_step(first_step, config.num_steps):
                     state, metrics = step_function(state, batches.pack, call)
                     loop.after_call(step, state, metrics)
@@ -83,6 +87,17 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> GANState:
         finally:
             log.close()
     return state
+
+
+def _make_evaluate(config: ConfigDict, dataset: ImageDataset) -> Evaluate:
+    """Measures samples against the images of config.eval.split. Raises UserError if they cannot be had."""
+    held_out = dataset
+    if config.eval.split:
+        data = config.data.copy_and_resolve_references()
+        data.split = config.eval.split
+        held_out = pack.open_or_build(data)
+        check_labels(config, f"{data.source} {data.split}", held_out)
+    return nearest.make_evaluate(config, held_out.images, held_out.labels)
 
 
 def start_state(config: ConfigDict, manager: checkpoint.ocp.CheckpointManager, mesh: jax.sharding.Mesh) -> GANState:
@@ -107,8 +122,10 @@ class Loop:
         manager: checkpoint.ocp.CheckpointManager,
         log: RunLog,
         first_step: int,
+        evaluate: Evaluate | None = None,
     ) -> None:
         """`first_step`: finished steps of the state that the loop starts from."""
+        self._evaluate = evaluate
         self._config, self._workdir, self._manager, self._log = config, workdir, manager, log
         self._draw = sample.make_draw(config)
         self._sheet_inputs = sample.sheet_inputs(config, config.seed)
@@ -137,8 +154,12 @@ class Loop:
         self._done = step
         self._log.progress(step)
 
-        if (first and self._begin == 0) or last or is_due(step, config.log_every):
-            self._write_metrics(step, metrics)
+        evaluation = {}
+        if self._evaluate and (last or is_due(step, config.eval_every)):
+            with self._clock.paused(metrics):
+                evaluation = self._evaluate(_of_this_host(state))
+        if (first and self._begin == 0) or last or is_due(step, config.log_every) or evaluation:
+            self._write_metrics(step, metrics, evaluation)
         if last or is_due(step, config.sample_every):
             with self._clock.paused(metrics):
                 self._write_sheet(step, state)
@@ -151,8 +172,8 @@ class Loop:
         self._finite_values(step, metrics)
         checkpoint.save(self._manager, state)
 
-    def _write_metrics(self, step: int, metrics: Metrics) -> None:
-        values = self._finite_values(step, metrics)
+    def _write_metrics(self, step: int, metrics: Metrics, evaluation: dict[str, float]) -> None:
+        values = self._finite_values(step, metrics) | evaluation
         steps_per_second = self._clock.rate()
         seconds_left = math.nan
         if steps_per_second:  # unknown at the first step, which compiles
@@ -179,12 +200,15 @@ class Loop:
         if jax.process_index() != 0:
             return
         z, labels, columns = self._sheet_inputs
-        # One device is enough, and its copy of a replicated state is at hand.
-        local = jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, (state.generator, state.ema))
-        images = self._draw(state.replace(generator=local[0], ema=local[1]), z, labels)
+        images = self._draw(_of_this_host(state), z, labels)
         sheet = image_grid.make_grid(images, columns)
         image_grid.save_png(run_folder.sample_sheet(self._workdir, step), sheet)
         self._log.image(step, "samples", np.asarray(sheet))
+
+
+def _of_this_host(state: GANState) -> GANState:
+    """A replicated state as it lies on the first device here: one is enough to draw samples."""
+    return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, state)
 
 
 class Clock:

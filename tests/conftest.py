@@ -4,6 +4,7 @@ import atexit
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,10 +40,16 @@ def labelled_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _train(tmp_path_factory.mktemp("labelled"), classes=2)
 
 
-def _train(folder: Path, classes: int = 0) -> Path:
+@pytest.fixture(scope="session")
+def conditional_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one step whose networks are told the labels."""
+    return _train(tmp_path_factory.mktemp("conditional"), classes=2, model__num_classes=2)
+
+
+def _train(folder: Path, classes: int = 0, **changes: Any) -> Path:
     from dcgan_jax import train  # imports jax
     from tests import tiny
 
-    config = tiny.config(num_steps=1, data__source=tiny.image_folder(folder / "images", classes=classes))
+    config = tiny.config(num_steps=1, data__source=tiny.image_folder(folder / "images", classes=classes), **changes)
     train.train_and_evaluate(config, folder / "run")
     return folder / "run"

@@ -33,7 +33,7 @@ from tests import tiny
             "config.checkpoint_every is 10, not a multiple of config.steps_per_call 3",
         ),
         ({"model__z_dim": 0}, "config.model.z_dim is 0; it must be at least 1."),
-        ({"model__generator__stages": ()}, "config.model.generator.stages is (); it must be a list of (maps, stride)"),
+        ({"model__resampling": "bilinear"}, "config.model.resampling is 'bilinear'; choose from 'strided', 'pooling'"),
         ({"model__generator__stages": ((6, 4),)}, "strides 1 or 2"),
         ({"data__image_size": 30}, "the multiples of 4: set --config.data.image_size to 28 or 32"),
         (

@@ -41,3 +41,16 @@ def test_activations() -> None:
     values = 2 * (24 + 64 + 192) + 4 * (64 + 24 + 1)
     assert flops.activation_bytes_per_image(tiny.config()) == 4 * values
     assert flops.activation_bytes_per_image(tiny.config(precision="bfloat16")) == 2 * values
+
+
+def test_pooling_and_dense_networks() -> None:
+    """Pooling: every convolution has stride 1 on the larger side. Dense: 5 -> 7 -> 192 and 192 -> 6 -> 1."""
+    g_layers, d_layers = flops.layers(tiny.config(model__resampling="pooling"))
+    assert [layer.multiplications for layer in g_layers] == [5 * 24, 4 * 4 * 9 * 6 * 4, 8 * 8 * 9 * 4 * 3]
+    assert [layer.multiplications for layer in d_layers] == [8 * 8 * 9 * 3 * 4, 4 * 4 * 9 * 4 * 6, 24]
+    assert [layer.outputs for layer in d_layers] == [64, 24, 1]
+    changes = {"model__generator__hidden": (7,), "model__discriminator__hidden": (6,)}
+    dense = tiny.config(model__generator__stages=(), model__discriminator__stages=(), **changes)
+    g_layers, d_layers = flops.layers(dense)
+    assert [layer.multiplications for layer in g_layers] == [5 * 7, 7 * 192]
+    assert [layer.multiplications for layer in d_layers] == [192 * 6, 6]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dcgan_jax.activations import leaky_relu
 from dcgan_jax.analysis import guided_backprop
 from tests import tiny
 from tests.trained import analyse
@@ -17,7 +18,7 @@ from tests.trained import analyse
 def test_gradient_passes_only_where_activation_and_gradient_are_positive() -> None:
     x = jnp.array([1.0, 2.0, -1.0, -2.0])
     weights = jnp.array([3.0, -4.0, 5.0, -6.0])
-    value, gradient = jax.value_and_grad(lambda x: (weights * guided_backprop.guided_leaky_relu(x)).sum())(x)
+    value, gradient = jax.value_and_grad(lambda x: (weights * guided_backprop.guided(leaky_relu)(x)).sum())(x)
     assert value == pytest.approx(3 - 8 + 5 * -0.2 + -6 * -0.4)  # forward, it is LeakyReLU
     np.testing.assert_allclose(gradient, [3, 0, 0, 0])
 
@@ -29,7 +30,7 @@ def test_two_layers_by_hand() -> None:
     x = jnp.array([3.0, 1.0])
 
     def network(x: jax.Array) -> jax.Array:
-        return second @ guided_backprop.guided_leaky_relu(x @ first)
+        return second @ guided_backprop.guided(leaky_relu)(x @ first)
 
     np.testing.assert_allclose(jax.grad(network)(x), 2.0 * first[:, 0])
 

@@ -539,6 +539,56 @@ def test_activations() -> None:
     np.testing.assert_allclose(before.std((0, 1, 2)), variables["params"]["conv2_norm"]["gain"], rtol=1e-3)
 
 
+def test_other_activations() -> None:
+    config = tiny.config(model__generator__activation="leaky_relu", model__discriminator__activation="tanh")
+    taps = train(*generator_of(config))[1]
+    assert taps["deconv1"].min() < 0 < taps["deconv1"].max()
+    taps = train(*discriminator_of(config))[1]
+    assert -1 < taps["conv2"].min() < 0 < taps["conv2"].max() < 1
+
+
+def test_pooling_keeps_the_shapes_and_takes_maxima() -> None:
+    """One layer without normalisation: a convolution of stride 1, LeakyReLU, the maximum of each 2 x 2 block."""
+    changes = {"model__discriminator__stages": ((4, 2),), "model__generator__stages": ((4, 2),)}
+    config = tiny.config(model__resampling="pooling", **changes)
+    discriminator, variables, images = discriminator_of(config)
+    kernel = variables["params"]["conv1"]
+    full = jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    blocks = np.asarray(full).reshape(4, 4, 2, 4, 2, 4).max((2, 4))
+    found = evaluate(discriminator, variables, images)[1]["conv1"]
+    np.testing.assert_allclose(found, np.where(blocks > 0, blocks, 0.2 * blocks), atol=1e-5)
+
+    generator, variables, z = generator_of(config)
+    image, taps = evaluate(generator, variables, z)
+    repeated = jnp.kron(taps["projection"], jnp.ones((1, 2, 2, 1)))
+    kernel = variables["params"]["deconv1"][::-1, ::-1]  # the transpose of a convolution turns its kernel
+    full = jax.lax.conv_general_dilated(repeated, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWOI", "NHWC"))
+    np.testing.assert_allclose(image, jnp.tanh(full), atol=1e-5)
+
+
+def test_networks_of_dense_layers_only() -> None:
+    """8 x 8 x 3 images from 5 + 2 numbers through 7 units and back through 6; no norm at G's end and D's beginning."""
+    hidden = {"model__generator__hidden": (7,), "model__discriminator__hidden": (6, 4)}
+    config = tiny.config(model__generator__stages=(), model__discriminator__stages=(), model__num_classes=2, **hidden)
+    generator, discriminator = abstract_variables(config)
+    norm = {"gain": (7,), "shift": (7,)}
+    assert shapes(generator) == {
+        "hidden1/kernel": (7, 7),
+        "projection/kernel": (9, 192),
+        **{f"hidden1_norm/{name}": shape for name, shape in norm.items()},
+    }
+    assert shapes(discriminator) == {
+        "hidden1/kernel": (194, 6),
+        "hidden2/kernel": (8, 4),
+        "hidden2_norm/gain": (4,),
+        "hidden2_norm/shift": (4,),
+        "logit/kernel": (6, 1),
+    }
+    network, variables, z = generator_of(config)
+    image = evaluate(network, variables, z, jnp.zeros(4, jnp.int32))[0]
+    assert image.shape == (4, 8, 8, 3) and -1 < image.min() < 0 < image.max() < 1
+
+
 @pytest.mark.parametrize("head", ["dense", "pool"])
 def test_heads(head: str) -> None:
     discriminator, variables, images = discriminator_of(tiny.config(model__discriminator__head=head))

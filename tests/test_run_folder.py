@@ -28,6 +28,14 @@ def test_config_survives_the_round_trip(tmp_path: Path) -> None:
     assert loaded.model.generator.stages == ((6, 2), (4, 2))
 
 
+def test_fields_of_later_versions_get_the_value_of_what_was_done_before(tmp_path: Path) -> None:
+    config = tiny.config().unlock()
+    del config.model.resampling
+    del config.eval
+    run_folder.record(tmp_path, config, META)
+    assert run_folder.flatten(run_folder.load_config(tmp_path)) == run_folder.flatten(tiny.config())
+
+
 def test_a_run_may_be_extended_and_moved(tmp_path: Path) -> None:
     make_run(tmp_path)
     longer = tiny.config(num_steps=900, data__cache_dir="/elsewhere", mapper="pmap")

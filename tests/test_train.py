@@ -68,6 +68,12 @@ def test_a_run_leaves_its_files(straight: tuple[Path, GANState]) -> None:
         assert sheet.size == (64, 64)  # 8 x 8 images of 8 pixels
 
 
+def test_evaluation_stands_in_the_metrics_of_its_step(source: str, tmp_path: Path) -> None:
+    config = run_config(source, num_steps=3, log_every=0, eval_every=2, eval__num_samples=16)
+    train.train_and_evaluate(config, tmp_path)
+    assert {row["step"]: "nnd" in row for row in lines(tmp_path)} == {1: False, 2: True, 3: True}
+
+
 def test_resumed_and_extended_run_equals_the_straight_one(
     straight: tuple[Path, GANState], source: str, tmp_path: Path
 ) -> None:

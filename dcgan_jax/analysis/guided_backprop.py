@@ -3,7 +3,7 @@
     python -m dcgan_jax.analysis.guided_backprop --workdir=runs/toy_bedrooms
 
 For each chosen map of the last convolution, the images of the data set with its strongest response anywhere, and guided
-backpropagation from that place to the pixels: an ordinary gradient, but at every LeakyReLU only what comes in positive
+backpropagation from that place to the pixels: an ordinary gradient, but at every activation only what comes in positive
 from both sides passes, (activation > 0)(gradient > 0) gradient [Springenberg et al. 2015, figure 1]. Beside it the same
 for the network that the run began with. The paper judges by eye that trained features respond to beds and windows and
 random ones to nothing in particular. Here two figures stand beside that:
@@ -37,7 +37,9 @@ from dcgan_jax import (
     report,
     sample,
 )
+from dcgan_jax.activations import Activation
 from dcgan_jax.analysis import concepts
+from dcgan_jax.config_check import need_convolutions
 from dcgan_jax.datasets import pack
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.report import Picture, Report, Row
@@ -50,21 +52,21 @@ _RARE = 0.05  # of the images: of few images some map always seems to tell somet
 _STRONGEST = 0.1  # part of the pixels that `concentration` looks at
 
 
-@jax.custom_vjp
-def guided_leaky_relu(x: jax.Array) -> jax.Array:
-    """LeakyReLU whose gradient is guided backpropagation's."""
-    return models.leaky_relu(x)
+def guided(activation: Activation) -> Activation:
+    """The same activation with the gradient of guided backpropagation."""
 
+    @jax.custom_vjp
+    def activate(x: jax.Array) -> jax.Array:
+        return activation(x)
 
-def _forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return models.leaky_relu(x), x > 0
+    def forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return activation(x), x > 0
 
+    def backward(active: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+        return (jnp.where(active & (gradient > 0), gradient, 0),)
 
-def _backward(active: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
-    return (jnp.where(active & (gradient > 0), gradient, 0),)
-
-
-guided_leaky_relu.defvjp(_forward, _backward)
+    activate.defvjp(forward, backward)
+    return activate
 
 
 def concentration(gradients: np.ndarray) -> np.ndarray:
@@ -144,14 +146,14 @@ class _Network:
             places = maps.reshape(len(maps), -1, maps.shape[-1])
             return places.max(1).astype(jnp.float32), places.argmax(1)
 
-        guided = network.copy(activation=guided_leaky_relu)
+        guided_network = network.copy(activation=guided(network.activation))
 
         @jax.jit
         def gradient(
             variables: Tree, images: jax.Array, labels: Any, place: jax.Array, feature: jax.Array
         ) -> jax.Array:
             def response(x: jax.Array) -> jax.Array:
-                maps = guided.apply(variables, x, labels, train=False)[1][self.layer]
+                maps = guided_network.apply(variables, x, labels, train=False)[1][self.layer]
                 maps = maps.reshape(len(maps), -1, maps.shape[-1])
                 return maps[jnp.arange(len(maps)), place, feature].sum()
 
@@ -181,6 +183,7 @@ class _Network:
 def main() -> None:
     workdir = Path(_WORKDIR.value)
     config, state = sample.load_run(workdir, _STEP.value)
+    need_convolutions(config, "discriminator")
     _, network = models.build_models(config)
     total = network.stages[-1][0]
     features = list(concepts.parse_numbers("features", _FEATURES.value, total, "map"))

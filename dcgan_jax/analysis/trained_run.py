@@ -67,7 +67,7 @@ class TrainedRun:
     @functools.cached_property
     def variables(self) -> dict[str, Tree]:
         """'params' and 'batch_stats' of the generator; estimated when first asked for."""
-        return sample.sampling_variables(self.config, self.state, self._norm)
+        return sample.make_sampling_variables(self.config, self._norm)(self.state)
 
     def noise(self, first: int, count: int) -> np.ndarray:
         """float32 [count, z_dim] of images first, first + 1, ...: those that `python -m dcgan_jax.sample` draws."""

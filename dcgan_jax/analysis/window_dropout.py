@@ -36,6 +36,7 @@ from dcgan_jax import attribute_probe, command_line, image_grid, models, pixels,
 from dcgan_jax.analysis import annotate, boxes, trained_run
 from dcgan_jax.analysis.trained_run import TrainedRun
 from dcgan_jax.attribute_probe import BOXES, AttributeProbe
+from dcgan_jax.config_check import need_convolutions
 from dcgan_jax.datasets import pack
 from dcgan_jax.errors import UserError
 from dcgan_jax.report import Picture, Report, Row
@@ -65,6 +66,7 @@ class Fit(NamedTuple):
 
 def default_layer(config: ConfigDict) -> str:
     """The last tap with maps of at most a quarter of the image's side, or the first maps if all are larger."""
+    need_convolutions(config, "generator")
     stages, name = config.model.generator.stages, "projection"
     side = models.first_side(config.data.image_size, stages)
     for i, (_, stride) in enumerate(stages[:-1], 1):

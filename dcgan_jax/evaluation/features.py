@@ -15,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dcgan_jax import frozen_statistics, models, pixels, sample
+from dcgan_jax.config_check import need_convolutions
 from dcgan_jax.errors import UserError
 from dcgan_jax.train_state import Tree
 
@@ -40,7 +41,8 @@ def flatten(taps: models.Taps) -> jax.Array:
 
 
 def check_config(config: ConfigDict) -> None:
-    """Raises UserError if the network is conditional: its features would need the labels that they are to tell."""
+    """Raises UserError if the network has no convolutions, or is told the labels that its features are to tell."""
+    need_convolutions(config, "discriminator")
     if config.model.num_classes:
         raise UserError("the run's discriminator is told the labels: features need an unconditional one.")
 

@@ -191,7 +191,7 @@ if __name__ == "__main__":
     _SOURCE = flags.DEFINE_string("source", "tfds:cifar10", "Labelled images, as config.data.source says.")
     _TEST_SOURCE = flags.DEFINE_string("test_source", None, "Images to test on; default: another split of --source.")
     _TRAIN_SPLIT = flags.DEFINE_string("train_split", "train", "Split to train on.")
-    _TEST_SPLIT = flags.DEFINE_string("test_split", "test", "Split to test on; for folders, leave it at 'train'.")
+    _TEST_SPLIT = flags.DEFINE_string("test_split", "test", "Split to test on; for folders, give 'train'.")
     _DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS data folder; default: the run's.")
     _LABELS_PER_CLASS = flags.DEFINE_integer(
         "labels_per_class", 0, "Labels of each class that are used; 0: all.", lower_bound=0
