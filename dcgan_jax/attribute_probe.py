@@ -109,10 +109,18 @@ class AttributeProbe:
         read = _predict(self.targets, self.variables, images)
         return {name: read[name] for name in self.targets}
 
+    def embed(self, images: np.ndarray) -> np.ndarray:
+        """Mean activations of all layers, float32 [count, features], of uint8 images [count, height, width, channels].
+
+        A feature space in which images can be compared that need no network from elsewhere.
+        """
+        return _predict(self.targets, self.variables, images)[_FEATURES]
+
     def plausible(self, images: np.ndarray) -> np.ndarray:
         """Which uint8 images [count, height, width, channels] are like the data, bool [count]."""
-        features = _predict(self.targets, self.variables, images)[_FEATURES]
-        return _distance(features, self.features["mean"], self.features["precision"]) <= self.features["limit"]
+        return (
+            _distance(self.embed(images), self.features["mean"], self.features["precision"]) <= self.features["limit"]
+        )
 
 
 def known(dataset: ImageDataset) -> dict[str, np.ndarray]:

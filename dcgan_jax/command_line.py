@@ -15,14 +15,14 @@ from absl import app, logging
 
 from dcgan_jax import allocator, run_folder
 from dcgan_jax.cache import cache_folder
-from dcgan_jax.errors import UserError
+from dcgan_jax.errors import Interrupted, UserError
 
 
 def run(work: Callable[[], None]) -> None:
     """Parses the flags that the caller defined, sets the process up, and calls `work`.
 
     A `UserError` is printed without a traceback and ends the process with status 2; Ctrl-C and SIGTERM end it with
-    status 130 and 143 after all clean-up.
+    status 130 and 143 after all clean-up, an `Interrupted` training run with the same.
     """
 
     def main(argv: list[str]) -> None:
@@ -34,6 +34,9 @@ def run(work: Callable[[], None]) -> None:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
+        except Interrupted as interruption:
+            print(f"{interruption}. The same command continues the run.", file=sys.stderr)
+            sys.exit(128 + interruption.signum)
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
 

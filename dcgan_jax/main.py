@@ -3,8 +3,6 @@
 Flags, nothing else; the work is in `train.train_and_evaluate`.
 """
 
-import sys
-
 from absl import flags
 from ml_collections import config_flags
 
@@ -12,11 +10,7 @@ from dcgan_jax import command_line, train
 
 
 def main() -> None:
-    try:
-        train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
-    except train.Interrupted as interruption:
-        print(f"{interruption}. The same command continues the run.", file=sys.stderr)
-        sys.exit(128 + interruption.signum)
+    train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
 
 
 if __name__ == "__main__":

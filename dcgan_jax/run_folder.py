@@ -110,10 +110,14 @@ def record(workdir: Path, config: ConfigDict, data: dict[str, Any]) -> None:
     write_atomically(workdir / "config.json", (config.to_json(indent=2) + "\n").encode())
 
 
+def steps(workdir: Path) -> list[int]:
+    """Steps of the checkpoints, ascending. Looks at names only: those that Orbax has not finished have longer ones."""
+    return sorted(int(path.name) for path in checkpoints(workdir).glob("*") if path.name.isdigit())
+
+
 def latest_step(workdir: Path) -> int | None:
-    """Step of the newest checkpoint. Looks at names only: those that Orbax has not finished have longer ones."""
-    folder = checkpoints(workdir)
-    return max((int(path.name) for path in folder.glob("*") if path.name.isdigit()), default=None)
+    """Step of the newest checkpoint."""
+    return max(steps(workdir), default=None)
 
 
 def load_config(workdir: Path) -> ConfigDict:

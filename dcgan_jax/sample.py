@@ -164,26 +164,25 @@ def check_label(config: ConfigDict, label: int | None) -> None:
         raise UserError(f"--label={label} is not one of the run's classes ({known}).")
 
 
-def draw_images(
-    config: ConfigDict, state: GANState, num: int, seed: int, norm: str = "running", label: int | None = None
-) -> Iterator[np.ndarray]:
-    """Yields `num` images in batches, uint8 [batch, height, width, channels].
+def make_draw_images(config: ConfigDict, norm: str = "running") -> Callable[..., Iterator[np.ndarray]]:
+    """`draw(state, num, seed, label=None)`: yields `num` images in batches, uint8 [batch, height, width, channels].
 
-    Args:
-      config, state: of `load_run`.
-      num: how many.
-      seed: image i is a function of (seed, i).
-      norm: see the module's docstring.
-      label: class of all images of a conditional network; None draws the classes in turn.
+    Image i is a function of the state and (seed, i). `label`: class of all images of a conditional network; None draws
+    the classes in turn. `norm`: see the module's docstring.
     """
-    generate, variables = make_generate(config, norm), make_sampling_variables(config, norm)(state)
+    generate, variables = make_generate(config, norm), make_sampling_variables(config, norm)
     classes = config.model.num_classes
-    for first in range(0, num, BATCH_SIZE):
-        labels = None
-        if classes:
-            labels = (first + jnp.arange(BATCH_SIZE)) % classes if label is None else jnp.full(BATCH_SIZE, label)
-        images = generate(**variables, z=draw_noise(config, seed, first, BATCH_SIZE), labels=labels)
-        yield np.asarray(images)[: num - first]
+
+    def draw(state: GANState, num: int, seed: int, label: int | None = None) -> Iterator[np.ndarray]:
+        drawn = variables(state)
+        for first in range(0, num, BATCH_SIZE):
+            labels = None
+            if classes:
+                labels = (first + jnp.arange(BATCH_SIZE)) % classes if label is None else jnp.full(BATCH_SIZE, label)
+            images = generate(**drawn, z=draw_noise(config, seed, first, BATCH_SIZE), labels=labels)
+            yield np.asarray(images)[: num - first]
+
+    return draw
 
 
 def write_pngs(out: Path, batches: Iterable[np.ndarray]) -> None:
@@ -220,7 +219,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()):
         raise UserError(f"--out={out} is not empty: give a new folder, so that it holds these images and no others.")
-    batches = draw_images(config, state, _NUM.value, _SEED.value, _NORM.value, _LABEL.value)
+    batches = make_draw_images(config, _NORM.value)(state, _NUM.value, _SEED.value, _LABEL.value)
     with tqdm(total=_NUM.value, unit="image", disable=None) as bar:
         (write_npz if _FORMAT.value == "npz" else write_pngs)(out, _progress(batches, bar))
     print(f"{_NUM.value} images and sheet.png in {out}")

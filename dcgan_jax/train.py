@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from dcgan_jax import allocator, checkpoint, config_check, data_parallel, image_grid, models, run_folder, sample
 from dcgan_jax.datasets import pack
 from dcgan_jax.datasets.image_dataset import ImageDataset
-from dcgan_jax.errors import UserError
+from dcgan_jax.errors import Interrupted, UserError
 from dcgan_jax.evaluation import nearest
 from dcgan_jax.input_pipeline import Batches, check_dataset, check_labels, over_batches
 from dcgan_jax.run_log import RunLog
@@ -28,14 +28,6 @@ from dcgan_jax.train_step import Metrics, make_train_step
 _CALLS_IN_FLIGHT = 2
 
 Evaluate = Callable[[GANState], dict[str, float]]
-
-
-class Interrupted(Exception):
-    """A signal stopped the run after a checkpoint. Attribute: `signum`."""
-
-    def __init__(self, signum: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}; step {step} is saved")
-        self.signum = signum
 
 
 class Diverged(UserError):

@@ -42,12 +42,12 @@ def test_an_image_is_its_own_neighbor() -> None:
 
 
 def test_samples_are_those_of_sampling_whatever_the_parts(conditional_run: Path) -> None:
-    """300 samples of two classes, at once and in two parts, against `sample.draw_images`."""
+    """300 samples of two classes, at once and in two parts, against `sample.make_draw_images`."""
     config, state = sample.load_run(conditional_run)
     generator = state.generator  # after one step it draws nearly the same image always: larger weights, other images
     larger = jax.tree.map(lambda leaf: 30 * leaf, generator.params)
     state = state.replace(generator=generator.replace(params=larger))
-    drawn = np.concatenate(list(sample.draw_images(config, state, 300, seed=4)))
+    drawn = np.concatenate(list(sample.make_draw_images(config)(state, 300, seed=4)))
     stream, variables = nearest.make_stream(config, 4), sample.make_sampling_variables(config)(state)
 
     def collect(begin: int, end: int) -> dict[int, np.ndarray]:
@@ -73,7 +73,7 @@ def test_measures_during_training(conditional_run: Path) -> None:
     config = tiny.config(model__num_classes=2, eval__num_samples=60)
     images, labels = tiny.images(16), np.arange(16) % 2
     found = nearest.make_evaluate(config, images, labels)(state)
-    drawn = np.concatenate(list(sample.draw_images(config, state, 60, seed=config.seed)))
+    drawn = np.concatenate(list(sample.make_draw_images(config)(state, 60, seed=config.seed)))
     apart = distances(images.reshape(16, -1) / 127.5, drawn.reshape(60, -1) / 127.5)
     assert found["nnd"] == pytest.approx(apart.min(1).mean(), rel=1e-3)
     assert found["nnc_accuracy"] == pytest.approx((apart.argmin(1) % 2 == labels).mean())

@@ -50,7 +50,7 @@ def test_norm_modes_use_their_own_statistics() -> None:
         "batch": expected(player.batch_stats, True),
         "frozen": expected(frozen, False),
     }.items():
-        drawn = np.concatenate(list(sample.draw_images(config, state, sample.BATCH_SIZE, seed=1, norm=norm)))
+        drawn = np.concatenate(list(sample.make_draw_images(config, norm)(state, sample.BATCH_SIZE, seed=1)))
         # Two programs may round a level differently.
         assert np.abs(drawn.astype(int) - np.asarray(images).astype(int)).max() <= 1, norm
 
@@ -58,8 +58,8 @@ def test_norm_modes_use_their_own_statistics() -> None:
 def test_labels_are_drawn_in_turn_or_as_asked() -> None:
     config = tiny.config(model__num_classes=3)
     state = tiny.fresh_state(config)
-    in_turn = next(sample.draw_images(config, state, 6, seed=0))
-    only_1 = next(sample.draw_images(config, state, 6, seed=0, label=1))
+    in_turn = next(sample.make_draw_images(config)(state, 6, seed=0))
+    only_1 = next(sample.make_draw_images(config)(state, 6, seed=0, label=1))
     np.testing.assert_array_equal(in_turn[1::3], only_1[1::3])
     assert not np.array_equal(in_turn[0], only_1[0])
 

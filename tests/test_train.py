@@ -172,9 +172,9 @@ def test_divergence_names_the_window_and_keeps_the_last_good_checkpoint(source: 
 
 def test_samples_of_a_run_do_not_depend_on_their_number(straight: tuple[Path, GANState]) -> None:
     config, state = sample.load_run(straight[0])
-    few = np.concatenate(list(sample.draw_images(config, state, 3, seed=5)))
-    many = np.concatenate(list(sample.draw_images(config, state, 131, seed=5)))
-    other = np.concatenate(list(sample.draw_images(config, state, 3, seed=6)))
+    few = np.concatenate(list(sample.make_draw_images(config)(state, 3, seed=5)))
+    many = np.concatenate(list(sample.make_draw_images(config)(state, 131, seed=5)))
+    other = np.concatenate(list(sample.make_draw_images(config)(state, 3, seed=6)))
     assert few.shape == (3, 8, 8, 3)
     assert many.shape == (131, 8, 8, 3)
     assert few.dtype == np.uint8
