@@ -50,6 +50,8 @@ def get_config() -> ConfigDict:
     data.allow_upsampling = False
     # Use only the first this many examples; 0 is all. Toy sets render this many (0: 20,000).
     data.num_examples = 0
+    # Leave near-duplicates out: all but the first of those with the same semantic hash [P section 4.1.1].
+    data.dedup = False
     # Where batches are gathered: 'device' (the whole set in device memory), 'host' (streamed), or 'auto'.
     data.placement = "auto"
 

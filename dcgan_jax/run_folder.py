@@ -36,6 +36,7 @@ _FREE_FIELDS = {
 
 # Fields that earlier versions did not have, with the value that stands for what they did.
 _ADDED_FIELDS = {
+    "data.dedup": False,
     "eval_every": 0,
     "eval.num_samples": 10_000,
     "eval.split": "",

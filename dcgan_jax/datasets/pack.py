@@ -9,6 +9,9 @@ image once and later runs map the result. A pack is a folder:
     keys.json         N names of images in the source
     meta.json         what the pack was made from and how; written last
 
+With config.data.dedup, near-duplicates are left out (dedup.py). They are looked for in a pack of the same images at 32
+pixels, which is built first and stays.
+
 It is named by a fingerprint of everything that shapes its content, so a pack is never out of date: another setting or
 a changed source is another pack.
 """
@@ -50,6 +53,7 @@ from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.errors import UserError
 
 _FORMAT = 1  # Part of the fingerprint: raise it whenever the same source would give different pixels or files.
+_DEDUP = 1  # Part of the fingerprint of packs without duplicates: raise it whenever other ones would be found.
 _CHUNK = 32  # Images per task of a decoding process.
 _SMALL = 500  # Fewer images than this are decoded in this process: starting others would take longer.
 _LINE_SECONDS = 10.0  # Between lines of progress where there is no terminal.
@@ -82,7 +86,12 @@ def open_or_build(data: ConfigDict, *, progress: bool = True) -> ImageDataset:
             pass
         except _Damaged as error:
             _log.warning("The pack %s is damaged (%s); building it again.", path, error)
-        _build(path, source, target, data, progress)
+        left_out = None
+        if data.dedup:
+            from dcgan_jax.datasets import dedup  # imports JAX, which the processes that decode do without
+
+            left_out = dedup.find_duplicates(data, progress=progress)
+        _build(path, source, target, data, left_out, progress)
     return _open(path)
 
 
@@ -117,6 +126,8 @@ def _path(source: sources.Source, target: decode.Target, data: ConfigDict) -> Pa
         "num_examples": data.num_examples,
         "target": vars(target),
     }
+    if data.dedup:
+        content["dedup"] = _DEDUP
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", re.sub(r":/.*/", ":", source.name)).strip("-")
     return folder / f"{slug}-{target.image_size}px-{fingerprint}"
@@ -191,8 +202,18 @@ def _writing(path: Path, needed: int = 0) -> Iterator[None]:
         ) from error
 
 
-def _build(path: Path, source: sources.Source, target: decode.Target, data: ConfigDict, progress: bool) -> None:
-    """Makes the pack in a folder beside `path` and renames it when it is complete. Needs the pack's lock."""
+def _build(
+    path: Path,
+    source: sources.Source,
+    target: decode.Target,
+    data: ConfigDict,
+    left_out: frozenset[str] | None,
+    progress: bool,
+) -> None:
+    """Makes the pack in a folder beside `path` and renames it when it is complete. Needs the pack's lock.
+
+    `left_out`: keys of images that are known not to be wanted; None if nobody has looked for any.
+    """
     items = source.list_items()
     count = min(items.count, data.num_examples or items.count)
     if count == 0:
@@ -209,8 +230,9 @@ def _build(path: Path, source: sources.Source, target: decode.Target, data: Conf
                 contextlib.closing(_decode_all(source.read, references, target, count)) as chunks,
                 _reporter(source.name, path, count, progress) as report,
             ):
-                outcome = _write_arrays(temporary, chunks, target, count, report)
+                outcome = _write_arrays(temporary, chunks, target, count, left_out or frozenset(), report)
             meta = _meta(source, data.split, target, items.class_names, outcome)
+            meta["duplicates_left_out"] = None if left_out is None else len(left_out)
             images, labels = temporary / "images.npy", temporary / "labels.npy"
             meta |= {"bytes": images.stat().st_size, "sha256": _sha256(images)}
             meta["labels_sha256"] = _sha256(labels) if labels.exists() else None
@@ -253,7 +275,12 @@ class _Outcome(NamedTuple):
 
 
 def _write_arrays(
-    folder: Path, chunks: Iterable["_Chunk"], target: decode.Target, expected: int, report: Callable[[int], object]
+    folder: Path,
+    chunks: Iterable["_Chunk"],
+    target: decode.Target,
+    expected: int,
+    left_out: frozenset[str],
+    report: Callable[[int], object],
 ) -> _Outcome:
     """Writes everything but meta.json. Raises UserError as soon as too many images are bad."""
     keys: list[str] = []
@@ -263,7 +290,8 @@ def _write_arrays(
     image_shape = (target.image_size, target.image_size, target.channels)
     with open(folder / "images.npy", "wb") as file:
         _write_header(file, (expected, *image_shape))
-        for chunk in chunks:
+        for decoded in chunks:
+            chunk = _without(decoded, left_out)
             skipped += chunk.skipped
             if len(skipped) > _MAX_BAD * expected:
                 _refuse(skipped, expected)
@@ -272,7 +300,7 @@ def _write_arrays(
                 keys += chunk.keys
                 attributes.append(chunk.attributes)
                 labels += [] if chunk.labels is None else [chunk.labels]
-            report(len(chunk.keys) + len(chunk.skipped))
+            report(len(decoded.keys) + len(decoded.skipped))
         file.seek(0)
         _write_header(file, (len(keys), *image_shape))  # As long as before: numpy leaves room for the first axis.
     if labels:
@@ -326,6 +354,20 @@ class _Chunk(NamedTuple):
     labels: np.ndarray | None  # int32 [n]
     attributes: dict[str, np.ndarray]
     skipped: list[tuple[str, str]]
+
+
+def _without(chunk: _Chunk, left_out: frozenset[str]) -> _Chunk:
+    """The chunk without the images of these keys."""
+    kept = np.array([key not in left_out for key in chunk.keys], bool)
+    if kept.all():
+        return chunk
+    return _Chunk(
+        chunk.images[kept],
+        list(itertools.compress(chunk.keys, kept)),
+        None if chunk.labels is None else chunk.labels[kept],
+        {name: values[kept] for name, values in chunk.attributes.items()},
+        chunk.skipped,
+    )
 
 
 def _decode_all(

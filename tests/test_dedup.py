@@ -1,0 +1,93 @@
+"""Duplicates of an image folder: left out of packs, counted, shown."""
+
+import json
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import default
+from dcgan_jax.datasets import dedup, pack, semantic_hash
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """20 smooth images; x/copy_*.png are three of them, one saved again."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (20, 5, 5, 3), np.uint8).repeat(8, 1).repeat(8, 2)
+    (tmp_path / "photos" / "x").mkdir(parents=True)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "photos" / f"{i:02d}.png")
+    for i in (3, 11, 17):
+        Image.fromarray(images[i]).save(tmp_path / "photos" / "x" / f"copy_{i}.png")
+    return tmp_path / "photos"
+
+
+def test_packs_without_duplicates(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(semantic_hash, "Settings", partial(semantic_hash.Settings, steps=20))
+    data = default.get_config().data
+    data.update(source=f"folder:{folder}", cache_dir=str(tmp_path / "packs"), image_size=8)
+    whole = pack.open_or_build(data, progress=False)
+    data.dedup = True
+    kept = pack.open_or_build(data, progress=False)
+    assert kept.path != whole.path
+    assert (len(whole.images), len(kept.images)) == (23, 20)
+    assert kept.keys == [key for key in whole.keys if "copy" not in key]
+    np.testing.assert_array_equal(kept.images, whole.images[:20])
+    assert (whole.meta["duplicates_left_out"], kept.meta["duplicates_left_out"]) == (None, 3)
+    assert pack.open_or_build(data, progress=False).path == kept.path
+
+
+def test_planted_copies_by_hand() -> None:
+    """Images 0 and 1 are equal. Copies of 0, 1, 2 and 3: of 0 as 0, of 1 as 0, of 2 as 3, of 3 as nothing."""
+    hashes = np.zeros((4, 16), np.uint8)
+    hashes[2:, 0] = (7, 8)
+    planted = np.zeros((4, 16), np.uint8)
+    planted[2:, 0] = (8, 9)
+    recall, precision = dedup.find_planted(hashes, planted, np.arange(4), 0)
+    assert (recall, precision) == pytest.approx((0.75, 2 / 3))
+
+
+def test_copies() -> None:
+    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    shifted = dedup.COPIES["shifted"](image)
+    np.testing.assert_array_equal(shifted[:, :3], image[:, 1:])
+    np.testing.assert_array_equal(shifted[:, 3], image[:, 3])
+    assert dedup.COPIES["brightened"](np.array([[[100, 0, 250]]], np.uint8)).tolist() == [[[110, 0, 255]]]
+    assert dedup.COPIES["saved again"](image).shape == image.shape
+
+
+def run(*flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "dcgan_jax.datasets.dedup", *flags], capture_output=True, text=True)
+
+
+def test_command(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = run(f"--source=folder:{folder}", f"--out={out}", "--steps=20", "--plant=5")
+    assert process.returncode == 0, process.stderr
+    results = json.loads((out / "results.json").read_text())
+    assert (results["images"], results["removed"]) == (23, 3)
+    assert results["planted"].keys() == dedup.COPIES.keys()
+    listed = [line.split("\t") for line in (out / "duplicates.txt").read_text().splitlines()]
+    assert [key.rpartition("/")[2] for key, _ in listed] == ["copy_11.png", "copy_17.png", "copy_3.png"]
+    assert [key.rpartition("/")[2] for _, key in listed] == ["11.png", "17.png", "03.png"]
+    with Image.open(out / "collisions.png") as sheet:
+        assert sheet.size == (6 * 128 + 5 * 8, 64)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--dropout=1",), "--dropout is 1.0; it must be at least 0 and below 1."),
+        (("--source=folder:/nowhere",), "/nowhere does not exist"),
+    ],
+)
+def test_bad_input(folder: Path, tmp_path: Path, flags: tuple[str, ...], message: str) -> None:
+    process = run(f"--source=folder:{folder}", f"--out={tmp_path / 'out'}", *flags)
+    assert process.returncode == 2
+    assert message in process.stderr and "Traceback" not in process.stderr
+    assert not (tmp_path / "out").exists()

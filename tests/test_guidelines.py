@@ -1,0 +1,76 @@
+"""Each rule breaks what it says, and the command on tiny networks."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dcgan_jax import run_folder
+from dcgan_jax.evaluation import guidelines
+from dcgan_jax.evaluation.guidelines import Outcome
+from tests import tiny
+
+
+def test_a_rule_changes_its_fields_and_nothing_else() -> None:
+    kept = guidelines.broken(tiny.config(num_steps=40), guidelines.BASELINE, 3)
+    assert (kept.seed, kept.checkpoint_every) == (3, 10)
+    before = run_folder.flatten(kept)
+    for name, rule in guidelines.RULES.items():
+        after = run_folder.flatten(guidelines.broken(tiny.config(num_steps=40), name, 3))
+        assert {field: value for field, value in after.items() if value != before[field]} == rule.changes
+
+
+def test_summary_leaves_out_what_diverged() -> None:
+    outcomes = [
+        Outcome([1, 2], [5.0, 7.0], [1.0, 0.5], False),
+        Outcome([1, 2], [9.0, 3.0], [1.0, 0.7], False),
+        Outcome([1], [1.0], [0.0], True),
+    ]
+    summary = guidelines.summarise(outcomes)
+    assert summary["diverged"] == 1
+    assert (summary["last"], summary["last_std"]) == (5.0, 2.0)
+    assert (summary["best"], summary["spread"]) == (4.0, 0.6)
+    assert math.isnan(guidelines.summarise(outcomes[2:])["last"])
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sets --config to tiny networks on labelled images."""
+    folder = tmp_path_factory.mktemp("guidelines")
+    source = tiny.image_folder(folder / "images", count=40, classes=2)
+    file = folder / "tiny.py"
+    file.write_text(
+        "from tests import tiny\n\n\n"
+        "def get_config():\n"
+        f"    return tiny.config(num_steps=2, log_every=0, data__source={source!r})\n"
+    )
+    return file
+
+
+def guide(config: Path, workdir: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    module = "dcgan_jax.evaluation.guidelines"
+    command = [sys.executable, "-m", module, f"--config={config}", f"--workdir={workdir}", *flags]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_command(config_file: Path, tmp_path: Path) -> None:
+    process = guide(config_file, tmp_path, "--seeds=1", "--rules=no_norm")
+    assert process.returncode == 0, process.stderr
+    results = json.loads((tmp_path / "evaluation" / "guidelines" / "results.json").read_text())
+    assert list(results["rules"]) == ["paper", "no_norm"]
+    for summary in results["rules"].values():
+        assert summary["runs"][0]["steps"] == [1, 2]
+        assert summary["last"] == summary["runs"][0]["distances"][-1] > 0
+    assert "model.norm" not in process.stderr
+    assert run_folder.load_config(tmp_path / "no_norm" / "seed0").model.norm == "none"
+    assert (tmp_path / "evaluation" / "guidelines" / "samples.png").exists()
+
+
+def test_an_unknown_rule(config_file: Path, tmp_path: Path) -> None:
+    process = guide(config_file, tmp_path, "--rules=maxout")
+    assert process.returncode == 2
+    assert "'maxout' is not one of paper, pooling" in process.stderr and "Traceback" not in process.stderr
+    assert not list(tmp_path.iterdir())
