@@ -52,6 +52,8 @@ def get_config() -> ConfigDict:
     data.num_examples = 0
     # Leave near-duplicates out: all but the first of those with the same semantic hash [P section 4.1.1].
     data.dedup = False
+    # Bits of the 128 in which duplicates may differ; 0 [P].
+    data.dedup_radius = 0
     # Where batches are gathered: 'device' (the whole set in device memory), 'host' (streamed), or 'auto'.
     data.placement = "auto"
 

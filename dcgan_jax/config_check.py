@@ -34,6 +34,7 @@ STEP_INTERVALS = ("log_every", "sample_every", "checkpoint_every", "eval_every")
 _RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (1, math.inf),
     "checkpoint_every": (0, math.inf),
+    "data.dedup_radius": (0, 17),
     "data.image_size": (1, math.inf),
     "ema_decay": (0, 1),
     "eval.num_samples": (1, math.inf),

@@ -198,10 +198,12 @@ class Discriminator(_Network):
     Attributes besides the shared ones:
       head: 'dense' or 'pool', see configs/default.py.
       dropout: rate after every activation in training.
+      outputs: with more than one it is a classifier of that many classes, and the logits are [batch, outputs].
     """
 
     head: str
     dropout: float
+    outputs: int = 1
 
     @nn.compact
     def __call__(
@@ -232,8 +234,8 @@ class Discriminator(_Network):
             x = self._normalise(x, f"hidden{i}", end=end, train=train, groups=groups)
             x = taps[f"hidden{i}"] = self.activation(x)
             x = self._drop(x, len(self.stages) + i, train, dropout_keys)
-        x = self._dense(_join_labels(x, labels, self.num_classes), 1, "logit")
-        logit = taps["logit"] = x[:, 0].astype(jnp.float32)
+        x = self._dense(_join_labels(x, labels, self.num_classes), self.outputs, "logit").astype(jnp.float32)
+        logit = taps["logit"] = x if self.outputs > 1 else x[:, 0]
         return logit, taps
 
     def _drop(self, x: jax.Array, layer: int, train: bool, keys: jax.Array | None) -> jax.Array:

@@ -37,6 +37,7 @@ _FREE_FIELDS = {
 # Fields that earlier versions did not have, with the value that stands for what they did.
 _ADDED_FIELDS = {
     "data.dedup": False,
+    "data.dedup_radius": 0,
     "eval_every": 0,
     "eval.num_samples": 10_000,
     "eval.split": "",

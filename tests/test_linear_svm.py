@@ -29,28 +29,29 @@ def split(count: int, seed: int) -> Split:
 
 def test_all_labels_beat_few_and_few_have_a_spread() -> None:
     train, test = split(600, 0), split(300, 1)
-    everything = linear_svm.evaluate(train, test, 3, Protocol((1e-3, 1e-1), 0, 4, 0), "")
-    few = linear_svm.evaluate(train, test, 3, Protocol((1e-3, 1e-1), 5, 4, 0), "")
+    everything = linear_svm.evaluate(train, test, 3, Protocol((1e-3, 1e-1), 0, 4, 4, 0), "")
+    few = linear_svm.evaluate(train, test, 3, Protocol((1e-3, 1e-1), 5, 4, 4, 0), "")
     assert everything["accuracy"] > 0.95 > few["accuracy"] > 0.5
     assert everything["std"] is None and few["std"] > 0
     assert everything["c"] in (1e-3, 1e-1) and len(everything["held_out"]) == 2
-    assert few == linear_svm.evaluate(train, test, 3, Protocol((1e-3, 1e-1), 5, 4, 0), "")
+    assert few == linear_svm.evaluate(train, test, 3, Protocol((1e-3, 1e-1), 5, 4, 4, 0), "")
 
 
 def test_the_best_c_on_held_out_examples_is_chosen() -> None:
-    outcome = linear_svm.evaluate(split(600, 0), split(300, 1), 3, Protocol((1e-9, 1e-1), 20, 3, 0), "")
+    outcome = linear_svm.evaluate(split(600, 0), split(300, 1), 3, Protocol((1e-9, 1e-1), 20, 3, 3, 0), "")
     assert outcome["c"] == (1e-9, 1e-1)[int(np.argmax(outcome["held_out"]))]
 
 
 def test_command(labelled_run: Path) -> None:
     source = json.loads((labelled_run / "config.json").read_text())["data"]["source"]
-    flags = (f"--source={source}", "--test_split=train", "--labels_per_class=5", "--draws=2", "--c=1e-3,1e-2")
+    flags = [f"--source={source}", "--test_split=train", "--labels_per_class=5", "--draws=2", "--c=1e-3,1e-2"]
+    flags += ["--test_draws=3", "--supervised_trials=2", "--supervised_steps=3"]
     process = evaluate("linear_svm", labelled_run, *flags)
     assert process.returncode == 0, process.stderr
     results = json.loads((labelled_run / "evaluation" / "linear_svm" / "results.json").read_text())
     assert results["trained"]["features"] == results["untrained"]["features"] == 4 * 4 * 4 + 2 * 2 * 6
     assert results["pixels"]["features"] == 8 * 8 * 3
-    assert all(0 < results[name]["accuracy"] <= 1 for name in ("trained", "untrained", "pixels"))
+    assert all(0 < results[name]["accuracy"] <= 1 for name in ("trained", "untrained", "pixels", "supervised"))
     assert not list(labelled_run.glob("tmp*"))
 
 

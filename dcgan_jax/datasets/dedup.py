@@ -4,7 +4,7 @@
 
 Packs the images at 32 pixels, hashes them (semantic_hash.py), and writes a contact sheet of pairs with the same hash,
 results.json, and duplicates.txt: the image that is left out and the one that is kept, a pair a line. Nothing is removed
-by this; training with --config.data.dedup=True leaves those images out.
+by this; training with --config.data.dedup=True (and --config.data.dedup_radius) leaves those images out.
 
 How good the hashes are is measured on copies made of --plant images: saved again as JPEG (quality 75), shifted by a
 pixel, brightened by 10 %, each at --plant_size pixels and then reduced to 32. Recall is the share of copies found to be
@@ -39,7 +39,7 @@ def open_thumbnails(data: ConfigDict, *, progress: bool = True) -> ImageDataset:
 
 
 def find_duplicates(data: ConfigDict, *, progress: bool = True) -> frozenset[str]:
-    """Keys of the images of `config.data` to leave out: all but the first of those with the same hash.
+    """Keys of the images of `config.data` to leave out: those with an earlier one within data.dedup_radius.
 
     Raises:
       UserError: as `pack.open_or_build`, or images share a key.
@@ -48,7 +48,8 @@ def find_duplicates(data: ConfigDict, *, progress: bool = True) -> frozenset[str
     keys = thumbnails.keys
     if len(set(keys)) != len(keys):
         raise UserError(f"data.dedup: images of {data.source} share names, so single ones cannot be left out.")
-    first = semantic_hash.originals(semantic_hash.hash_images(thumbnails.images, _hash_folder(thumbnails)))
+    hashes = semantic_hash.hash_images(thumbnails.images, _hash_folder(thumbnails))
+    first = semantic_hash.originals(hashes, data.dedup_radius)
     return frozenset(keys[i] for i in np.flatnonzero(first != np.arange(len(first))))
 
 
@@ -176,6 +177,7 @@ def _data() -> ConfigDict:
             "crop_size": 0,
             "allow_upsampling": True,
             "dedup": False,
+            "dedup_radius": 0,
         }
     )
 

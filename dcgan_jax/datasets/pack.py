@@ -127,7 +127,7 @@ def _path(source: sources.Source, target: decode.Target, data: ConfigDict) -> Pa
         "target": vars(target),
     }
     if data.dedup:
-        content["dedup"] = _DEDUP
+        content["dedup"] = [_DEDUP, data.dedup_radius]
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", re.sub(r":/.*/", ":", source.name)).strip("-")
     return folder / f"{slug}-{target.image_size}px-{fingerprint}"
