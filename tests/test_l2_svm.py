@@ -1,5 +1,10 @@
 """The linear SVM: a problem solved by hand, the conditions of the optimum, and a separable problem."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -59,3 +64,14 @@ def test_separable_classes_are_told_apart() -> None:
     np.testing.assert_array_equal(
         l2_svm.fit(features[:300], labels[:300], 10, 1.0).predict(features[300:]), labels[300:]
     )
+
+
+def test_benchmark(tmp_path: Path) -> None:
+    module = "dcgan_jax.evaluation.l2_svm_benchmark"
+    command = [sys.executable, "-m", module, "--examples=1500", "--features=60", f"--out={tmp_path}"]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["ours"]["accuracy"] > 0.3  # of ten classes; noise hides most of the factors
+    assert 0 < results["ours"]["objective"] < 1e-3 * 1500 * 10  # that of no weights at all
+    assert not list(tmp_path.glob("tmp*"))

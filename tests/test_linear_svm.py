@@ -34,7 +34,8 @@ def test_all_labels_beat_few_and_few_have_a_spread() -> None:
     assert everything["accuracy"] > 0.95 > few["accuracy"] > 0.5
     assert everything["std"] is None and few["std"] > 0
     assert everything["c"] in (1e-3, 1e-1) and len(everything["held_out"]) == 2
-    assert few == linear_svm.evaluate(train, test, 3, Protocol((1e-3, 1e-1), 5, 4, 4, 0), "")
+    again = linear_svm.evaluate(train, test, 3, Protocol((1e-3, 1e-1), 5, 4, 4, 0), "")
+    assert few | {"fit_seconds": 0} == again | {"fit_seconds": 0}
 
 
 def test_the_best_c_on_held_out_examples_is_chosen() -> None:

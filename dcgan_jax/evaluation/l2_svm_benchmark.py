@@ -1,0 +1,115 @@
+"""The SVM solver beside scikit-learn's LinearSVC: objective, accuracy, time, memory.
+
+    python -m dcgan_jax.evaluation.l2_svm_benchmark --examples=5000 --features=7168 --peer --out=runs/svm
+    python -m dcgan_jax.evaluation.l2_svm_benchmark --examples=50000 --features=28672 --out=runs/svm_full
+
+Ten classes; features like a discriminator's: LeakyReLU of random projections of 200 factors whose deviations fall, with
+noise. Both solvers run in a process of their own, one after the other, so that each one's peak memory is its own; the
+features are read from a file, and reading counts as memory, not as time. The peer needs `pip install -e '.[bench]'`.
+"""
+
+import multiprocessing
+import resource
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+from dcgan_jax import command_line, report
+from dcgan_jax.activations import LEAK
+from dcgan_jax.errors import UserError
+from dcgan_jax.report import Report, Row
+
+CLASSES = 10
+_FACTORS = 200
+_TEST = 2_000  # examples
+_BLOCK = 1_000  # examples made at once
+_GIB = 2**30
+
+
+def write_problem(folder: Path, examples: int, features: int, seed: int) -> None:
+    """x.npy float32 [examples + 2000, features] and labels.npy int32; the last 2,000 are for testing."""
+    rng = np.random.default_rng(seed)
+    deviations = np.arange(1, _FACTORS + 1) ** -0.5
+    projection = rng.normal(size=(_FACTORS, features)).astype(np.float32)
+    readout = rng.normal(size=(_FACTORS, CLASSES))
+    count = examples + _TEST
+    x = np.lib.format.open_memmap(folder / "x.npy", "w+", np.float32, (count, features))
+    labels = np.empty(count, np.int32)
+    for first in tqdm(range(0, count, _BLOCK), desc="features", unit="block", disable=None):
+        rows = slice(first, min(first + _BLOCK, count))
+        factors = (rng.normal(size=(rows.stop - first, _FACTORS)) * deviations).astype(np.float32)
+        values = factors @ projection + rng.normal(size=(rows.stop - first, features)).astype(np.float32)
+        x[rows] = np.where(values > 0, values, LEAK * values)
+        scores = factors @ readout
+        labels[rows] = (scores + scores.std() * rng.normal(size=scores.shape) / 2).argmax(1)
+    x.flush()
+    np.save(folder / "labels.npy", labels)
+
+
+def solve(solver: str, folder: Path, c: float) -> dict[str, float]:
+    """Fits the problem in `folder` with 'ours' or 'peer': seconds, peak_memory_bytes, objective, accuracy."""
+    x, labels = np.load(folder / "x.npy", mmap_mode="r"), np.load(folder / "labels.npy")
+    train, test = np.asarray(x[:-_TEST]), np.asarray(x[-_TEST:])
+    begin = time.monotonic()
+    if solver == "ours":
+        from dcgan_jax.evaluation import l2_svm
+
+        fitted = l2_svm.fit(train, labels[:-_TEST], CLASSES, c, "ours")
+        weights, intercept = fitted.weights, fitted.intercept
+    else:
+        from sklearn.svm import LinearSVC
+
+        peer = LinearSVC(C=c, dual=False, tol=1e-4).fit(train, labels[:-_TEST])
+        weights, intercept = peer.coef_.T, peer.intercept_
+    seconds = time.monotonic() - begin
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    targets = np.where(labels[:-_TEST, None] == np.arange(CLASSES), 1.0, -1.0)
+    margins = np.concatenate([part.astype(np.float64) @ weights for part in np.array_split(train, 50)]) + intercept
+    loss = np.square(np.maximum(0.0, 1.0 - targets * margins)).sum()
+    objective = 0.5 * np.square(weights.astype(np.float64)).sum() + 0.5 * np.square(intercept).sum() + c * loss
+    accuracy = ((test @ weights + intercept).argmax(1) == labels[-_TEST:]).mean()
+    return {
+        "seconds": seconds,
+        "peak_memory_bytes": peak,
+        "objective": float(objective),
+        "accuracy": float(accuracy),
+    }
+
+
+def main() -> None:
+    out, problem = Path(_OUT.value), (_EXAMPLES.value, _FEATURES.value)
+    if _PEER.value:
+        try:
+            import sklearn  # noqa: F401
+        except ImportError:
+            raise UserError("--peer needs scikit-learn: pip install -e '.[bench]'") from None
+    out.mkdir(parents=True, exist_ok=True)
+    figures: dict[str, Any] = {"examples": problem[0], "features": problem[1], "c": _C.value}
+    rows = []
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        write_problem(Path(folder), *problem, seed=0)
+        for solver in ("ours", "peer") if _PEER.value else ("ours",):
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                figures[solver] = outcome = pool.submit(solve, solver, Path(folder), _C.value).result()
+            words = (
+                f"{outcome['seconds']:.1f} s, {outcome['peak_memory_bytes'] / _GIB:.1f} GiB, objective "
+                f"{outcome['objective']:.8g}, accuracy {100 * outcome['accuracy']:.2f} %"
+            )
+            rows.append(Row({"ours": "this solver", "peer": "LinearSVC"}[solver], words))
+    title = f"L2-SVM with {problem[0]:,} x {problem[1]:,} features, 10 classes, C = {_C.value:g}"
+    report.publish(out, Report(title, figures, rows, [], {}))
+
+
+if __name__ == "__main__":
+    _EXAMPLES = flags.DEFINE_integer("examples", 5_000, "To train on.", lower_bound=CLASSES)
+    _FEATURES = flags.DEFINE_integer("features", 7_168, "Of each.", lower_bound=1)
+    _C = flags.DEFINE_float("c", 1e-3, "Weight of the loss.", lower_bound=1e-12)
+    _PEER = flags.DEFINE_bool("peer", False, "Run scikit-learn's LinearSVC too.")
+    _OUT = flags.DEFINE_string("out", None, "Folder for results.json and, meanwhile, the features.", required=True)
+    command_line.run(main)
