@@ -112,11 +112,14 @@ def main() -> None:
     out = Path(_OUT.value)
     thumbnails = open_thumbnails(data)
     images, count = thumbnails.images, len(thumbnails.images)
-    begin = time.monotonic()
+    times = [time.monotonic()]
+    params = semantic_hash.autoencoder(images, _hash_folder(thumbnails), settings)
+    times.append(time.monotonic())
     hashes = semantic_hash.hash_images(images, _hash_folder(thumbnails), settings)
-    hashed = time.monotonic()
+    times.append(time.monotonic())
     first = semantic_hash.originals(hashes, _RADIUS.value)
-    seconds = {"hashes": hashed - begin, "comparison": time.monotonic() - hashed}
+    times.append(time.monotonic())
+    seconds = dict(zip(("autoencoder", "hashes", "comparison"), np.diff(times).tolist(), strict=True))
     removed = np.flatnonzero(first != np.arange(count))
 
     figures: dict[str, Any] = {
@@ -130,7 +133,6 @@ def main() -> None:
     share = f"{len(removed):,} of {count:,} ({100 * len(removed) / count:.2f} %)"
     rows = [Row("near-duplicates", share, "275,000 of 3 million (9 %)")]
     if _PLANT.value:
-        params = semantic_hash.load_autoencoder(_hash_folder(thumbnails), settings)
         large = _resized(data, _PLANT_SIZE.value)
         large.num_examples = min(_PLANT.value, count)
         sources = pack.open_or_build(large).images
@@ -141,7 +143,7 @@ def main() -> None:
             recall, precision = find_planted(hashes, semantic_hash.encode_all(params, copies), numbers, _RADIUS.value)
             figures["planted"][name] = {"count": len(copies), "recall": recall, "precision": precision}
             rows.append(Row(f"{len(copies):,} copies {name}: recall, precision", f"{recall:.3f}, {precision:.3f}"))
-    rows.append(Row("seconds for hashes, for comparing them", f"{seconds['hashes']:.0f}, {seconds['comparison']:.1f}"))
+    rows += [Row(f"seconds: {name}", f"{value:.2f}") for name, value in seconds.items()]
 
     listing = "".join(f"{thumbnails.keys[i]}\t{thumbnails.keys[first[i]]}\n" for i in removed)
     run_folder.write_atomically(out / "duplicates.txt", listing.encode())

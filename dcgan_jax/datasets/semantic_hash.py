@@ -66,6 +66,12 @@ class _Autoencoder(nn.Module):
         return nn.Dense(x.shape[1], kernel_init=nn.initializers.zeros, name="decoder")(kept), code
 
 
+def autoencoder(images: np.ndarray, folder: Path, settings: Settings | None = None) -> Tree:
+    """Parameters of these images' autoencoder, trained if they are not in `folder`; arguments as `hash_images`."""
+    settings = settings or Settings()
+    return _fit(images, _subfolder(folder, settings) / "autoencoder.msgpack", settings)
+
+
 def hash_images(images: np.ndarray, folder: Path, settings: Settings | None = None) -> np.ndarray:
     """Hashes uint8 [count, 16] of images, 128 bits each.
 
@@ -75,13 +81,11 @@ def hash_images(images: np.ndarray, folder: Path, settings: Settings | None = No
       settings: see `Settings`.
     """
     settings = settings or Settings()
-    folder = _subfolder(folder, settings)
-    done = folder / "hashes.npy"
+    done = _subfolder(folder, settings) / "hashes.npy"
     if done.exists():
         return np.load(done)
-    folder.mkdir(parents=True, exist_ok=True)
-    params = _fit(images, folder / "autoencoder.msgpack", settings)
-    partial = folder / "hashes.partial"
+    params = autoencoder(images, folder, settings)
+    partial = done.with_suffix(".partial")
     with partial.open("ab") as file:
         first = file.tell() // (BITS // 8) // _BLOCK * _BLOCK  # whole blocks only
         file.truncate(first * BITS // 8)
@@ -91,17 +95,11 @@ def hash_images(images: np.ndarray, folder: Path, settings: Settings | None = No
                 file.write(encode(params, block).tobytes())
                 bar.update(len(block))
     hashes = np.fromfile(partial, np.uint8).reshape(-1, BITS // 8)
-    temporary = folder / ".hashes.npy"
+    temporary = done.with_name(".hashes.npy")
     np.save(temporary, hashes)
     temporary.replace(done)
     partial.unlink()
     return hashes
-
-
-def load_autoencoder(folder: Path, settings: Settings | None = None) -> Tree:
-    """Parameters that `hash_images` left in `folder`."""
-    file = _subfolder(folder, settings or Settings()) / "autoencoder.msgpack"
-    return flax.serialization.msgpack_restore(file.read_bytes())["params"]
 
 
 def _subfolder(folder: Path, settings: Settings) -> Path:
