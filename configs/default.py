@@ -129,7 +129,7 @@ def get_config() -> ConfigDict:
     config.eval = evaluation = ConfigDict()
     # Samples that are drawn; those of the same noise each time.
     evaluation.num_samples = 10_000
-    # Split of data.source whose images they are compared with, the first 10,000 [C]; '' is the training images.
+    # Split of data.source whose images they are compared with, 10,000 of them [C]; '' is that of training.
     evaluation.split = ""
 
     # --- Machine -------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def layers(config: ConfigDict) -> tuple[list[Layer], list[Layer]]:
         places = (side if pooling else side // stride) ** 2
         side //= stride
         multiplications = places * taps * (width + classes) * features
-        d_layers.append(Layer(f"conv{i}", multiplications, side * side * features))
+        d_layers.append(Layer(f"conv{i}", multiplications, places * features))
         width = features
     if discriminator.head == "dense":
         width *= side * side

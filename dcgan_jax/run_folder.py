@@ -65,12 +65,7 @@ def check(workdir: Path, config: ConfigDict) -> None:
     Raises:
       UserError: the folder cannot be written, or holds a run with another config, or one that is past num_steps.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workdir):
-            pass
-    except OSError as error:
-        raise UserError(f"workdir {workdir} cannot be written ({error.strerror}): choose another --workdir.") from error
+    make_writable(workdir, "--workdir")
     step = latest_step(workdir)
     if step is None:
         return
@@ -91,6 +86,16 @@ def check(workdir: Path, config: ConfigDict) -> None:
             f"the run in {workdir} is at step {step} already, past config.num_steps {config.num_steps}: "
             "raise --config.num_steps to train on."
         )
+
+
+def make_writable(folder: Path, flag: str) -> None:
+    """Creates a folder for results. Raises UserError, naming the flag that gave it, if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{flag} {folder} cannot be written ({error.strerror}): choose another {flag}.") from error
 
 
 def record(workdir: Path, config: ConfigDict, data: dict[str, Any]) -> None:

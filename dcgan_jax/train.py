@@ -56,9 +56,13 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> GANState:
     mesh = data_parallel.make_mesh(config.batch_size)
     step_function = data_parallel.map_step(over_batches(make_train_step(config)), mesh, config.mapper)
     run_folder.check(workdir, config)
+    held_out = pack.open_others(config.data, split=config.eval.split) if config.eval_every else None
     dataset = pack.open_or_build(config.data)
     check_dataset(config, dataset)
-    evaluate = _make_evaluate(config, dataset) if config.eval_every else None
+    evaluate = None
+    if held_out is not None:
+        check_labels(config, f"{config.data.source} {config.eval.split}", held_out)
+        evaluate = nearest.make_evaluate(config, held_out.images, held_out.labels)
     run_folder.record(workdir, config, dataset.meta)
     batches = Batches(config, dataset, mesh)
 
@@ -79,17 +83,6 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> GANState:
         finally:
             log.close()
     return state
-
-
-def _make_evaluate(config: ConfigDict, dataset: ImageDataset) -> Evaluate:
-    """Measures samples against the images of config.eval.split. Raises UserError if they cannot be had."""
-    held_out = dataset
-    if config.eval.split:
-        data = config.data.copy_and_resolve_references()
-        data.split = config.eval.split
-        held_out = pack.open_or_build(data)
-        check_labels(config, f"{data.source} {data.split}", held_out)
-    return nearest.make_evaluate(config, held_out.images, held_out.labels)
 
 
 def start_state(config: ConfigDict, manager: checkpoint.ocp.CheckpointManager, mesh: jax.sharding.Mesh) -> GANState:

@@ -27,8 +27,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def test_packs_without_duplicates(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(semantic_hash, "Settings", partial(semantic_hash.Settings, steps=20))
+
+
+def test_packs_without_duplicates(folder: Path, tmp_path: Path, few_steps: None) -> None:
     data = default.get_config().data
     data.update(source=f"folder:{folder}", cache_dir=str(tmp_path / "packs"), image_size=8)
     whole = pack.open_or_build(data, progress=False)
@@ -38,18 +42,25 @@ def test_packs_without_duplicates(folder: Path, tmp_path: Path, monkeypatch: pyt
     assert (len(whole.images), len(kept.images)) == (23, 20)
     assert kept.keys == [key for key in whole.keys if "copy" not in key]
     np.testing.assert_array_equal(kept.images, whole.images[:20])
-    assert (whole.meta["duplicates_left_out"], kept.meta["duplicates_left_out"]) == (None, 3)
+    assert (whole.meta["duplicates_left_out"], kept.meta["duplicates_left_out"]) == (0, 3)
     assert pack.open_or_build(data, progress=False).path == kept.path
 
 
+def test_a_copy_stays_where_its_original_cannot_be_used() -> None:
+    """An original that is too small for the pack is skipped there; thumbnails are enlarged."""
+    chunk = pack._Chunk(np.zeros((2, 1, 1, 1), np.uint8), ["b", "copy"], None, {}, [])
+    assert pack._without(chunk, {"copy": "original"}, set()).keys == ["b"]
+    assert pack._without(chunk, {"copy": "original"}, {"original"}).keys == ["b", "copy"]
+
+
 def test_planted_copies_by_hand() -> None:
-    """Images 0 and 1 are equal. Copies of 0, 1, 2 and 3: of 0 as 0, of 1 as 0, of 2 as 3, of 3 as nothing."""
-    hashes = np.zeros((4, 16), np.uint8)
-    hashes[2:, 0] = (7, 8)
-    planted = np.zeros((4, 16), np.uint8)
-    planted[2:, 0] = (8, 9)
-    recall, precision = dedup.find_planted(hashes, planted, np.arange(4), 0)
-    assert (recall, precision) == pytest.approx((0.75, 2 / 3))
+    """Four copies: of 0, equal; of 2, one bit off; of 3, nearer to 2; of 3, far from all."""
+    hashes, planted = np.zeros((4, 16), np.uint8), np.zeros((4, 16), np.uint8)
+    hashes[2:, 0] = (0b111, 0b11111000)
+    planted[1:, 0] = (0b110, 0b1111, 0b1111_0000)
+    planted[3, 5] = 255
+    recall, precision = dedup.find_planted(hashes, planted, np.array([0, 2, 3, 3]), 1)
+    assert (recall, precision) == pytest.approx((0.5, 2 / 3))
 
 
 def test_copies() -> None:
@@ -72,6 +83,8 @@ def test_command(folder: Path, tmp_path: Path) -> None:
     results = json.loads((out / "results.json").read_text())
     assert (results["images"], results["removed"]) == (23, 3)
     assert results["planted"].keys() == dedup.COPIES.keys()
+    for figures in results["planted"].values():
+        assert figures["count"] == 5 and 0 <= figures["recall"] <= 1
     listed = [line.split("\t") for line in (out / "duplicates.txt").read_text().splitlines()]
     assert [key.rpartition("/")[2] for key, _ in listed] == ["copy_11.png", "copy_17.png", "copy_3.png"]
     assert [key.rpartition("/")[2] for _, key in listed] == ["11.png", "17.png", "03.png"]

@@ -48,7 +48,7 @@ def test_pooling_and_dense_networks() -> None:
     g_layers, d_layers = flops.layers(tiny.config(model__resampling="pooling"))
     assert [layer.multiplications for layer in g_layers] == [5 * 24, 4 * 4 * 9 * 6 * 4, 8 * 8 * 9 * 4 * 3]
     assert [layer.multiplications for layer in d_layers] == [8 * 8 * 9 * 3 * 4, 4 * 4 * 9 * 4 * 6, 24]
-    assert [layer.outputs for layer in d_layers] == [64, 24, 1]
+    assert [layer.outputs for layer in d_layers] == [8 * 8 * 4, 4 * 4 * 6, 1]  # before pooling
     changes = {"model__generator__hidden": (7,), "model__discriminator__hidden": (6,)}
     dense = tiny.config(model__generator__stages=(), model__discriminator__stages=(), **changes)
     g_layers, d_layers = flops.layers(dense)

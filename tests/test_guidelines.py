@@ -31,7 +31,7 @@ def test_summary_leaves_out_what_diverged() -> None:
     ]
     summary = guidelines.summarise(outcomes)
     assert summary["diverged"] == 1
-    assert (summary["last"], summary["last_std"]) == (5.0, 2.0)
+    assert (summary["last"], summary["last_std"]) == (5.0, pytest.approx(8**0.5))
     assert (summary["best"], summary["spread"]) == (4.0, 0.6)
     assert math.isnan(guidelines.summarise(outcomes[2:])["last"])
 
@@ -64,9 +64,23 @@ def test_command(config_file: Path, tmp_path: Path) -> None:
     for summary in results["rules"].values():
         assert summary["runs"][0]["steps"] == [1, 2]
         assert summary["last"] == summary["runs"][0]["distances"][-1] > 0
-    assert "model.norm" not in process.stderr
     assert run_folder.load_config(tmp_path / "no_norm" / "seed0").model.norm == "none"
     assert (tmp_path / "evaluation" / "guidelines" / "samples.png").exists()
+
+
+def test_a_run_that_diverges_is_counted(config_file: Path, tmp_path: Path) -> None:
+    """The first step's losses are finite; the second's are not."""
+    flags = ("--seeds=1", "--rules=no_norm", "--config.optimizer.generator_learning_rate=1e38")
+    process = guide(config_file, tmp_path, *flags)
+    assert process.returncode == 0, process.stderr
+    assert "all diverged" in process.stdout
+    assert "training diverged" in (tmp_path / "no_norm" / "seed0" / "log.txt").read_text()
+
+
+def test_a_rule_that_is_broken_already(config_file: Path, tmp_path: Path) -> None:
+    process = guide(config_file, tmp_path, "--rules=no_norm", "--config.model.norm=none")
+    assert process.returncode == 2
+    assert "breaks the rule 'no_norm' as it is" in process.stderr
 
 
 def test_an_unknown_rule(config_file: Path, tmp_path: Path) -> None:

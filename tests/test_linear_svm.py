@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from dcgan_jax.evaluation import linear_svm
+from dcgan_jax.evaluation import l2_svm, linear_svm
 from dcgan_jax.evaluation.linear_svm import Protocol, Split
 from tests.trained import evaluate
 
@@ -38,9 +39,38 @@ def test_all_labels_beat_few_and_few_have_a_spread() -> None:
     assert few | {"fit_seconds": 0} == again | {"fit_seconds": 0}
 
 
-def test_the_best_c_on_held_out_examples_is_chosen() -> None:
+def test_c_is_chosen_on_held_out_examples_that_no_classifier_saw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every example has a number as its first feature, so it can be told which were fitted, and which were scored."""
+    train, fitted, scored = split(600, 0), [], []
+    train.features[:, 0] = np.arange(600)
+    fit, predict = l2_svm.fit, l2_svm.LinearClassifier.predict
+
+    def spied_fit(x: Any, *args: Any, **options: Any) -> l2_svm.LinearClassifier:
+        fitted.append(set(np.asarray(x)[:, 0]))
+        return fit(x, *args, **options)
+
+    def spied_predict(self: l2_svm.LinearClassifier, x: Any) -> np.ndarray:
+        scored.append(set(np.asarray(x)[:, 0]))
+        return predict(self, x)
+
+    monkeypatch.setattr(l2_svm, "fit", spied_fit)
+    monkeypatch.setattr(l2_svm.LinearClassifier, "predict", spied_predict)
+    linear_svm.evaluate(train, split(300, 1), 3, Protocol((1e-3, 1e-1), 20, 3, 2, 0), "")
+    held_out = scored[0]
+    assert len(held_out) == 120 and scored[:6] == [held_out] * 6
+    assert all(len(numbers) == 60 and not numbers & held_out for numbers in fitted)
+    assert len({frozenset(numbers) for numbers in fitted}) == 3 + 2  # draws to choose and to test are all different
+
+
+def test_the_best_c_wins() -> None:
+    """With next to no weight on the loss the classifier learns nothing of a problem that is easy with more."""
     outcome = linear_svm.evaluate(split(600, 0), split(300, 1), 3, Protocol((1e-9, 1e-1), 20, 3, 3, 0), "")
-    assert outcome["c"] == (1e-9, 1e-1)[int(np.argmax(outcome["held_out"]))]
+    assert outcome["c"] == 1e-1 and outcome["held_out"][1] > outcome["held_out"][0]
+
+
+def test_too_few_examples_to_draw() -> None:
+    with pytest.raises(ValueError, match="3 examples of each class, but one has 2"):
+        linear_svm.draw_per_class(np.array([0, 0, 0, 1, 1]), 3, np.random.default_rng(0))
 
 
 def test_command(labelled_run: Path) -> None:
@@ -61,7 +91,8 @@ def test_command(labelled_run: Path) -> None:
     [
         (("--c=0,1",), "--c=0,1 must be positive numbers"),
         (("--c=x",), "--c=x must be positive numbers"),
-        (("--labels_per_class=14",), "the smallest class has 16 images, of which a fifth is kept"),
+        (("--c=nan,1",), "--c=nan,1 must be positive numbers"),
+        (("--labels_per_class=14",), "one class has only 12 images beside the 6 that choose C"),
     ],
 )
 def test_bad_input(labelled_run: Path, flags: tuple[str, ...], message: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from dcgan_jax import pixels, sample
 from dcgan_jax.evaluation import nearest
+from dcgan_jax.train_state import GANState
 from tests import tiny
 from tests.trained import evaluate
 
@@ -41,12 +42,16 @@ def test_an_image_is_its_own_neighbor() -> None:
     np.testing.assert_array_equal(neighbors.labels(), labels)
 
 
+def varied(state: GANState) -> GANState:
+    """After one step a generator draws nearly the same image always; larger weights draw different ones."""
+    larger = jax.tree.map(lambda leaf: 30 * leaf, state.generator.params)
+    return state.replace(generator=state.generator.replace(params=larger))
+
+
 def test_samples_are_those_of_sampling_whatever_the_parts(conditional_run: Path) -> None:
     """300 samples of two classes, at once and in two parts, against `sample.make_draw_images`."""
     config, state = sample.load_run(conditional_run)
-    generator = state.generator  # after one step it draws nearly the same image always: larger weights, other images
-    larger = jax.tree.map(lambda leaf: 30 * leaf, generator.params)
-    state = state.replace(generator=generator.replace(params=larger))
+    state = varied(state)
     drawn = np.concatenate(list(sample.make_draw_images(config)(state, 300, seed=4)))
     stream, variables = nearest.make_stream(config, 4), sample.make_sampling_variables(config)(state)
 
@@ -69,7 +74,7 @@ def test_samples_are_those_of_sampling_whatever_the_parts(conditional_run: Path)
 
 def test_measures_during_training(conditional_run: Path) -> None:
     """Against all pairs of images and samples, which here are rounded to whole levels."""
-    _, state = sample.load_run(conditional_run)
+    state = varied(sample.load_run(conditional_run)[1])
     config = tiny.config(model__num_classes=2, eval__num_samples=60)
     images, labels = tiny.images(16), np.arange(16) % 2
     found = nearest.make_evaluate(config, images, labels)(state)

@@ -107,7 +107,7 @@ def test_meta_says_what_the_pack_is(tmp_path: Path, data: ConfigDict) -> None:
         "source": f"folder:{tmp_path}/photos",
         "version": "",
         "split": "train",
-        "duplicates_left_out": None,
+        "duplicates_left_out": 0,
         "image_size": 8,
         "channels": 3,
         "crop_size": 0,

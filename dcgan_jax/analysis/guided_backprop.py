@@ -243,10 +243,11 @@ def _open_data(config: ConfigDict, source: str | None, split: str | None) -> Ima
     Raises:
       UserError: it cannot be read, or has no labels although the network needs them.
     """
-    data = config.data.copy_and_resolve_references()
-    data.update({name: value for name, value in (("source", source), ("split", split)) if value})
-    dataset = pack.open_or_build(data)
-    input_pipeline.check_labels(config, data.source, dataset)
+    if source or split:
+        dataset = pack.open_others(config.data, source=source or "", split=split or "")
+    else:
+        dataset = pack.open_or_build(config.data)
+    input_pipeline.check_labels(config, source or config.data.source, dataset)
     return dataset
 
 

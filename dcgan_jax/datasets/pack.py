@@ -35,7 +35,7 @@ import types
 import warnings
 import zipfile
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from datetime import UTC, datetime
@@ -47,13 +47,13 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 import dcgan_jax
+from dcgan_jax import file_lock
 from dcgan_jax.cache import cache_folder
 from dcgan_jax.datasets import decode, sources
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.errors import UserError
 
 _FORMAT = 1  # Part of the fingerprint: raise it whenever the same source would give different pixels or files.
-_DEDUP = 1  # Part of the fingerprint of packs without duplicates: raise it whenever other ones would be found.
 _CHUNK = 32  # Images per task of a decoding process.
 _SMALL = 500  # Fewer images than this are decoded in this process: starting others would take longer.
 _LINE_SECONDS = 10.0  # Between lines of progress where there is no terminal.
@@ -86,13 +86,25 @@ def open_or_build(data: ConfigDict, *, progress: bool = True) -> ImageDataset:
             pass
         except _Damaged as error:
             _log.warning("The pack %s is damaged (%s); building it again.", path, error)
-        left_out = None
-        if data.dedup:
-            from dcgan_jax.datasets import dedup  # imports JAX, which the processes that decode do without
-
-            left_out = dedup.find_duplicates(data, progress=progress)
-        _build(path, source, target, data, left_out, progress)
+        _build(path, source, target, data, progress)
     return _open(path)
+
+
+def open_others(data: ConfigDict, *, source: str = "", split: str = "", folder: str = "") -> ImageDataset:
+    """Other images than those of `config.data`, made as it says: all of them, duplicates too.
+
+    Args:
+        data: config.data, for the size, channels and crop.
+        source, split, folder: in place of data.source, data.split and data.dir; '' leaves them.
+
+    Raises:
+        UserError: as `open_or_build`.
+    """
+    others = data.copy_and_resolve_references()
+    changes = {"source": source, "split": split, "dir": folder}
+    others.update({name: value for name, value in changes.items() if value})
+    others.update(dedup=False, dedup_radius=0, num_examples=0)
+    return open_or_build(others)
 
 
 def pack_path(data: ConfigDict) -> Path:
@@ -127,7 +139,7 @@ def _path(source: sources.Source, target: decode.Target, data: ConfigDict) -> Pa
         "target": vars(target),
     }
     if data.dedup:
-        content["dedup"] = [_DEDUP, data.dedup_radius]
+        content["dedup"] = _dedup().fingerprint(data)
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", re.sub(r":/.*/", ":", source.name)).strip("-")
     return folder / f"{slug}-{target.image_size}px-{fingerprint}"
@@ -172,16 +184,10 @@ def _open(path: Path) -> ImageDataset:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Holds the pack's lock, waiting for it if need be. The system releases it when a process dies."""
+    """Holds the pack's lock, waiting for it if need be."""
     with contextlib.ExitStack() as stack:
         with _writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(_lock_file(path), "w"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"Waiting for another process to finish the pack {path}", file=sys.stderr, flush=True)
-                fcntl.flock(file, fcntl.LOCK_EX)
+            stack.enter_context(file_lock.hold(_lock_file(path), f"the pack {path}"))
         yield
 
 
@@ -202,37 +208,28 @@ def _writing(path: Path, needed: int = 0) -> Iterator[None]:
         ) from error
 
 
-def _build(
-    path: Path,
-    source: sources.Source,
-    target: decode.Target,
-    data: ConfigDict,
-    left_out: frozenset[str] | None,
-    progress: bool,
-) -> None:
-    """Makes the pack in a folder beside `path` and renames it when it is complete. Needs the pack's lock.
-
-    `left_out`: keys of images that are known not to be wanted; None if nobody has looked for any.
-    """
+def _build(path: Path, source: sources.Source, target: decode.Target, data: ConfigDict, progress: bool) -> None:
+    """Makes the pack in a folder beside `path` and renames it when it is complete. Needs the pack's lock."""
     items = source.list_items()
     count = min(items.count, data.num_examples or items.count)
     if count == 0:
         raise UserError(f"{source.name} has no examples in split {data.split!r}.")
     needed = count * target.image_size**2 * target.channels
+    with _writing(path, needed):
+        _remove_dead_builds(path)
+        _check_free_space(path, needed)
+    duplicates = _dedup().find_duplicates(data, progress=progress) if data.dedup else {}
     temporary = path.with_name(path.name + ".building")
     try:
         with _writing(path, needed):
-            _remove_dead_builds(path)
-            _check_free_space(path, needed)
             temporary.mkdir()
             references = itertools.islice(items.references, count)
             with (
                 contextlib.closing(_decode_all(source.read, references, target, count)) as chunks,
                 _reporter(source.name, path, count, progress) as report,
             ):
-                outcome = _write_arrays(temporary, chunks, target, count, left_out or frozenset(), report)
+                outcome = _write_arrays(temporary, chunks, target, count, duplicates, report)
             meta = _meta(source, data.split, target, items.class_names, outcome)
-            meta["duplicates_left_out"] = None if left_out is None else len(left_out)
             images, labels = temporary / "images.npy", temporary / "labels.npy"
             meta |= {"bytes": images.stat().st_size, "sha256": _sha256(images)}
             meta["labels_sha256"] = _sha256(labels) if labels.exists() else None
@@ -244,6 +241,13 @@ def _build(
     if outcome.skipped:
         first = "; ".join(f"{key} {reason}" for key, reason in outcome.skipped[:3])
         _log.warning("Skipped %d of %d images: %s ... See %s/meta.json", len(outcome.skipped), count, first, path)
+
+
+def _dedup() -> types.ModuleType:
+    """Imports JAX, which the processes that decode do without."""
+    from dcgan_jax.datasets import dedup
+
+    return dedup
 
 
 def _sha256(path: Path) -> str:
@@ -272,6 +276,7 @@ def _check_free_space(path: Path, needed: int) -> None:
 class _Outcome(NamedTuple):
     kept: int
     skipped: list[tuple[str, str]]  # (key, reason)
+    duplicates: int  # left out
 
 
 def _write_arrays(
@@ -279,22 +284,27 @@ def _write_arrays(
     chunks: Iterable["_Chunk"],
     target: decode.Target,
     expected: int,
-    left_out: frozenset[str],
+    duplicates: Mapping[str, str],
     report: Callable[[int], object],
 ) -> _Outcome:
-    """Writes everything but meta.json. Raises UserError as soon as too many images are bad."""
+    """Writes everything but meta.json. Raises UserError as soon as too many images are bad.
+
+    `duplicates`: originals by key of the images to leave out; originals come first.
+    """
     keys: list[str] = []
     labels: list[np.ndarray] = []
     attributes: list[dict[str, np.ndarray]] = []
     skipped: list[tuple[str, str]] = []
+    left_out = 0
     image_shape = (target.image_size, target.image_size, target.channels)
     with open(folder / "images.npy", "wb") as file:
         _write_header(file, (expected, *image_shape))
         for decoded in chunks:
-            chunk = _without(decoded, left_out)
-            skipped += chunk.skipped
+            skipped += decoded.skipped
             if len(skipped) > _MAX_BAD * expected:
                 _refuse(skipped, expected)
+            chunk = _without(decoded, duplicates, {key for key, _ in skipped}) if duplicates else decoded
+            left_out += len(decoded.keys) - len(chunk.keys)
             if chunk.keys:
                 file.write(chunk.images.data)
                 keys += chunk.keys
@@ -309,7 +319,7 @@ def _write_arrays(
         arrays = {name: np.concatenate([part[name] for part in attributes]) for name in attributes[0]}
         np.savez(folder / "attributes.npz", **arrays)  # type: ignore[arg-type]
     (folder / "keys.json").write_text(json.dumps(keys))
-    return _Outcome(len(keys), skipped)
+    return _Outcome(len(keys), skipped, left_out)
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
@@ -334,6 +344,7 @@ def _meta(
         **vars(target),
         "resampling": decode.RESAMPLING,
         "count": outcome.kept,
+        "duplicates_left_out": outcome.duplicates,
         "skipped": {"count": len(outcome.skipped), "first": outcome.skipped[:20]},
         "class_names": class_names,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -356,9 +367,9 @@ class _Chunk(NamedTuple):
     skipped: list[tuple[str, str]]
 
 
-def _without(chunk: _Chunk, left_out: frozenset[str]) -> _Chunk:
-    """The chunk without the images of these keys."""
-    kept = np.array([key not in left_out for key in chunk.keys], bool)
+def _without(chunk: _Chunk, duplicates: Mapping[str, str], lost: Container[str]) -> _Chunk:
+    """The chunk without the images whose originals, by key, are in the pack; those that are `lost` are not."""
+    kept = np.array([key not in duplicates or duplicates[key] in lost for key in chunk.keys], bool)
     if kept.all():
         return chunk
     return _Chunk(

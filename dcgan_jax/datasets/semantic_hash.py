@@ -14,8 +14,10 @@ computed, in a folder that belongs to the images.
 """
 
 import hashlib
+import io
 import itertools
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,16 +30,19 @@ import optax
 from flax import linen as nn
 from tqdm import tqdm
 
-from dcgan_jax import rng, run_folder
-from dcgan_jax.train_state import Tree
+from dcgan_jax import file_lock, rng, run_folder
 
-_VERSION = 1  # raise when hashes change
+Tree = dict[str, Any]
+
+VERSION = 1  # raise when hashes change
 SIDE, BITS = 32, 128  # [paper section 4.1.1]
 _LEARNING_RATE = 1e-3
 _BATCH_SIZE = 256
 _SAVE_EVERY = 500  # steps
 _BLOCK = 4096  # images hashed at once
-_MOST_RADIUS = 16
+MOST_RADIUS = 16
+
+_log = logging.getLogger(__name__)
 
 
 class Settings(NamedTuple):
@@ -66,45 +71,61 @@ class _Autoencoder(nn.Module):
         return nn.Dense(x.shape[1], kernel_init=nn.initializers.zeros, name="decoder")(kept), code
 
 
-def autoencoder(images: np.ndarray, folder: Path, settings: Settings | None = None) -> Tree:
+def autoencoder(images: np.ndarray, folder: Path, settings: Settings) -> Tree:
     """Parameters of these images' autoencoder, trained if they are not in `folder`; arguments as `hash_images`."""
-    settings = settings or Settings()
-    return _fit(images, _subfolder(folder, settings) / "autoencoder.msgpack", settings)
+    folder = _subfolder(folder, settings)
+    with file_lock.hold(folder / "lock", f"the hashes in {folder}"):
+        return _fit(images, folder / "autoencoder.msgpack", settings)
 
 
-def hash_images(images: np.ndarray, folder: Path, settings: Settings | None = None) -> np.ndarray:
+def hash_images(images: np.ndarray, folder: Path, settings: Settings) -> np.ndarray:
     """Hashes uint8 [count, 16] of images, 128 bits each.
 
     Args:
       images: uint8 [count, 32, 32, 3]; memory-mapped ones stay on disk.
       folder: keeps the autoencoder and the hashes between calls; one for these images only.
       settings: see `Settings`.
+
+    Raises:
+      OSError: the folder cannot be written.
     """
-    settings = settings or Settings()
-    done = _subfolder(folder, settings) / "hashes.npy"
-    if done.exists():
-        return np.load(done)
-    params = autoencoder(images, folder, settings)
-    partial = done.with_suffix(".partial")
-    with partial.open("ab") as file:
-        first = file.tell() // (BITS // 8) // _BLOCK * _BLOCK  # whole blocks only
-        file.truncate(first * BITS // 8)
-        with tqdm(total=len(images), initial=first, desc="hashes", unit="image", disable=None) as bar:
-            for begin in range(first, len(images), _BLOCK):
-                block = images[begin : begin + _BLOCK]
-                file.write(encode(params, block).tobytes())
-                bar.update(len(block))
-    hashes = np.fromfile(partial, np.uint8).reshape(-1, BITS // 8)
-    temporary = done.with_name(".hashes.npy")
-    np.save(temporary, hashes)
-    temporary.replace(done)
-    partial.unlink()
-    return hashes
+    folder = _subfolder(folder, settings)
+    done, partial = folder / "hashes.npy", folder / "hashes.partial"
+    with file_lock.hold(folder / "lock", f"the hashes in {folder}"):
+        if (hashes := _load_hashes(done, len(images))) is not None:
+            return hashes
+        params = _fit(images, folder / "autoencoder.msgpack", settings)
+        with partial.open("ab") as file:
+            first = file.tell() // (BITS // 8) // _BLOCK * _BLOCK  # whole blocks only
+            file.truncate(first * BITS // 8)
+            with tqdm(total=len(images), initial=first, desc="hashes", unit="image", disable=None) as bar:
+                for begin in range(first, len(images), _BLOCK):
+                    block = images[begin : begin + _BLOCK]
+                    file.write(encode(params, block).tobytes())
+                    bar.update(len(block))
+        hashes = np.fromfile(partial, np.uint8).reshape(-1, BITS // 8)
+        buffer = io.BytesIO()
+        np.save(buffer, hashes)
+        run_folder.write_atomically(done, buffer.getvalue())
+        partial.unlink()
+        return hashes
+
+
+def _load_hashes(file: Path, count: int) -> np.ndarray | None:
+    """None if there are none, or they are damaged."""
+    try:
+        hashes = np.load(file)
+    except FileNotFoundError:
+        return None
+    except (ValueError, EOFError) as error:
+        _log.warning("%s is damaged (%s); hashing again.", file, error)
+        return None
+    return hashes if hashes.shape == (count, BITS // 8) else None
 
 
 def _subfolder(folder: Path, settings: Settings) -> Path:
     """Other settings, other hashes."""
-    return folder / hashlib.sha256(json.dumps([_VERSION, settings]).encode()).hexdigest()[:8]
+    return folder / hashlib.sha256(json.dumps([VERSION, settings]).encode()).hexdigest()[:8]
 
 
 def encode(params: Tree, images: np.ndarray) -> np.ndarray:
@@ -137,7 +158,10 @@ def _fit(images: np.ndarray, file: Path, settings: Settings) -> Tree:
     params = network.init(rng.stream(settings.seed, "hash_init"), jnp.zeros((1, SIDE * SIDE * 3)))["params"]
     state = {"step": 0, "params": params, "opt_state": optimizer.init(params)}
     if file.exists():
-        state = flax.serialization.from_bytes(state, file.read_bytes())
+        try:
+            state = flax.serialization.from_bytes(state, file.read_bytes())
+        except Exception as error:  # whatever msgpack makes of damaged bytes
+            _log.warning("%s is damaged (%s); training again.", file, error)
 
     @jax.jit
     def update(params: Tree, opt_state: Tree, step: jax.Array, batch: jax.Array) -> tuple[Tree, Tree]:
@@ -173,18 +197,19 @@ def batch_numbers(seed: int, step: int, count: int) -> np.ndarray:
 
 
 def originals(hashes: np.ndarray, radius: int = 0) -> np.ndarray:
-    """For each image the number of the first one, itself or an earlier, whose hash differs in at most `radius` bits.
+    """Which image stands for each one, in the order of the images: the first that is kept and near enough, or itself.
 
     Args:
       hashes: uint8 [count, 16].
-      radius: 0 to 16. Two hashes that differ in r bits agree in at least one of r + 1 parts, so only images that agree
-        in a part are compared; parts get short, and the work long, as the radius grows.
+      radius: 0 to 16, bits in which the hashes of a duplicate and its original may differ. Two hashes that differ in r
+        bits agree in at least one of r + 1 parts, so only images that agree in a part are compared; parts get short,
+        and the work long, as the radius grows.
 
     Returns:
-      int64 [count]; images that are not duplicates have their own number.
+      Numbers int64 [count]; images that are kept have their own. No duplicate stands for another image.
     """
-    if not 0 <= radius <= _MOST_RADIUS:
-        raise ValueError(f"radius must be 0 to {_MOST_RADIUS}, not {radius}")
+    if not 0 <= radius <= MOST_RADIUS:
+        raise ValueError(f"radius must be 0 to {MOST_RADIUS}, not {radius}")
     words = np.ascontiguousarray(hashes).view(np.uint64)
     first = np.arange(len(hashes))
     if radius == 0:
@@ -193,10 +218,14 @@ def originals(hashes: np.ndarray, radius: int = 0) -> np.ndarray:
         return first
     bits = np.unpackbits(hashes, axis=1)
     edges = np.linspace(0, BITS, radius + 2).round().astype(int)
-    for begin, end in itertools.pairwise(edges):
+    near = []
+    for begin, end in tqdm(itertools.pairwise(edges), "comparing hashes", radius + 1, unit="part", disable=None):
         for earlier, later in _pairs(np.packbits(bits[:, begin:end], axis=1)):
-            near = np.bitwise_count(words[earlier] ^ words[later]).sum(1) <= radius
-            np.minimum.at(first, later[near], earlier[near])
+            close = np.bitwise_count(words[earlier] ^ words[later]).sum(1) <= radius
+            near.append(np.stack([later[close], earlier[close]], 1))
+    for later, earlier in np.unique(np.concatenate(near), axis=0) if near else []:  # by the later one, then the earlier
+        if first[later] == later and first[earlier] == earlier:
+            first[later] = earlier
     return first
 
 

@@ -5,7 +5,8 @@
 
 Trains the given config as it is, which should follow the guidelines, and once for each rule with that rule broken
 (RULES below), every one with several seeds, each in a run's folder of its own: <workdir>/<rule>/seed<n>. The same
-command continues where it was stopped, and runs that are there already are not trained again.
+command continues where it was stopped, and finished runs are not trained again. Seeds are 0, 1, ... whatever
+config.seed says. A run keeps five checkpoints (each 430 MB for the paper's network at full width).
 
 Samples are compared with the data in the features of a probe (attribute_probe.py) that was trained on the data's own
 labels or attributes: the Frechet distance (frechet.py), and the spread, total variance relative to the data's. Both are
@@ -87,6 +88,9 @@ def main() -> None:
     rules = _read_rules(_RULES.value)
     for rule in rules:
         config_check.check_config(broken(config, rule, 0))
+        if rule != BASELINE and broken(config, rule, 0) == broken(config, BASELINE, 0):
+            raise UserError(f"the config breaks the rule {rule!r} as it is: leave it out of --rules.")
+    run_folder.make_writable(workdir, "--workdir")
     dataset = pack.open_or_build(config.data)
     probe = attribute_probe.open_or_train(dataset)
     order = np.random.default_rng(0).permutation(len(dataset.images))
@@ -95,36 +99,36 @@ def main() -> None:
         Moments().add(probe.embed(dataset.images[np.sort(part)])) for part in (order[:half], order[half : 2 * half])
     )
 
-    figures: dict[str, Any] = {
-        "seeds": _SEEDS.value,
-        "num_steps": config.num_steps,
-        "samples": _SAMPLES,
-        "real_distance": frechet_distance(others, real),
-        "rules": {},
-    }
-    rows, sheets = [Row(f"{half:,} other real images: distance", f"{figures['real_distance']:.2f}")], []
+    base = {"num_steps": config.num_steps, "samples": half, "real_distance": frechet_distance(others, real)}
+    outcomes: dict[str, list[Outcome]] = {rule: [] for rule in rules}
+    sheets = []
     with tqdm(total=len(rules) * _SEEDS.value, unit="run", disable=None) as bar:
-        for rule in rules:
-            outcomes = []
-            for seed in range(_SEEDS.value):
+        for seed in range(_SEEDS.value):
+            for rule in rules:
                 bar.set_description(f"{rule}, seed {seed}")
                 folder = workdir / rule / f"seed{seed}"
                 outcome, shown = _train_and_measure(broken(config, rule, seed), folder, probe, real)
-                outcomes.append(outcome)
+                outcomes[rule].append(outcome)
                 if seed == 0:
                     sheets.append(image_grid.make_grid(shown, _SHOWN))
                 bar.update()
-            figures["rules"][rule] = summary = summarise(outcomes)
-            rows.append(Row(f"{rule}: distance at the end (best), spread", _in_words(summary), RULES[rule].source))
+            _publish(workdir, base | {"seeds": seed + 1}, outcomes, np.concatenate(sheets))
 
-    caption = "Samples of seed 0 at the end of its run, a row for each of: " + ", ".join(rules) + "."
-    pictures = [Picture("samples.png", np.concatenate(sheets), caption)]
+
+def _publish(workdir: Path, base: dict[str, Any], outcomes: dict[str, list[Outcome]], sheet: np.ndarray) -> None:
+    """What is known after each round of seeds."""
+    figures = base | {"rules": {rule: summarise(of_rule) for rule, of_rule in outcomes.items()}}
+    rows = [Row(f"{base['samples']:,} other real images: distance", f"{base['real_distance']:.2f}")]
+    for rule, summary in figures["rules"].items():
+        rows.append(Row(f"{rule}: distance at the end (best), spread", _in_words(summary), RULES[rule].source))
+    caption = "Samples of seed 0 at the end of its run, a row for each of: " + ", ".join(outcomes) + "."
     title = "The architecture guidelines, broken one at a time (sections 3 and 4)"
+    pictures = [Picture("samples.png", sheet, caption)]
     report.publish(report.folder(workdir, "evaluation", NAME), Report(title, figures, rows, pictures, {}))
 
 
 def summarise(outcomes: list[Outcome]) -> dict[str, Any]:
-    """Means and standard deviations over the seeds that did not diverge, and all that they come from."""
+    """Means and standard deviations (n - 1) over the seeds that did not diverge, and all that they come from."""
     good = [outcome for outcome in outcomes if not outcome.diverged]
     summary: dict[str, Any] = {"diverged": len(outcomes) - len(good), "runs": [o._asdict() for o in outcomes]}
     for name, values in (
@@ -133,14 +137,15 @@ def summarise(outcomes: list[Outcome]) -> dict[str, Any]:
         ("spread", [outcome.spreads[-1] for outcome in good]),
     ):
         summary[name] = float(np.mean(values)) if values else float("nan")
-        summary[f"{name}_std"] = float(np.std(values)) if values else float("nan")
+        summary[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
     return summary
 
 
 def _in_words(summary: dict[str, Any]) -> str:
     if math.isnan(summary["last"]):
         return "all diverged"
-    words = f"{summary['last']:.1f} ± {summary['last_std']:.1f} ({summary['best']:.1f}), {summary['spread']:.2f}"
+    std = "" if math.isnan(summary["last_std"]) else f" ± {summary['last_std']:.1f}"
+    words = f"{summary['last']:.1f}{std} ({summary['best']:.1f}), {summary['spread']:.2f}"
     return words + (f"; {summary['diverged']} diverged" if summary["diverged"] else "")
 
 
@@ -162,12 +167,12 @@ def _train_and_measure(
             diverged = True
     jax.clear_caches()  # the next run has other programs
     outcome = Outcome(run_folder.steps(folder), [], [], diverged)
-    draw, size = sample.make_draw_images(config), config.data.image_size
+    draw, size = sample.make_draw_images(config, "frozen"), config.data.image_size
     shown = np.full((_SHOWN, size, size, config.data.channels), 255, np.uint8)
     for step in outcome.steps:
         _, state = sample.load_run(folder, step)
         moments, first = Moments(), True
-        for images in draw(state, _SAMPLES, 0):
+        for images in draw(state, real.count, 0):
             moments.add(probe.embed(images))
             shown, first = (images[:_SHOWN] if first else shown), False
         outcome.distances.append(frechet_distance(moments, real))

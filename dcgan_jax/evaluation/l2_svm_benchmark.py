@@ -5,11 +5,13 @@
 
 Ten classes; features like a discriminator's: LeakyReLU of random projections of 200 factors whose deviations fall, with
 noise. Both solvers run in a process of their own, one after the other, so that each one's peak memory is its own; the
-features are read from a file, and reading counts as memory, not as time. The peer needs `pip install -e '.[bench]'`.
+features are read from a file into memory, which counts as memory and not as time. The peer needs
+`pip install -e '.[bench]'`.
 """
 
 import multiprocessing
 import resource
+import shutil
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -20,7 +22,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from dcgan_jax import command_line, report
+from dcgan_jax import command_line, report, run_folder
 from dcgan_jax.activations import LEAK
 from dcgan_jax.errors import UserError
 from dcgan_jax.report import Report, Row
@@ -55,7 +57,7 @@ def write_problem(folder: Path, examples: int, features: int, seed: int) -> None
 def solve(solver: str, folder: Path, c: float) -> dict[str, float]:
     """Fits the problem in `folder` with 'ours' or 'peer': seconds, peak_memory_bytes, objective, accuracy."""
     x, labels = np.load(folder / "x.npy", mmap_mode="r"), np.load(folder / "labels.npy")
-    train, test = np.asarray(x[:-_TEST]), np.asarray(x[-_TEST:])
+    train, test = np.array(x[:-_TEST]), np.array(x[-_TEST:])
     begin = time.monotonic()
     if solver == "ours":
         from dcgan_jax.evaluation import l2_svm
@@ -68,7 +70,7 @@ def solve(solver: str, folder: Path, c: float) -> dict[str, float]:
         peer = LinearSVC(C=c, dual=False, tol=1e-4).fit(train, labels[:-_TEST])
         weights, intercept = peer.coef_.T, peer.intercept_
     seconds = time.monotonic() - begin
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = _peak_memory()
     targets = np.where(labels[:-_TEST, None] == np.arange(CLASSES), 1.0, -1.0)
     margins = np.concatenate([part.astype(np.float64) @ weights for part in np.array_split(train, 50)]) + intercept
     loss = np.square(np.maximum(0.0, 1.0 - targets * margins)).sum()
@@ -82,6 +84,14 @@ def solve(solver: str, folder: Path, c: float) -> dict[str, float]:
     }
 
 
+def _peak_memory() -> int:
+    """Bytes. Linux: of this program alone; getrusage's figure begins with that of the process that started it."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def main() -> None:
     out, problem = Path(_OUT.value), (_EXAMPLES.value, _FEATURES.value)
     if _PEER.value:
@@ -89,7 +99,10 @@ def main() -> None:
             import sklearn  # noqa: F401
         except ImportError:
             raise UserError("--peer needs scikit-learn: pip install -e '.[bench]'") from None
-    out.mkdir(parents=True, exist_ok=True)
+    run_folder.make_writable(out, "--out")
+    needed, free = 4 * (problem[0] + _TEST) * problem[1], shutil.disk_usage(out).free
+    if needed > free:
+        raise UserError(f"the features need {needed:,} bytes in --out={out}, where {free:,} are free.")
     figures: dict[str, Any] = {"examples": problem[0], "features": problem[1], "c": _C.value}
     rows = []
     with tempfile.TemporaryDirectory(dir=out) as folder:

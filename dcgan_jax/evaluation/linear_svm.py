@@ -9,13 +9,15 @@ trained on the data set's training split with all its labels, or with few of the
 other draws). C is chosen on training images that are held out: a tenth, and the classifier is then trained on all of
 them; or, with few labels, 10,000 (a fifth of a small set), and the labels are then drawn from the others again. Two
 baselines stand beside it: the network as it began, before training, and the raw pixels in [-1, 1]; on demand also a
-supervised network of the same architecture (supervised_cnn.py), trained on the first draw of the same labels.
+supervised network of the same architecture (supervised_cnn.py), trained on the first draw of the same labels. The
+images become what the run was trained on: its size, grey or RGB.
 
 The second command is the protocol of the authors' SVHN script (svhn/svhn_semisup_analysis.py): for each C ten draws of
 1,000 labels, 10,000 images for validation, 100 draws at the best C, the mean error and 1.96 standard deviations. For
 CIFAR-10 the paper does not say how it chose C; the grid of that script is the default here.
 """
 
+import math
 import tempfile
 import time
 from functools import partial
@@ -49,7 +51,9 @@ _VALIDATION = 10_000  # images for the choice of C where there are few labels (s
 
 
 def draw_per_class(labels: np.ndarray, per_class: int, rng: np.random.Generator) -> np.ndarray:
-    """Numbers of `per_class` examples of every class that occurs, in random order."""
+    """Numbers of `per_class` examples of every class that occurs, in random order. ValueError if there are fewer."""
+    if (fewest := int(np.unique(labels, return_counts=True)[1].min())) < per_class:
+        raise ValueError(f"{per_class} examples of each class, but one has {fewest}")
     chosen = [rng.permutation(np.flatnonzero(labels == label))[:per_class] for label in np.unique(labels)]
     return rng.permutation(np.concatenate(chosen))
 
@@ -89,6 +93,14 @@ def hold_out(count: int, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[:held_out]), np.sort(order[held_out:])
 
 
+def draw(labels: np.ndarray, rest: np.ndarray, protocol: Protocol, number: int) -> np.ndarray:
+    """Numbers of the training examples of a draw, from `rest`; all of them if labels are not few."""
+    if not protocol.per_class:
+        return rest
+    rng = np.random.default_rng([protocol.seed, 1, number])
+    return rest[draw_per_class(labels[rest], protocol.per_class, rng)]
+
+
 def evaluate(train: Split, test: Split, classes: int, protocol: Protocol, what: str) -> dict[str, Any]:
     """Chooses C on held-out training examples if there is a choice, then trains and tests.
 
@@ -96,27 +108,23 @@ def evaluate(train: Split, test: Split, classes: int, protocol: Protocol, what: 
       c; accuracy on `test`, mean over draws; std over draws (None without draws); held_out: accuracy for each C;
       fit_seconds: of the last fit.
     """
-    rng = np.random.default_rng([protocol.seed, 1])
     few = protocol.per_class > 0
     held_out, rest = hold_out(len(train.labels), protocol)
-
-    def draw() -> Split:
-        return train.take(rest[draw_per_class(train.labels[rest], protocol.per_class, rng)] if few else rest)
 
     accuracies = np.zeros(len(protocol.grid))
     if len(protocol.grid) > 1:
         validation = train.take(held_out)
-        for _ in range(protocol.draws if few else 1):
-            drawn, fitted = draw(), None
-            x = jnp.asarray(drawn.features)
+        for number in range(protocol.draws if few else 1):
+            drawn = draw(train.labels, rest, protocol, number)
+            x, labels, fitted = jnp.asarray(train.features[drawn]), train.labels[drawn], None
             for i, c in enumerate(protocol.grid):
-                fitted = l2_svm.fit(x, drawn.labels, classes, c, f"{what}: C = {c:g}", start=fitted)
+                fitted = l2_svm.fit(x, labels, classes, c, f"{what}: C = {c:g}", start=fitted)
                 accuracies[i] += (fitted.predict(validation.features) == validation.labels).mean()
-            del x, drawn
+            del x
         del validation  # these are large
     best, scores, seconds = protocol.grid[int(accuracies.argmax())], [], 0.0
     for i in range(protocol.test_draws if few else 1):
-        chosen = draw() if few else train
+        chosen = train.take(draw(train.labels, rest, protocol, protocol.draws + i)) if few else train
         begin = time.monotonic()
         fitted = l2_svm.fit(chosen.features, chosen.labels, classes, best, f"{what}: {i + 1} at C = {best:g}")
         seconds = time.monotonic() - begin
@@ -139,11 +147,14 @@ def main() -> None:
     train = _open_labelled(config, _SOURCE.value, _TRAIN_SPLIT.value)
     test = _open_labelled(config, _TEST_SOURCE.value or _SOURCE.value, _TEST_SPLIT.value)
     classes = int(max(train.labels.max(), test.labels.max())) + 1
-    fewest = int(np.bincount(train.labels).min())
-    if protocol.per_class > 0.8 * fewest:
+    if classes < 2:
+        raise UserError(f"{_SOURCE.value} has one class only: there is nothing to tell apart.")
+    held_out, rest = hold_out(len(train.labels), protocol)
+    fewest = int(np.unique(train.labels[rest], return_counts=True)[1].min())
+    if protocol.per_class > fewest:
         raise UserError(
-            f"--labels_per_class={protocol.per_class}, but the smallest class has {fewest} images, of which a fifth is "
-            "kept for the choice of C."
+            f"--labels_per_class={protocol.per_class}, but one class has only {fewest} images beside the "
+            f"{len(held_out):,} that choose C."
         )
 
     fresh = jax.jit(partial(create_state, config, *models.build_models(config)))().discriminator
@@ -166,11 +177,9 @@ def main() -> None:
             what = f"{name}: accuracy, {count:,} features, C = {outcome['c']:g}"
             rows.append(Row(what, _in_words(outcome), _paper(protocol.per_class) if name == "trained" else ""))
     if _SUPERVISED_TRIALS.value:
-        held_out, rest = (train.take(numbers) for numbers in hold_out(len(train.labels), protocol))
-        if protocol.per_class:
-            rest = rest.take(draw_per_class(rest.labels, protocol.per_class, np.random.default_rng(protocol.seed)))
+        drawn, validation = train.take(draw(train.labels, rest, protocol, 0)), train.take(held_out)
         trials, steps = _SUPERVISED_TRIALS.value, _SUPERVISED_STEPS.value
-        found = supervised_cnn.search(config, rest, held_out, test, trials, steps, protocol.seed)
+        found = supervised_cnn.search(config, drawn, validation, test, trials, steps, protocol.seed)
         figures["supervised"] = found
         what = f"supervised network, best of {trials} trials: accuracy (held-out images)"
         paper = "71.1 % (held out)" if _is_svhn(protocol.per_class) else ""
@@ -187,14 +196,14 @@ def _in_words(outcome: dict[str, Any]) -> str:
 
 
 def _is_svhn(per_class: int) -> bool:
-    return "svhn_cropped" in _SOURCE.value and per_class == 100
+    return _SOURCE.value == "tfds:svhn_cropped" and per_class == 100
 
 
 def _paper(per_class: int) -> str:
     """The paper's figure, where it has one for this source and number of labels."""
     if _is_svhn(per_class):
         return "error 22.48 %"
-    if "cifar10" in _SOURCE.value and per_class in (0, 400):
+    if _SOURCE.value == "tfds:cifar10" and per_class in (0, 400):
         return {0: "82.8 %", 400: "73.8 ± 0.4 %"}[per_class]
     return ""
 
@@ -205,18 +214,14 @@ def _read_grid(texts: list[str]) -> tuple[float, ...]:
         grid = tuple(sorted(float(text) for text in texts))
     except ValueError:
         grid = ()
-    if not grid or grid[0] <= 0:
+    if not grid or not all(0 < c < math.inf for c in grid):
         raise UserError(f"--c={','.join(texts)} must be positive numbers, such as 1e-3,1e-2.")
     return grid
 
 
 def _open_labelled(config: ConfigDict, source: str, split: str) -> Split:
     """uint8 images of the run's size and channels, as features. Raises UserError if there are none, or no labels."""
-    data = config.data.copy_and_resolve_references()
-    data.update(source=source, split=split, num_examples=0)
-    if _DATA_DIR.value:
-        data.dir = _DATA_DIR.value
-    dataset = pack.open_or_build(data)
+    dataset = pack.open_others(config.data, source=source, split=split, folder=_DATA_DIR.value or "")
     if dataset.labels is None:
         raise UserError(f"{source} has no labels: for an image folder, sort the images into one subfolder per class.")
     return Split(dataset.images, dataset.labels)

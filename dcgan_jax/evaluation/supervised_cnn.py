@@ -56,7 +56,7 @@ def search(
       train, held_out, test: uint8 images [count, height, width, channels] and labels int32 [count].
       trials: how many.
       steps: of each, batches of 128 or of all images if they are fewer.
-      seed: of the search, the initial weights and the order of the images.
+      seed: of the search and, with a trial's number, of its weights and the order of its images.
 
     Returns:
       accuracy on `test`, held_out: accuracy there, trial: what was best, trials: accuracy on `held_out` of each.
@@ -69,7 +69,7 @@ def search(
     with tqdm(total=trials * steps, desc="supervised CNN", unit="step", disable=None) as bar:
         for number in range(trials):
             trial = draw_trial(generator)
-            score, variables = _run(network, output, trial, train, held_out, steps, seed + number, bar)
+            score, variables = _run(network, output, trial, train, held_out, steps, (seed, number), bar)
             scores.append(score)
             if best is None or score > best[0]:
                 best = score, trial, variables
@@ -90,7 +90,7 @@ def _run(
     train: tuple[np.ndarray, np.ndarray],
     held_out: tuple[np.ndarray, np.ndarray],
     steps: int,
-    seed: int,
+    seed: tuple[int, int],
     bar: tqdm,
 ) -> tuple[float, Tree]:
     """Best accuracy on `held_out`, and the variables that reached it."""
@@ -98,9 +98,10 @@ def _run(
     images, labels = train
     batch_size = min(_BATCH_SIZE, len(images))
     shape = (1, *images.shape[1:])
-    variables = network.init(rng.stream(seed, "supervised_init"), jnp.zeros(shape), train=False)
+    variables = network.init(rng.stream(seed[0], "supervised_init", seed[1]), jnp.zeros(shape), train=False)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     opt_state = optax.scale_by_adam().init(params)
+    dropout_key = rng.stream(seed[0], "supervised_dropout", seed[1])
     order, pending = np.random.default_rng(seed), np.empty(0, np.int64)
     best: tuple[float, Tree] = (-1.0, variables)
     for i in range(steps):
@@ -109,7 +110,7 @@ def _run(
         numbers, pending = np.sort(pending[:batch_size]), pending[batch_size:]
         x = pixels.to_network(jnp.asarray(images[numbers]), output)
         params, batch_stats, opt_state = _step(
-            network, params, batch_stats, opt_state, x, labels[numbers], rng.stream(seed, "supervised_dropout", i),
+            network, params, batch_stats, opt_state, x, labels[numbers], jax.random.fold_in(dropout_key, i),
             trial.learning_rate, trial.l2,
         )  # fmt: skip
         bar.update()
