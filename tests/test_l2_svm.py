@@ -66,6 +66,13 @@ def test_separable_classes_are_told_apart() -> None:
     )
 
 
+def test_rows_are_copied_to_the_device(tmp_path: Path) -> None:
+    matrix = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (3000, 7))
+    matrix[:] = np.random.default_rng(0).normal(size=(3000, 7))
+    numbers = np.random.default_rng(1).permutation(3000)[:2500]
+    np.testing.assert_array_equal(l2_svm.to_device(matrix, numbers), matrix[numbers])
+
+
 def test_benchmark(tmp_path: Path) -> None:
     module = "dcgan_jax.evaluation.l2_svm_benchmark"
     command = [sys.executable, "-m", module, "--examples=1500", "--features=60", f"--out={tmp_path}"]

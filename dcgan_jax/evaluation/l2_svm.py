@@ -7,10 +7,11 @@ Minimises, for every class k with targets t = +1 (that class) or -1,
 which is what scikit-learn's LinearSVC(C) minimises with its defaults (L2 penalty, squared hinge, regularised
 intercept) and what the paper calls a regularised linear L2-SVM [section 5.1]. The loss is once differentiable with a
 piecewise constant Hessian, so Newton's method with conjugate gradients [Keerthi and DeCoste 2005] takes few steps; each
-product with the Hessian is two passes over the features. There is one copy of the features, nothing of their size is
-made besides.
+product with the Hessian is two passes over the features. There is one copy of the features (`to_device`), nothing of
+their size is made besides.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ import numpy as np
 from jax import lax
 from tqdm import tqdm
 
+_ROWS = 1024  # copied at once
 _TOLERANCE = 1e-5  # gradient, relative to that at zero
 _MOST_NEWTON_STEPS = 100
 _MOST_PRODUCTS = 100  # conjugate gradient steps in a Newton step
@@ -39,6 +41,21 @@ class LinearClassifier(NamedTuple):
     def predict(self, features: np.ndarray | jax.Array) -> np.ndarray:
         """The class with the largest score of each row of features [examples, features], int64 [examples]."""
         return np.asarray(jnp.argmax(_scores(jnp.asarray(features), self.weights, self.intercept), 1))
+
+
+def to_device(features: np.ndarray, numbers: np.ndarray) -> jax.Array:
+    """Rows `numbers` of features float32 [examples, features], which may be mapped from a file, copied once.
+
+    JAX takes memory that begins at a multiple of 64 bytes as it is, on the CPU; NumPy's own begins anywhere.
+    """
+    shape = (len(numbers), features.shape[1])
+    size = math.prod(shape) * 4
+    memory = np.empty(size + 64, np.uint8)
+    begin = -memory.ctypes.data % 64
+    rows = memory[begin : begin + size].view(np.float32).reshape(shape)
+    for first in range(0, len(numbers), _ROWS):
+        rows[first : first + _ROWS] = features[numbers[first : first + _ROWS]]
+    return jnp.asarray(rows)
 
 
 def fit(

@@ -57,22 +57,26 @@ def write_problem(folder: Path, examples: int, features: int, seed: int) -> None
 def solve(solver: str, folder: Path, c: float) -> dict[str, float]:
     """Fits the problem in `folder` with 'ours' or 'peer': seconds, peak_memory_bytes, objective, accuracy."""
     x, labels = np.load(folder / "x.npy", mmap_mode="r"), np.load(folder / "labels.npy")
-    train, test = np.array(x[:-_TEST]), np.array(x[-_TEST:])
-    begin = time.monotonic()
+    test = np.array(x[-_TEST:])
     if solver == "ours":
         from dcgan_jax.evaluation import l2_svm
 
-        fitted = l2_svm.fit(train, labels[:-_TEST], CLASSES, c, "ours")
+        rows = l2_svm.to_device(x, np.arange(len(x) - _TEST))
+        begin = time.monotonic()
+        fitted = l2_svm.fit(rows, labels[:-_TEST], CLASSES, c, "ours")
         weights, intercept = fitted.weights, fitted.intercept
     else:
         from sklearn.svm import LinearSVC
 
+        train = np.array(x[:-_TEST])
+        begin = time.monotonic()
         peer = LinearSVC(C=c, dual=False, tol=1e-4).fit(train, labels[:-_TEST])
         weights, intercept = peer.coef_.T, peer.intercept_
     seconds = time.monotonic() - begin
     peak = _peak_memory()
     targets = np.where(labels[:-_TEST, None] == np.arange(CLASSES), 1.0, -1.0)
-    margins = np.concatenate([part.astype(np.float64) @ weights for part in np.array_split(train, 50)]) + intercept
+    parts = np.array_split(x[:-_TEST], 50)
+    margins = np.concatenate([part.astype(np.float64) @ weights for part in parts]) + intercept
     loss = np.square(np.maximum(0.0, 1.0 - targets * margins)).sum()
     objective = 0.5 * np.square(weights.astype(np.float64)).sum() + 0.5 * np.square(intercept).sum() + c * loss
     accuracy = ((test @ weights + intercept).argmax(1) == labels[-_TEST:]).mean()

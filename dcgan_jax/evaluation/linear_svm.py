@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
@@ -116,7 +115,7 @@ def evaluate(train: Split, test: Split, classes: int, protocol: Protocol, what: 
         validation = train.take(held_out)
         for number in range(protocol.draws if few else 1):
             drawn = draw(train.labels, rest, protocol, number)
-            x, labels, fitted = jnp.asarray(train.features[drawn]), train.labels[drawn], None
+            x, labels, fitted = l2_svm.to_device(train.features, drawn), train.labels[drawn], None
             for i, c in enumerate(protocol.grid):
                 fitted = l2_svm.fit(x, labels, classes, c, f"{what}: C = {c:g}", start=fitted)
                 accuracies[i] += (fitted.predict(validation.features) == validation.labels).mean()
@@ -124,10 +123,12 @@ def evaluate(train: Split, test: Split, classes: int, protocol: Protocol, what: 
         del validation  # these are large
     best, scores, seconds = protocol.grid[int(accuracies.argmax())], [], 0.0
     for i in range(protocol.test_draws if few else 1):
-        chosen = train.take(draw(train.labels, rest, protocol, protocol.draws + i)) if few else train
+        chosen = draw(train.labels, rest, protocol, protocol.draws + i) if few else np.arange(len(train.labels))
+        x = l2_svm.to_device(train.features, chosen)
         begin = time.monotonic()
-        fitted = l2_svm.fit(chosen.features, chosen.labels, classes, best, f"{what}: {i + 1} at C = {best:g}")
+        fitted = l2_svm.fit(x, train.labels[chosen], classes, best, f"{what}: {i + 1} at C = {best:g}")
         seconds = time.monotonic() - begin
+        del x
         scores.append(float((fitted.predict(test.features) == test.labels).mean()))
     return {
         "c": best,
