@@ -7,7 +7,6 @@ from ml_collections import ConfigDict
 
 from dcgan_jax import conv
 from dcgan_jax.activations import ACTIVATIONS
-from dcgan_jax.datasets.semantic_hash import MOST_RADIUS
 from dcgan_jax.errors import UserError
 from dcgan_jax.losses import LOSSES
 
@@ -35,7 +34,6 @@ STEP_INTERVALS = ("log_every", "sample_every", "checkpoint_every", "eval_every")
 _RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (1, math.inf),
     "checkpoint_every": (0, math.inf),
-    "data.dedup_radius": (0, MOST_RADIUS + 1),
     "data.image_size": (1, math.inf),
     "ema_decay": (0, 1),
     "eval.num_samples": (1, math.inf),

@@ -12,6 +12,7 @@ from PIL import Image
 
 from configs import default
 from dcgan_jax.datasets import dedup, pack, semantic_hash
+from dcgan_jax.errors import UserError
 
 
 @pytest.fixture
@@ -44,6 +45,13 @@ def test_packs_without_duplicates(folder: Path, tmp_path: Path, few_steps: None)
     np.testing.assert_array_equal(kept.images, whole.images[:20])
     assert (whole.meta["duplicates_left_out"], kept.meta["duplicates_left_out"]) == (0, 3)
     assert pack.open_or_build(data, progress=False).path == kept.path
+
+
+def test_a_radius_out_of_range(folder: Path, tmp_path: Path) -> None:
+    data = default.get_config().data
+    data.update(source=f"folder:{folder}", cache_dir=str(tmp_path / "packs"), dedup=True, dedup_radius=17)
+    with pytest.raises(UserError, match=r"data\.dedup_radius is 17; it must be 0 to 16"):
+        pack.open_or_build(data)
 
 
 def test_a_copy_stays_where_its_original_cannot_be_used() -> None:

@@ -54,7 +54,13 @@ def find_duplicates(data: ConfigDict, *, progress: bool = True) -> dict[str, str
 
 
 def fingerprint(data: ConfigDict) -> list[Any]:
-    """JSON values that change whenever other images would be left out."""
+    """JSON values that change whenever other images would be left out.
+
+    Raises:
+      UserError: data.dedup_radius is out of range.
+    """
+    if not 0 <= data.dedup_radius <= semantic_hash.MOST_RADIUS:
+        raise UserError(f"data.dedup_radius is {data.dedup_radius}; it must be 0 to {semantic_hash.MOST_RADIUS}.")
     return [semantic_hash.VERSION, semantic_hash.Settings(), data.dedup_radius]
 
 
