@@ -56,11 +56,14 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> GANState:
     mesh = data_parallel.make_mesh(config.batch_size)
     step_function = data_parallel.map_step(over_batches(make_train_step(config)), mesh, config.mapper)
     run_folder.check(workdir, config)
-    held_out = pack.open_others(config.data, split=config.eval.split) if config.eval_every else None
+    held_out = (
+        pack.open_others(config.data, split=config.eval.split) if config.eval_every and config.eval.split else None
+    )
     dataset = pack.open_or_build(config.data)
     check_dataset(config, dataset)
     evaluate = None
-    if held_out is not None:
+    if config.eval_every:
+        held_out = dataset if held_out is None else held_out
         check_labels(config, f"{config.data.source} {config.eval.split}", held_out)
         evaluate = nearest.make_evaluate(config, held_out.images, held_out.labels)
     run_folder.record(workdir, config, dataset.meta)

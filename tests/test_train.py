@@ -14,7 +14,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from dcgan_jax import checkpoint, models, run_folder, run_log, sample, train
+from dcgan_jax.datasets import pack
+from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.errors import UserError
+from dcgan_jax.evaluation import nearest
 from dcgan_jax.train_state import GANState, create_state
 from tests import tiny
 
@@ -72,6 +75,31 @@ def test_evaluation_stands_in_the_metrics_of_its_step(source: str, tmp_path: Pat
     config = run_config(source, num_steps=3, log_every=0, eval_every=2, eval__num_samples=16)
     train.train_and_evaluate(config, tmp_path)
     assert {row["step"]: "nnd" in row for row in lines(tmp_path)} == {1: False, 2: True, 3: True}
+
+
+def test_samples_are_compared_with_the_split_that_is_asked_for(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With none it is the pack of training itself, and no other is made; otherwise another split's."""
+    asked = []
+
+    def open_others(data: ConfigDict, *, split: str) -> ImageDataset:
+        asked.append(split)
+        return tiny.dataset(count=5)
+
+    monkeypatch.setattr(pack, "open_others", open_others)
+    counts = []
+    make_evaluate = nearest.make_evaluate
+
+    def spied_make_evaluate(config: ConfigDict, images: np.ndarray, labels: np.ndarray | None) -> Any:
+        counts.append(len(images))
+        return make_evaluate(config, images, labels)
+
+    monkeypatch.setattr(nearest, "make_evaluate", spied_make_evaluate)
+    for split in ("", "test"):
+        config = run_config(source, num_steps=1, eval_every=1, eval__num_samples=16, eval__split=split)
+        train.train_and_evaluate(config, tmp_path / f"run{split}")
+    assert (asked, counts) == (["test"], [20, 5])
 
 
 def test_resumed_and_extended_run_equals_the_straight_one(

@@ -96,6 +96,7 @@ def _run(name: str, workdir: Path, step: int, norm: str) -> str:
 
 
 def main() -> None:
+    """Runs what has no results of this step yet, and writes the page."""
     workdir = Path(_WORKDIR.value)
     config, step = run_folder.load_config(workdir), run_folder.latest_step(workdir)
     if step is None:

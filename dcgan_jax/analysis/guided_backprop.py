@@ -181,6 +181,7 @@ class _Network:
 
 
 def main() -> None:
+    """Searches and draws for the untrained and the trained network; see the module."""
     workdir = Path(_WORKDIR.value)
     config, state = sample.load_run(workdir, _STEP.value)
     need_convolutions(config, "discriminator")

@@ -92,6 +92,7 @@ def smoothness(walk: np.ndarray, unrelated: np.ndarray) -> dict[str, float]:
 
 
 def main() -> None:
+    """Draws and measures the walk; see the module."""
     run = TrainedRun(_RUN)
     path = interpolate(run.noise(0, _POINTS.value), _FRAMES.value, _INTERPOLATION.value)
     walk = run.draw(path, "walk")

@@ -43,6 +43,7 @@ def choose_extremes(values: np.ndarray, count: int, vectors: int, rng: np.random
 
 
 def main() -> None:
+    """Finds the vector, draws along it, and measures the turn; see the module."""
     run = TrainedRun(_RUN)
     rng = np.random.default_rng(run.seed)
     pool, fresh = run.noise(0, _POOL), run.noise(_POOL, _SAMPLES)

@@ -112,6 +112,7 @@ def interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def main() -> None:
+    """Chooses exemplars, draws the sums, and measures them; see the module."""
     run = TrainedRun(_RUN)
     texts = {name: flag.value for name, flag in (("a", _A), ("b", _B), ("c", _C)) if flag.value is not None}
     if texts and len(texts) < 3:

@@ -216,6 +216,7 @@ def outlines(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
+    """Marks windows, fits, drops maps, and measures what changed; see the module."""
     run = TrainedRun(_RUN)
     name = _LAYER.value or default_layer(run.config)
     layer, out = _Layer(run, name), report.folder(run.workdir, "analysis", NAME)

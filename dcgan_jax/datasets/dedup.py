@@ -129,6 +129,7 @@ def find_planted(hashes: np.ndarray, planted: np.ndarray, numbers: np.ndarray, r
 
 
 def main() -> None:
+    """Hashes, compares, plants copies, and writes what was found; see the module."""
     data = _data()
     settings = semantic_hash.Settings(_NOISE.value, _DROPOUT.value, _STEPS.value, _SEED.value)
     if not 0.0 <= settings.dropout < 1.0:

@@ -84,6 +84,7 @@ def broken(config: ConfigDict, rule: str, seed: int) -> ConfigDict:
 
 
 def main() -> None:
+    """Trains and measures every rule with every seed, a round of seeds at a time."""
     config, workdir = _CONFIG.value, Path(_WORKDIR.value)
     rules = _read_rules(_RULES.value)
     for rule in rules:

@@ -97,6 +97,7 @@ def _peak_memory() -> int:
 
 
 def main() -> None:
+    """Makes the problem, solves it in a process per solver, and prints both."""
     out, problem = Path(_OUT.value), (_EXAMPLES.value, _FEATURES.value)
     if _PEER.value:
         try:

@@ -37,6 +37,7 @@ _SHOWN = 10  # samples of each class, and wrongly read test images
 
 
 def main() -> None:
+    """Real images first, then samples in rising numbers, each the beginning of the next."""
     workdir = Path(_WORKDIR.value)
     config, state = sample.load_run(workdir, _STEP.value)
     if not config.model.num_classes:
