@@ -91,12 +91,15 @@ def test_hashes_survive_an_interruption(images: np.ndarray, tmp_path: Path, monk
 
     stop_after(4, "batch_numbers")
     stop_after(2, "encode")
+    (partial,) = (tmp_path / "stopped").glob("*/hashes.partial")
+    with partial.open("ab") as file:
+        file.write(b"a block cut short")
     np.testing.assert_array_equal(semantic_hash.hash_images(images, tmp_path / "stopped", settings), straight)
 
     # Damaged files are made again.
-    (file,) = (tmp_path / "stopped").glob("*/hashes.npy")
-    file.write_bytes(b"no array")
-    file.with_name("autoencoder.msgpack").write_bytes(b"no msgpack")
+    (done,) = (tmp_path / "stopped").glob("*/hashes.npy")
+    done.write_bytes(b"no array")
+    done.with_name("autoencoder.msgpack").write_bytes(b"no msgpack")
     np.testing.assert_array_equal(semantic_hash.hash_images(images, tmp_path / "stopped", settings), straight)
 
 
