@@ -1,17 +1,21 @@
 """What every entry point shares: process-wide settings, flags, and how errors are told."""
 
 import difflib
+import io
 import os
+import re
 import runpy
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
 from typing import NoReturn
 
 import jax
-from absl import app, logging
+from absl import app, flags, logging
+from ml_collections import ConfigDict
 
 from dcgan_jax import allocator, run_folder
 from dcgan_jax.cache import cache_folder
@@ -21,29 +25,41 @@ from dcgan_jax.errors import Interrupted, UserError
 def run(work: Callable[[], None]) -> None:
     """Parses the flags that the caller defined, sets the process up, and calls `work`.
 
-    A `UserError` is printed without a traceback and ends the process with status 2; Ctrl-C and SIGTERM end it with
-    status 130 and 143 after all clean-up, an `Interrupted` training run with the same.
+    A `UserError` is printed without a traceback and ends the process with status 2, and so do flags that are wrong, an
+    `OSError` and memory that does not suffice; Ctrl-C and SIGTERM end it with status 130 and 143 after all clean-up, an
+    `Interrupted` training run with the same.
     """
 
     def main(argv: list[str]) -> None:
-        if len(argv) > 1:
-            raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         signal.signal(signal.SIGTERM, _exit_on_signal)
         try:
+            if len(argv) > 1:
+                raise UserError(f"unexpected arguments: {' '.join(argv[1:])}")
             work()
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+        except (UserError, OSError) as error:
+            _fail(error)
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            reason = (str(error).splitlines() or ["out of memory"])[0]
+            _fail(f"memory does not suffice ({reason}): smaller batches, images or networks need less.")
         except Interrupted as interruption:
             print(f"{interruption}. The same command continues the run.", file=sys.stderr)
             sys.exit(128 + interruption.signum)
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
 
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.set_verbosity(logging.WARNING)
     allocator.keep_buffers()
     configure_compilation_cache()
     app.run(main, flags_parser=_parse_flags)
+
+
+def _fail(error: object) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _exit_on_signal(signum: int, frame: FrameType | None) -> NoReturn:
@@ -58,29 +74,52 @@ def configure_compilation_cache() -> None:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, with one clear line for a config file or a config field that does not exist."""
-    if file := _config_file(argv):
-        if not os.path.isfile(file):
-            print(f"error: there is no config file {file}; the configs are in configs/.", file=sys.stderr)
-            sys.exit(2)
-        known = list(run_folder.flatten(runpy.run_path(file)["get_config"]()))
-        names = [part.split("=")[0].lstrip("-").removeprefix("config.") for part in argv if "-config." in part]
-        unknown = [name for name in names if name not in known]
-        for name in unknown:
-            nearest = max(known, key=partial(_similarity, name))
-            print(f"error: there is no field config.{name}; the nearest is config.{nearest}.", file=sys.stderr)
-        if unknown:
-            sys.exit(2)
-    return app.parse_flags_with_usage(argv)
+    """absl's parser, with clear lines for a config file that cannot be used or a config field that does not exist."""
+    try:
+        if (file := _config_file(argv)) is not None:
+            _check_fields(argv, list(run_folder.flatten(_load_config_file(file))))
+        return flags.FLAGS(argv)
+    except (flags.Error, OSError, ValueError) as error:  # UserError is a ValueError; others are absl's own
+        _fail(error)
+
+
+def _load_config_file(file: str) -> ConfigDict:
+    """Raises UserError if there is no such file, or it does not give a config."""
+    if not os.path.isfile(file):
+        raise UserError(f"there is no config file {file}; the configs are in configs/.")
+    try:
+        module = runpy.run_path(file)
+        config = module["get_config"]() if "get_config" in module else None
+    except Exception as error:  # whatever the user's code raises
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        where = f"line {lines[-1]}: " if lines else ""
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"the config file {file} cannot be used: {where}{reason}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{file} is not a config file: it needs a function get_config() that returns a ConfigDict.")
+    return config
+
+
+def _check_fields(argv: list[str], known: list[str]) -> None:
+    """Raises UserError, naming the nearest fields, if flags override fields that are not among the `known`."""
+    names = [part.split("=")[0].split(".", 1)[1] for part in argv if re.match(r"--?(no)?config\.", part)]
+    lines = [
+        f"there is no field config.{name}; the nearest is config.{max(known, key=partial(_similarity, name))}."
+        for name in names
+        if name not in known
+    ]
+    if lines:
+        raise UserError("\n".join(lines))
 
 
 def _config_file(argv: list[str]) -> str | None:
-    """The value of --config=FILE or --config FILE."""
+    """The value of the last --config=FILE or --config FILE."""
+    files = []
     for i, part in enumerate(argv):
         name, equals, value = part.lstrip("-").partition("=")
         if part.startswith("-") and name == "config":
-            return value if equals else next(iter(argv[i + 1 :]), None)
-    return None
+            files += [value] if equals else argv[i + 1 : i + 2]
+    return files[-1] if files else None
 
 
 def _similarity(name: str, field: str) -> float:
