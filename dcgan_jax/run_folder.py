@@ -79,6 +79,7 @@ def check(workdir: Path, config: ConfigDict) -> None:
       UserError: the folder cannot be written, or holds other things under the names of a run's, or a run with another
         config, or one that is past num_steps.
     """
+    _check_name(workdir)
     make_writable(workdir, "--workdir")
     for folder in (checkpoints(workdir), _samples(workdir)):
         if folder.is_file():
@@ -106,6 +107,14 @@ def check(workdir: Path, config: ConfigDict) -> None:
             f"the run in {workdir} is at step {step} already, past config.num_steps {config.num_steps}: "
             "raise --config.num_steps to train on."
         )
+
+
+def _check_name(workdir: Path) -> None:
+    """Raises UserError for a name that Orbax cannot handle."""
+    try:
+        str(workdir.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"--workdir {workdir} has a name that is not UTF-8: choose another one.") from error
 
 
 def make_writable(folder: Path, flag: str) -> None:
@@ -154,8 +163,9 @@ def load_config(workdir: Path) -> ConfigDict:
     """The resolved config of the run in `workdir`.
 
     Raises:
-      UserError: there is no run, or its config.json cannot be read.
+      UserError: there is no run, its config.json cannot be read, or the folder's name is not UTF-8.
     """
+    _check_name(workdir)
     path = _config(workdir)
     try:
         content = _read_json(path)
