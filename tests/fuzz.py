@@ -78,9 +78,9 @@ def bomb(marker: Path) -> bytes:
 any_json = st.recursive(
     st.none()
     | st.booleans()
-    | st.integers(-(10**300), 10**300)
     | st.integers(-2, 9)
     | st.floats()
+    | st.sampled_from([10**400, -(10**400), 2**31, 2**63, 1e308])
     | st.text(st.characters(), max_size=5)
     | st.sampled_from(["../../x", "/x", "\0", "\ud800", ""]),
     lambda inner: (

@@ -81,6 +81,14 @@ def test_every_field_is_checked(name: str) -> None:
         config_check.check_config(with_values({name: object()}))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("data.channels", 3.0), ("data.channels", True), ("batch_size", True), ("model.z_dim", 5.0)]
+)
+def test_equal_numbers_of_another_type(name: str, value: object) -> None:
+    with pytest.raises(UserError, match=name):
+        config_check.check_config(with_values({name: value}))
+
+
 def test_what_is_no_group_of_fields() -> None:
     for value in (3, "text", None, (1, 2)):
         config = ConfigDict({**tiny.config().to_dict(), "model": value})

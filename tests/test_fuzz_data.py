@@ -116,7 +116,7 @@ MAKERS: dict[str, Callable[[Path], object]] = {
     "loop": lambda path: path.symlink_to(path.name),
     "dangling": lambda path: path.symlink_to("nowhere"),
     "parent": lambda path: path.symlink_to(".."),
-    "device": lambda path: path.symlink_to("/dev/zero"),
+    "device": lambda path: path.symlink_to("/dev/null"),
     "folder": Path.mkdir,
     "unreadable": lambda path: path.touch(mode=0),
     "unreadable folder": lambda path: path.mkdir(mode=0),

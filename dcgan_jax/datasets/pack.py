@@ -163,7 +163,7 @@ def _open(path: Path) -> ImageDataset:
         labels = np.load(path / "labels.npy", allow_pickle=False) if (path / "labels.npy").exists() else None
         attributes = {}
         if (path / "attributes.npz").exists():
-            with np.load(path / "attributes.npz", allow_pickle=False) as arrays:
+            with (path / "attributes.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 attributes = dict(arrays)
         class_names = meta["class_names"]
         if images.shape != shape or images.dtype != np.uint8:
