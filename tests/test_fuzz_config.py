@@ -229,6 +229,22 @@ def test_the_message_says_where_a_config_file_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("work", "status", "said"),
+    [
+        ("open('/no/such/file')", 2, "error: [Errno 2] No such file or directory: '/no/such/file'"),
+        ("bytearray(2**62)", 2, "error: memory does not suffice (out of memory)"),
+        ("jax.numpy.ones((2**20, 2**27)).block_until_ready()", 2, "error: memory does not suffice (RESOURCE_EXHAUSTED"),
+        ("print('caf\\udce9')", 0, ""),
+    ],
+)
+def test_what_the_system_refuses_is_told_in_a_line(work: str, status: int, said: str) -> None:
+    script = f"import jax; from dcgan_jax import command_line; command_line.run(lambda: {work})"
+    process = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert process.returncode == status
+    assert process.stderr.startswith(said) and process.stderr.count("\n") == bool(said)
+
+
+@pytest.mark.parametrize(
     ("mistake", "message"),
     [
         ("--config={folder}/broken.py", "broken.py cannot be used: SyntaxError"),

@@ -20,6 +20,9 @@ from dcgan_jax.datasets import semantic_hash
 from dcgan_jax.errors import UserError
 from tests import fuzz, test_import_weights, tiny
 
+# Orbax leaves tasks behind when it gives up.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 META = {"source": "folder:/images", "count": 10, "sha256": "aa", "labels_sha256": None}
 CONFIG = tiny.config().to_json().encode()
 FIELDS = sorted(run_folder.flatten(tiny.config()))
