@@ -22,7 +22,7 @@ def run(work: Callable[[], None]) -> None:
     """Parses the flags that the caller defined, sets the process up, and calls `work`.
 
     A `UserError` is printed without a traceback and ends the process with status 2; Ctrl-C and SIGTERM end it with
-    status 130 and 143 after all clean-up, an `Interrupted` training run with the same.
+    status 130 and 143 after all clean-up, an `Interrupted` training run with its own.
     """
 
     def main(argv: list[str]) -> None:
@@ -36,7 +36,7 @@ def run(work: Callable[[], None]) -> None:
             sys.exit(2)
         except Interrupted as interruption:
             print(f"{interruption}. The same command continues the run.", file=sys.stderr)
-            sys.exit(128 + interruption.signum)
+            sys.exit(interruption.exit_status)
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
 

@@ -25,6 +25,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "model.output": ("tanh", "sigmoid"),
     "model.resampling": ("strided", "pooling"),
     "model.z_distribution": ("uniform", "normal"),
+    "on_nonfinite": ("stop", "rollback"),
     "precision": ("float32", "bfloat16"),
     "update_order": ("discriminator_first", "generator_first"),
 }
@@ -39,7 +40,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "eval.num_samples": (1, math.inf),
     "eval_every": (0, math.inf),
     "keep_checkpoints": (1, math.inf),
+    "keep_every": (0, math.inf),
     "log_every": (0, math.inf),
+    "max_rollbacks": (1, math.inf),
     "model.discriminator.dropout": (0, 1),
     "model.norm_epsilon": (0, math.inf),
     "model.norm_momentum": (0, 1),

@@ -1,19 +1,23 @@
 """A run's folder: what lies where, and the rule that one folder holds one run.
 
     config.json   data.json   checkpoints/<step>/   samples/step_00000500.png   metrics.jsonl   events.out.tfevents.*
+    rollbacks.json, after a divergence   .lock, held while training
 
 The folder is self-contained: sampling, analysis and evaluation read the config from it.
 """
 
+import contextlib
 import functools
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from dcgan_jax import file_lock
 from dcgan_jax.errors import UserError
 
 # Fields that may change when a run is resumed: they do not change what is computed, or only how long.
@@ -26,6 +30,9 @@ _FREE_FIELDS = {
     "eval.num_samples",
     "eval.split",
     "keep_checkpoints",
+    "keep_every",
+    "on_nonfinite",
+    "max_rollbacks",
     "data.dir",
     "data.cache_dir",
     "data.placement",
@@ -41,6 +48,9 @@ _ADDED_FIELDS = {
     "eval_every": 0,
     "eval.num_samples": 10_000,
     "eval.split": "",
+    "keep_every": 0,
+    "max_rollbacks": 3,
+    "on_nonfinite": "stop",
     "model.resampling": "strided",
     "model.generator.activation": "relu",
     "model.discriminator.activation": "leaky_relu",
@@ -49,6 +59,10 @@ _ADDED_FIELDS = {
 
 def checkpoints(workdir: Path) -> Path:
     return workdir / "checkpoints"
+
+
+def checkpoint(workdir: Path, step: int) -> Path:
+    return checkpoints(workdir) / str(step)
 
 
 def metrics(workdir: Path) -> Path:
@@ -63,8 +77,13 @@ def check(workdir: Path, config: ConfigDict) -> None:
     """Creates the folder, or checks that the run in it is the same one. A run is there once it has a checkpoint.
 
     Raises:
-      UserError: the folder cannot be written, or holds a run with another config, or one that is past num_steps.
+      UserError: the folder is not one, cannot be written, holds a run with another config, or one past num_steps.
     """
+    if ":/" in str(workdir):  # pathlib makes one slash of two
+        raise UserError(
+            f"--workdir {workdir} looks like an address: give a folder. A bucket can be mounted as one, see "
+            "launch/README.md."
+        )
     make_writable(workdir, "--workdir")
     step = latest_step(workdir)
     if step is None:
@@ -86,6 +105,22 @@ def check(workdir: Path, config: ConfigDict) -> None:
             f"the run in {workdir} is at step {step} already, past config.num_steps {config.num_steps}: "
             "raise --config.num_steps to train on."
         )
+
+
+@contextlib.contextmanager
+def lock(workdir: Path) -> Iterator[None]:
+    """Held while a run trains: two at a time would write over each other.
+
+    Raises:
+      UserError: another process trains in the folder.
+    """
+    try:
+        with file_lock.hold(workdir / ".lock", "the run", wait=False):
+            yield
+    except BlockingIOError:
+        raise UserError(
+            f"another process is training in {workdir}: wait for it, stop it, or choose another --workdir."
+        ) from None
 
 
 def make_writable(folder: Path, flag: str) -> None:
@@ -125,6 +160,46 @@ def steps(workdir: Path) -> list[int]:
 def latest_step(workdir: Path) -> int | None:
     """Step of the newest checkpoint."""
     return max(steps(workdir), default=None)
+
+
+def best_step(workdir: Path, steps: list[int]) -> int | None:
+    """Among `steps`, the one with the lowest distance to the data, 'nnd' in metrics.jsonl; None if none has any."""
+    distances = {}
+    for row in read_metrics(workdir):
+        if row["step"] in steps and "nnd" in row:
+            distances[row["step"]] = row["nnd"]
+    return min(distances, key=distances.__getitem__, default=None)
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; those that a crash cut short are left out."""
+    path, rows = metrics(workdir), []
+    if path.is_file():
+        for line in path.read_text(errors="replace").splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                row = json.loads(line)
+                if isinstance(row, dict) and isinstance(row.get("step"), int):
+                    rows.append(row)
+    return rows
+
+
+def rollbacks(workdir: Path) -> list[dict[str, Any]]:
+    """What `add_rollback` has noted, oldest first.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    path = workdir / "rollbacks.json"
+    try:
+        return list(json.loads(path.read_text())) if path.exists() else []
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def add_rollback(workdir: Path, diverged_at: int, reason: str) -> None:
+    """Notes that a run diverged and goes back: how often decides which random numbers it draws from then on."""
+    noted = [*rollbacks(workdir), {"diverged_at": diverged_at, "reason": reason}]
+    write_atomically(workdir / "rollbacks.json", (json.dumps(noted, indent=2) + "\n").encode())
 
 
 def load_config(workdir: Path) -> ConfigDict:

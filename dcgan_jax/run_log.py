@@ -29,7 +29,7 @@ class RunLog:
             return
         self._num_steps = num_steps
         self._metrics = run_folder.metrics(workdir)
-        _drop_lines_after(self._metrics, first_step)
+        _drop_lines_after(workdir, first_step)
         self._bar = tqdm(
             total=num_steps, initial=first_step, unit="step", file=sys.stdout, disable=not sys.stdout.isatty(),
             dynamic_ncols=True, leave=False,
@@ -119,14 +119,7 @@ def _open_tensorboard(workdir: Path, warn: Callable[[str], None]) -> Any:
         return None
 
 
-def _drop_lines_after(path: Path, step: int) -> None:
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (json.JSONDecodeError, KeyError):
-            continue  # a line cut short by a crash
-    run_folder.write_atomically(path, "".join(kept).encode())
+def _drop_lines_after(workdir: Path, step: int) -> None:
+    if run_folder.metrics(workdir).exists():
+        kept = [json.dumps(row) + "\n" for row in run_folder.read_metrics(workdir) if row["step"] <= step]
+        run_folder.write_atomically(run_folder.metrics(workdir), "".join(kept).encode())
