@@ -5,6 +5,7 @@ import os
 import runpy
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
@@ -13,7 +14,7 @@ from typing import NoReturn
 import jax
 from absl import app, logging
 
-from dcgan_jax import allocator, run_folder
+from dcgan_jax import allocator, data_parallel, run_folder
 from dcgan_jax.cache import cache_folder
 from dcgan_jax.errors import Interrupted, UserError
 
@@ -33,17 +34,38 @@ def run(work: Callable[[], None]) -> None:
             work()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            _exit(2)
         except Interrupted as interruption:
             print(f"{interruption}. The same command continues the run.", file=sys.stderr)
             sys.exit(interruption.exit_status)
         except KeyboardInterrupt:
-            sys.exit(128 + signal.SIGINT)
+            _exit(128 + signal.SIGINT)
+        except Exception as error:
+            if not data_parallel.lost_peer(error):
+                if jax.distributed.is_initialized():
+                    traceback.print_exc()
+                    _exit(1)
+                raise
+            print(
+                f"error: another process of this run is gone ({str(error).splitlines()[0][:200]}). The same command, "
+                "on as many hosts as there are, continues from the newest checkpoint.",
+                file=sys.stderr,
+            )
+            _exit(1)
 
     logging.set_verbosity(logging.WARNING)
     allocator.keep_buffers()
     configure_compilation_cache()
     app.run(main, flags_parser=_parse_flags)
+
+
+def _exit(status: int) -> NoReturn:
+    """Ends the process; at once if there are others, which would be waited for, and they perhaps for this one."""
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _exit_on_signal(signum: int, frame: FrameType | None) -> NoReturn:

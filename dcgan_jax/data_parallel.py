@@ -74,6 +74,12 @@ def cluster_names_processes() -> bool:
     return "," in env.get("TPU_WORKER_HOSTNAMES", "") or (tpu and "TPU_SKIP_MDS_QUERY" not in env)
 
 
+def lost_peer(error: Exception) -> bool:
+    """Whether an error of JAX means that another process of the run has stopped."""
+    words = ("Gloo", "NCCL", "Connection closed", "heartbeat", "coordination", "Coordination", "UNAVAILABLE", "Barrier")
+    return jax.distributed.is_initialized() and any(word in str(error) for word in words)
+
+
 def from_first_process(compute: Callable[[], int | None]) -> int | None:
     """What `compute` returns on process 0, where alone it is called, on all of them."""
     if jax.process_count() == 1:
