@@ -75,7 +75,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._wait()
+        self.wait()
         self._pool.shutdown()
         self._checkpointer.close()
         if self._failed and kind is None:
@@ -98,7 +98,7 @@ class Checkpoints:
         Raises:
           UserError: MOST_FAILURES saves have failed one after the other.
         """
-        self._wait()
+        self.wait()
         step = int(state.step)
         if step == self._last_step:
             return
@@ -113,7 +113,7 @@ class Checkpoints:
         else:
             self._pending = self._pool.submit(self._finish, step)
         if block:
-            self._wait()
+            self.wait()
 
     def _finish(self, step: int) -> None:
         """In a thread of its own: waits for the files of a save, then deletes checkpoints that need not stay."""
@@ -143,7 +143,8 @@ class Checkpoints:
         kept_text = "no checkpoint is there yet" if kept is None else f"the checkpoint of step {kept} is kept"
         self._warn(f"warning: step {step} could not be saved ({reason}); {kept_text}, training goes on.")
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Waits for the save under way. Raises UserError as `save` does."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()

@@ -30,6 +30,7 @@ class RunLog:
         self._num_steps = num_steps
         self._metrics = run_folder.metrics(workdir)
         _drop_lines_after(workdir, first_step)
+        self._unwritten: list[str] = []  # lines of metrics.jsonl
         self._bar = tqdm(
             total=num_steps, initial=first_step, unit="step", file=sys.stdout, disable=not sys.stdout.isatty(),
             dynamic_ncols=True, leave=False,
@@ -48,8 +49,8 @@ class RunLog:
         """A line of metrics.jsonl, a console line, TensorBoard scalars."""
         if not self._active:
             return
-        with self._metrics.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        self._unwritten.append(json.dumps({"step": step, **values}) + "\n")
+        self._write_lines()
         speed = ""
         if "images_per_second" in values:
             speed = f"  {values['images_per_second']:.0f} images/s  {format_duration(seconds_left)} left"
@@ -60,6 +61,19 @@ class RunLog:
             f"{speed}"
         )
         self._to_tensorboard("write_scalars", step, values)
+
+    def _write_lines(self) -> None:
+        """Appends what has not been written, whole lines or nothing; a disk that is full is tried again next time."""
+        size = self._metrics.stat().st_size if self._metrics.exists() else 0
+        try:
+            with self._metrics.open("a") as file:
+                file.write("".join(self._unwritten))
+            self._unwritten.clear()
+        except OSError as error:
+            if len(self._unwritten) == 1:
+                self.text(f"warning: {self._metrics} cannot be written ({error.strerror}); its lines are kept.")
+            if self._metrics.exists():
+                os.truncate(self._metrics, size)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """TensorBoard image, uint8 [height, width, channels]."""

@@ -232,6 +232,7 @@ class Loop:
         """The metrics that are single numbers. Raises Diverged if any metric is not finite."""
         found = jax.device_get(metrics)
         if bad := first_nonfinite(found, state, self._config.update_order):
+            self._checkpoints.wait()
             saved = run_folder.latest_step(self._workdir)
             kept = "no checkpoint was saved before" if saved is None else f"the checkpoint of step {saved} is kept"
             raise Diverged(
@@ -248,7 +249,10 @@ class Loop:
         z, labels, columns = self._sheet_inputs
         images = self._draw(_of_this_host(state), z, labels)
         sheet = image_grid.make_grid(images, columns)
-        image_grid.save_png(run_folder.sample_sheet(self._workdir, step), sheet)
+        try:
+            image_grid.save_png(run_folder.sample_sheet(self._workdir, step), sheet)
+        except OSError as error:
+            self._log.text(f"warning: the sheet of step {step} could not be written ({error.strerror}).")
         self._log.image(step, "samples", np.asarray(sheet))
         return {"diversity": round(collapse.diversity(images, self._data_shown), 4)}
 

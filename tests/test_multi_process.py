@@ -35,12 +35,13 @@ def train_together(count: int, config: Path, workdir: Path, *flags: str, devices
 
 
 def largest_difference(a: Path, b: Path) -> float:
-    """Between metrics, relative, over all steps."""
-    rows, others = run_folder.read_metrics(a), run_folder.read_metrics(b)
-    assert [row["step"] for row in rows] == [row["step"] for row in others]
+    """Between metrics, relative, over all steps that both have written."""
+    rows, others = ({row["step"]: row for row in run_folder.read_metrics(folder)} for folder in (a, b))
+    assert max(rows) == max(others)
+    assert len(rows.keys() & others.keys()) >= 3
     return max(
-        abs(row[name] - other[name]) / max(abs(other[name]), 1e-6)
-        for row, other in zip(rows, others, strict=True)
+        abs(rows[step][name] - others[step][name]) / max(abs(others[step][name]), 1e-6)
+        for step in rows.keys() & others.keys()
         for name in ("d_loss", "g_loss", "d_real", "d_fake", "d_grad_norm", "g_grad_norm")
     )
 

@@ -240,3 +240,54 @@ def test_tensorboard_that_fails_does_not_stop_the_run(
 @pytest.mark.parametrize(("seconds", "text"), [(5.4, "5s"), (65, "1m05s"), (3725, "1h02m")])
 def test_durations(seconds: float, text: str) -> None:
     assert run_log.format_duration(seconds) == text
+
+
+def diverge_at(step: int, monkeypatch: pytest.MonkeyPatch, times: int = 1) -> None:
+    """The state that leaves this step is not finite, in the first `times` of a run and its rollbacks."""
+    make = train.make_step_function
+
+    def make_broken(config: ConfigDict, mesh: jax.sharding.Mesh, rollbacks: int) -> Any:
+        function = make(config, mesh, rollbacks)
+
+        def call(state: GANState, *rest: Any) -> Any:
+            state, metrics = function(state, *rest)
+            if rollbacks < times and int(state.step) == step:
+                params = jax.tree.map(lambda leaf: leaf * np.nan, state.discriminator.params)
+                state = state.replace(discriminator=state.discriminator.replace(params=params))
+            return state, metrics
+
+        return call
+
+    monkeypatch.setattr(train, "make_step_function", make_broken)
+
+
+def test_rollback_goes_on_from_the_checkpoint_with_fresh_noise(
+    straight: tuple[Path, GANState], source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = run_config(source, num_steps=7, checkpoint_every=3, on_nonfinite="rollback")
+    with monkeypatch.context() as patch:
+        diverge_at(5, patch)
+        state = train.train_and_evaluate(config, tmp_path / "rolled")
+    rows, before = lines(tmp_path / "rolled"), lines(straight[0])
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7]
+    assert rows[:3] == before[:3]
+    assert rows[3] != before[3]  # the same images, other noise
+    (noted,) = run_folder.rollbacks(tmp_path / "rolled")
+    assert noted["diverged_at"] == 6
+    assert "the checkpoint of step 3 is kept" in noted["reason"]
+
+    # One that is stopped after the rollback goes on with the same noise.
+    with monkeypatch.context() as patch:
+        diverge_at(5, patch)
+        shorter = run_config(source, num_steps=6, checkpoint_every=3, on_nonfinite="rollback")
+        train.train_and_evaluate(shorter, tmp_path / "stopped")
+    assert_equal(train.train_and_evaluate(config, tmp_path / "stopped"), state)
+
+
+def test_rollbacks_are_counted(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    diverge_at(2, monkeypatch, times=9)
+    config = run_config(source, num_steps=7, checkpoint_every=1, on_nonfinite="rollback", max_rollbacks=2)
+    with pytest.raises(Diverged, match="training diverged between steps 3 and 3"):
+        train.train_and_evaluate(config, tmp_path)
+    assert len(run_folder.rollbacks(tmp_path)) == 2
+    assert run_folder.latest_step(tmp_path) == 2
