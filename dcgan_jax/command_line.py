@@ -86,7 +86,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
             print(f"error: there is no config file {file}; the configs are in configs/.", file=sys.stderr)
             sys.exit(2)
         known = list(run_folder.flatten(runpy.run_path(file)["get_config"]()))
-        names = [part.split("=")[0].lstrip("-").removeprefix("config.") for part in argv if "-config." in part]
+        fields = [part.split("=")[0].lstrip("-") for part in argv if part.startswith(("-config.", "--config."))]
+        names = [field.removeprefix("config.") for field in fields]
         unknown = [name for name in names if name not in known]
         for name in unknown:
             nearest = max(known, key=partial(_similarity, name))
