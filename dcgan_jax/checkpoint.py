@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dcgan_jax import run_folder
+from dcgan_jax import data_parallel, run_folder
 from dcgan_jax.errors import UserError
 from dcgan_jax.train_state import GANState
 
@@ -106,7 +106,9 @@ class Checkpoints:
         try:
             self._checkpointer.save(
                 run_folder.checkpoint(self._workdir, step).absolute(),
-                args=ocp.args.Composite(**{_ITEM: ocp.args.StandardSave(self._copy(state))}),
+                args=ocp.args.Composite(
+                    **{_ITEM: ocp.args.StandardSave(data_parallel.across_hosts(self._copy(state)))}
+                ),
             )
         except Exception as error:  # whatever the disk, the file system or another host did
             self._note_failure(step, error)

@@ -23,7 +23,8 @@ def run(work: Callable[[], None]) -> None:
     """Parses the flags that the caller defined, sets the process up, and calls `work`.
 
     A `UserError` is printed without a traceback and ends the process with status 2; Ctrl-C and SIGTERM end it with
-    status 130 and 143 after all clean-up, an `Interrupted` training run with its own.
+    status 130 and 143 after all clean-up, an `Interrupted` training run with its own. On several hosts, 76 (EX_PROTOCOL
+    of sysexits.h, "remote error") says that another process is gone.
     """
 
     def main(argv: list[str]) -> None:
@@ -51,7 +52,7 @@ def run(work: Callable[[], None]) -> None:
                 "on as many hosts as there are, continues from the newest checkpoint.",
                 file=sys.stderr,
             )
-            _exit(1)
+            _exit(os.EX_PROTOCOL)
 
     logging.set_verbosity(logging.WARNING)
     allocator.keep_buffers()

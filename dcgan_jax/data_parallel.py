@@ -129,6 +129,13 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(replicated(mesh), np.asarray(leaf)), tree)
 
 
+def across_hosts(tree: Any) -> Any:
+    """The same replicated arrays as arrays of all hosts together; under pmap each host has its own."""
+    if jax.process_count() == 1:
+        return tree
+    return multihost_utils.host_local_array_to_global_array(tree, make_mesh(jax.device_count()), P())
+
+
 def mean_over_devices(tree: Any, axis_name: str | None = AXIS) -> Any:
     """Means over a mapped axis, inside a mapped step; the tree itself if there is none or one device.
 

@@ -332,7 +332,7 @@ def test_jobset_restarts_what_was_stopped_and_nothing_else(recorded: dict[str, s
     assert job["template"]["spec"]["restartPolicy"] == "Never"  # podFailurePolicy asks for it
     by_status, by_condition = job["podFailurePolicy"]["rules"]
     assert by_status["action"] == by_condition["action"] == "FailJob"
-    assert by_status["onExitCodes"] == {"containerName": "main", "operator": "In", "values": [75, 143]}
+    assert by_status["onExitCodes"] == {"containerName": "main", "operator": "In", "values": [75, 76, 143]}
     assert by_condition["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
     assert job["template"]["spec"]["containers"][0]["name"] == "main"
 

@@ -92,8 +92,11 @@ def test_when_one_process_is_killed_the_others_stop(config: Path, tmp_path: Path
     begin = time.monotonic()
     other = started[1 - killed]
     output, _ = other.communicate(timeout=60)
-    assert other.returncode not in (0, 2), output
-    assert "another process of this run is gone" in output or "another task died" in output, output
+    # The first line is ours, the second that of JAX's runtime, which ends the process itself when it is faster.
+    if "another process of this run is gone" in output:
+        assert other.returncode == 76
+    else:
+        assert "another task died" in output and other.returncode == -signal.SIGABRT, output
     print(f"stopped after {time.monotonic() - begin:.1f} s")
     step = run_folder.latest_step(tmp_path)
     assert step is not None
