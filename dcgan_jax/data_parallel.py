@@ -67,11 +67,9 @@ def cluster_names_processes() -> bool:
         return True
     if "KUBERNETES_SERVICE_HOST" in env and "JOB_COMPLETION_INDEX" in env:
         return True
-    # TPU VMs answer from their metadata, which Colab and Kaggle switch off.
-    tpu = importlib.util.find_spec("libtpu") is not None and (
-        os.path.exists("/dev/accel0") or os.path.exists("/dev/vfio/0")
-    )
-    return "," in env.get("TPU_WORKER_HOSTNAMES", "") or (tpu and "TPU_SKIP_MDS_QUERY" not in env)
+    # TPU VMs answer from their metadata. JAX sets this variable where there are no chips; Colab and Kaggle do as well.
+    tpu = importlib.util.find_spec("libtpu") is not None and "TPU_SKIP_MDS_QUERY" not in env
+    return tpu or "," in env.get("TPU_WORKER_HOSTNAMES", "")
 
 
 def lost_peer(error: Exception) -> bool:
