@@ -1,7 +1,9 @@
 """What every entry point shares: process-wide settings, flags, and how errors are told."""
 
 import difflib
+import io
 import os
+import re
 import runpy
 import signal
 import sys
@@ -12,7 +14,8 @@ from types import FrameType
 from typing import NoReturn
 
 import jax
-from absl import app, logging
+from absl import app, flags, logging
+from ml_collections import ConfigDict
 
 from dcgan_jax import allocator, data_parallel, run_folder
 from dcgan_jax.cache import cache_folder
@@ -22,38 +25,44 @@ from dcgan_jax.errors import Interrupted, UserError
 def run(work: Callable[[], None]) -> None:
     """Parses the flags that the caller defined, sets the process up, and calls `work`.
 
-    A `UserError` is printed without a traceback and ends the process with status 2; Ctrl-C and SIGTERM end it with
-    status 130 and 143 after all clean-up, an `Interrupted` training run with its own. On several hosts, 76 (EX_PROTOCOL
-    of sysexits.h, "remote error") says that another process is gone.
+    A `UserError` is printed without a traceback and ends the process with status 2, and so do flags that are wrong, an
+    `OSError` and memory that does not suffice; Ctrl-C and SIGTERM end it with status 130 and 143 after all clean-up, an
+    `Interrupted` training run with its own. On several hosts, 76 (EX_PROTOCOL of sysexits.h, "remote error") says that
+    another process is gone.
     """
 
     def main(argv: list[str]) -> None:
-        if len(argv) > 1:
-            raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         signal.signal(signal.SIGTERM, _exit_on_signal)
         try:
+            if len(argv) > 1:
+                raise UserError(f"unexpected arguments: {' '.join(argv[1:])}")
             work()
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            _exit(2)
+        except (UserError, OSError) as error:
+            _fail(error)
         except Interrupted as interruption:
             print(f"{interruption}. The same command continues the run.", file=sys.stderr)
             sys.exit(interruption.exit_status)
         except KeyboardInterrupt:
             _exit(128 + signal.SIGINT)
         except Exception as error:
-            if not data_parallel.lost_peer(error):
-                if jax.distributed.is_initialized():
-                    traceback.print_exc()
-                    _exit(1)
-                raise
-            print(
-                f"error: another process of this run is gone ({str(error).splitlines()[0][:200]}). The same command, "
-                "on as many hosts as there are, continues from the newest checkpoint.",
-                file=sys.stderr,
-            )
-            _exit(os.EX_PROTOCOL)
+            reason = (str(error).splitlines() or [""])[0][:200]
+            if data_parallel.lost_peer(error):
+                print(
+                    f"error: another process of this run is gone ({reason}). The same command, on as many hosts as "
+                    "there are, continues from the newest checkpoint.",
+                    file=sys.stderr,
+                )
+                _exit(os.EX_PROTOCOL)
+            if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in reason:
+                reason = reason or "out of memory"
+                _fail(f"memory does not suffice ({reason}): smaller batches, images or networks need less.")
+            if jax.distributed.is_initialized():
+                traceback.print_exc()
+                _exit(1)
+            raise
 
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.set_verbosity(logging.WARNING)
     allocator.keep_buffers()
     configure_compilation_cache()
@@ -69,6 +78,11 @@ def _exit(status: int) -> NoReturn:
     sys.exit(status)
 
 
+def _fail(error: object) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    _exit(2)
+
+
 def _exit_on_signal(signum: int, frame: FrameType | None) -> NoReturn:
     del frame
     sys.exit(128 + signum)  # an exception, unlike the signal's own effect: temporary files are removed
@@ -81,30 +95,52 @@ def configure_compilation_cache() -> None:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, with one clear line for a config file or a config field that does not exist."""
-    if file := _config_file(argv):
-        if not os.path.isfile(file):
-            print(f"error: there is no config file {file}; the configs are in configs/.", file=sys.stderr)
-            sys.exit(2)
-        known = list(run_folder.flatten(runpy.run_path(file)["get_config"]()))
-        fields = [part.split("=")[0].lstrip("-") for part in argv if part.startswith(("-config.", "--config."))]
-        names = [field.removeprefix("config.") for field in fields]
-        unknown = [name for name in names if name not in known]
-        for name in unknown:
-            nearest = max(known, key=partial(_similarity, name))
-            print(f"error: there is no field config.{name}; the nearest is config.{nearest}.", file=sys.stderr)
-        if unknown:
-            sys.exit(2)
-    return app.parse_flags_with_usage(argv)
+    """absl's parser, with clear lines for a config file that cannot be used or a config field that does not exist."""
+    try:
+        if (file := _config_file(argv)) is not None:
+            _check_fields(argv, list(run_folder.flatten(_load_config_file(file))))
+        return flags.FLAGS(argv)
+    except (flags.Error, OSError, ValueError) as error:  # UserError is a ValueError; others are absl's own
+        _fail(error)
+
+
+def _load_config_file(file: str) -> ConfigDict:
+    """Raises UserError if there is no such file, or it does not give a config."""
+    if not os.path.isfile(file):
+        raise UserError(f"there is no config file {file}; the configs are in configs/.")
+    try:
+        module = runpy.run_path(file)
+        config = module["get_config"]() if "get_config" in module else None
+    except Exception as error:  # whatever the user's code raises
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        where = f"line {lines[-1]}: " if lines else ""
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"the config file {file} cannot be used: {where}{reason}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{file} is not a config file: it needs a function get_config() that returns a ConfigDict.")
+    return config
+
+
+def _check_fields(argv: list[str], known: list[str]) -> None:
+    """Raises UserError, naming the nearest fields, if flags override fields that are not among the `known`."""
+    names = [part.split("=")[0].split(".", 1)[1] for part in argv if re.match(r"--?(no)?config\.", part)]
+    lines = [
+        f"there is no field config.{name}; the nearest is config.{max(known, key=partial(_similarity, name))}."
+        for name in names
+        if name not in known
+    ]
+    if lines:
+        raise UserError("\n".join(lines))
 
 
 def _config_file(argv: list[str]) -> str | None:
-    """The value of --config=FILE or --config FILE."""
+    """The value of the last --config=FILE or --config FILE."""
+    files = []
     for i, part in enumerate(argv):
         name, equals, value = part.lstrip("-").partition("=")
         if part.startswith("-") and name == "config":
-            return value if equals else next(iter(argv[i + 1 :]), None)
-    return None
+            files += [value] if equals else argv[i + 1 : i + 2]
+    return files[-1] if files else None
 
 
 def _similarity(name: str, field: str) -> float:

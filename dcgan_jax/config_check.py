@@ -1,6 +1,7 @@
 """Values that a config may have, checked before anything expensive happens."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -31,52 +32,73 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 }
 # Intervals between things that happen after a step.
 STEP_INTERVALS = ("log_every", "sample_every", "checkpoint_every", "eval_every")
-# Lowest value allowed, and the bound that a value must stay below.
+# Steps are counted in int32. With larger layers and images XLA aborts: the sizes of arrays overflow its integers.
+_MOST_STEPS, _MOST_FEATURES, _MOST_PIXELS = 2**31, 2**16, 2**13
+# Lowest value allowed, and the bound that a value must stay below. A field takes whole numbers if its lowest is one.
 _RANGES: dict[str, tuple[float, float]] = {
-    "batch_size": (1, math.inf),
-    "checkpoint_every": (0, math.inf),
-    "data.image_size": (1, math.inf),
-    "ema_decay": (0, 1),
-    "eval.num_samples": (1, math.inf),
-    "eval_every": (0, math.inf),
+    "batch_size": (1, _MOST_STEPS),
+    "checkpoint_every": (0, _MOST_STEPS),
+    "data.crop_size": (0, math.inf),
+    "data.dedup_radius": (0, math.inf),
+    "data.image_size": (1, _MOST_PIXELS),
+    "data.num_examples": (0, math.inf),
+    "ema_decay": (0.0, 1),
+    "eval.num_samples": (1, _MOST_STEPS),
+    "eval_every": (0, _MOST_STEPS),
     "keep_checkpoints": (1, math.inf),
-    "keep_every": (0, math.inf),
-    "log_every": (0, math.inf),
+    "keep_every": (0, _MOST_STEPS),
+    "log_every": (0, _MOST_STEPS),
     "max_rollbacks": (1, math.inf),
-    "model.discriminator.dropout": (0, 1),
-    "model.norm_epsilon": (0, math.inf),
-    "model.norm_momentum": (0, 1),
-    "model.num_classes": (0, math.inf),
-    "model.width": (1e-3, math.inf),
-    "model.z_dim": (1, math.inf),
-    "num_steps": (1, math.inf),
-    "optimizer.b1": (0, 1),
-    "optimizer.b2": (0, 1),
-    "optimizer.decay_begin": (0, math.inf),
-    "optimizer.decay_steps": (0, math.inf),
-    "optimizer.discriminator_learning_rate": (0, math.inf),
-    "optimizer.eps": (0, math.inf),
-    "optimizer.generator_learning_rate": (0, math.inf),
-    "optimizer.l2": (0, math.inf),
-    "sample_every": (0, math.inf),
+    "model.discriminator.dropout": (0.0, 1),
+    "model.norm_epsilon": (0.0, math.inf),
+    "model.norm_momentum": (0.0, 1),
+    "model.num_classes": (0, _MOST_FEATURES),
+    "model.width": (1e-3, 1e3),
+    "model.z_dim": (1, _MOST_FEATURES),
+    "num_steps": (1, _MOST_STEPS),
+    "optimizer.b1": (0.0, 1),
+    "optimizer.b2": (0.0, 1),
+    "optimizer.decay_begin": (0, _MOST_STEPS),
+    "optimizer.decay_steps": (0, _MOST_STEPS),
+    "optimizer.discriminator_learning_rate": (0.0, math.inf),
+    "optimizer.eps": (0.0, math.inf),
+    "optimizer.generator_learning_rate": (0.0, math.inf),
+    "optimizer.l2": (0.0, math.inf),
+    "sample_every": (0, _MOST_STEPS),
     "seed": (0, 2**32),
-    "steps_per_call": (0, math.inf),
+    "steps_per_call": (0, _MOST_STEPS),
 }
+# Everything else, by type.
+_TYPES: dict[str, type] = {
+    "data.allow_upsampling": bool,
+    "data.cache_dir": str,
+    "data.dedup": bool,
+    "data.dir": str,
+    "data.source": str,
+    "data.split": str,
+    "eval.split": str,
+    "model.cross_replica_norm": bool,
+    "model.norm_affine": bool,
+}
+_KINDS = {bool: "True or False", str: "text"}
 
 
 def check_config(config: ConfigDict) -> None:
     """Raises UserError, naming the field, its value and what is allowed, if a run with this config cannot work."""
     for name, choices in _CHOICES.items():
         value = _field(config, name)
-        if value not in choices:
+        if not any(value == choice and type(value) is type(choice) for choice in choices):
             raise UserError(f"config.{name} is {value!r}; choose from {', '.join(map(repr, choices))}.")
-    for name, (low, high) in _RANGES.items():
+    for name, kind in _TYPES.items():
         value = _field(config, name)
-        if not low <= value < high:
-            allowed = f"at least {low:g}" + (f" and below {high:g}" if high < math.inf else "")
-            raise UserError(f"config.{name} is {value!r}; it must be {allowed}.")
+        if not isinstance(value, kind):
+            raise UserError(f"config.{name} is {value!r}; it must be {_KINDS[kind]}.")
+    for name, (low, high) in _RANGES.items():
+        _check_number(f"config.{name}", _field(config, name), low, high)
     for player in ("generator", "discriminator"):
-        _check_stages(f"config.model.{player}.stages", config.model[player].stages, config.data.image_size)
+        _check_hidden(f"config.model.{player}.hidden", _field(config, f"model.{player}.hidden"), config.model.width)
+        stages = _field(config, f"model.{player}.stages")
+        _check_stages(f"config.model.{player}.stages", stages, config.data.image_size, config.model.width)
     for name in STEP_INTERVALS:
         if config.steps_per_call > 1 and config[name] % config.steps_per_call:
             raise UserError(
@@ -100,15 +122,39 @@ def need_convolutions(config: ConfigDict, network: str) -> None:
 def _field(config: ConfigDict, name: str) -> Any:
     value: Any = config
     for part in name.split("."):
-        if part not in value:
+        if not isinstance(value, ConfigDict) or part not in value:
             raise UserError(f"config.{name} is missing: this config was made by another version of dcgan_jax.")
         value = value[part]
     return value
 
 
-def _check_stages(name: str, stages: Any, image_size: int) -> None:
-    if any(len(stage) != 2 or stage[0] < 1 or stage[1] not in (1, 2) for stage in stages):
+def _check_number(name: str, value: Any, low: float, high: float) -> None:
+    kinds = (int,) if type(low) is int else (int, float)
+    if type(value) not in kinds:
+        raise UserError(f"{name} is {value!r}; it must be a {'whole ' if kinds == (int,) else ''}number.")
+    if not low <= value < high:
+        allowed = f"at least {low:g}" + (f" and below {high:,.10g}" if high < math.inf else "")
+        raise UserError(f"{name} is {value!r}; it must be {allowed}.")
+
+
+def _check_hidden(name: str, widths: Any, scale: float) -> None:
+    if not isinstance(widths, list | tuple) or not all(type(width) is int and width >= 1 for width in widths):
+        raise UserError(f"{name} is {widths!r}; it must be a list of widths, whole numbers of at least 1.")
+    _check_features(name, widths, scale)
+
+
+def _check_features(name: str, features: Iterable[int], scale: float) -> None:
+    if max(features, default=0) >= _MOST_FEATURES / scale:
+        raise UserError(
+            f"{name}, times config.model.width {scale:g}, has a layer with too many features; they must be below "
+            f"{_MOST_FEATURES:,}."
+        )
+
+
+def _check_stages(name: str, stages: Any, image_size: int, scale: float) -> None:
+    if not isinstance(stages, list | tuple) or not all(_is_stage(stage) for stage in stages):
         raise UserError(f"{name} is {stages!r}; it must be a list of (maps, stride) with strides 1 or 2.")
+    _check_features(name, (maps for maps, _ in stages), scale)
     factor = math.prod(stride for _, stride in stages)
     if image_size % factor:
         below = image_size // factor * factor
@@ -117,3 +163,9 @@ def _check_stages(name: str, stages: Any, image_size: int) -> None:
             f"image_size {image_size} does not fit {name} {tuple(stages)}, which change its size {factor}-fold. Sizes "
             f"that fit are the multiples of {factor}: set --config.data.image_size to {nearest}, or change the stages."
         )
+
+
+def _is_stage(stage: Any) -> bool:
+    if not isinstance(stage, list | tuple) or len(stage) != 2 or any(type(number) is not int for number in stage):
+        return False
+    return stage[0] >= 1 and stage[1] in (1, 2)

@@ -38,7 +38,7 @@ def import_weights(config: ConfigDict, weights: Path) -> GANState:
       weights: folder of .npy files, see the module's docstring.
 
     Raises:
-      UserError: files are missing, left over or of the wrong shape.
+      UserError: files are missing, left over, damaged or of the wrong shape.
     """
     if config.model.num_classes or config.model.generator.hidden or config.model.discriminator.hidden:
         raise UserError("only networks without labels and without dense hidden layers can be imported.")
@@ -93,7 +93,10 @@ class _Parameters:
         path = next(self._remaining, None)
         if path is None:
             raise UserError(f"{self._paths[-1]} is the last file, but the config's network has more parameters.")
-        return np.load(path, allow_pickle=False).astype(np.float32)
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False).astype(np.float32, casting="same_kind")
+        except Exception as error:  # NumPy's readers raise whatever a damaged file makes them trip over
+            raise UserError(f"{path} is not an array of numbers ({type(error).__name__}: {error}).") from error
 
     def finish(self, params: dict[str, Any], like: Tree) -> Tree:
         """Checks that all files were used and that every shape is the network's."""

@@ -4,8 +4,8 @@ writes metrics.png into the run's folder. Thin lines are the logged values, thic
 """
 
 import io
-import json
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -24,6 +24,7 @@ _PANELS = {
 }
 # Share of the curve that the running mean covers.
 _WINDOW = 0.03
+_LARGEST = 3.5e38  # metrics are float32
 
 
 def plot(workdir: Path) -> Path:
@@ -32,10 +33,11 @@ def plot(workdir: Path) -> Path:
     Raises:
       UserError: the run has no metrics yet.
     """
-    path = run_folder.metrics(workdir)
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = [row for row in run_folder.read_metrics(workdir) if _is_complete(row)]
     if not rows:
-        raise UserError(f"{path} holds no metrics: give the --workdir of a run that has logged some.")
+        raise UserError(
+            f"{run_folder.metrics(workdir)} holds no metrics: give the --workdir of a run that has logged some."
+        )
     steps = np.array([row["step"] for row in rows])
     figure, axes = plt.subplots(1, len(_PANELS), figsize=(10, 3.2), layout="constrained")
     for axis, (title, curves) in zip(axes, _PANELS.items(), strict=True):
@@ -51,6 +53,11 @@ def plot(workdir: Path) -> Path:
     plt.close(figure)
     run_folder.write_atomically(workdir / "metrics.png", buffer.getvalue())
     return workdir / "metrics.png"
+
+
+def _is_complete(row: dict[str, Any]) -> bool:
+    names = ["step", *(name for curves in _PANELS.values() for name in curves)]
+    return all(isinstance(row.get(name), int | float) and abs(row[name]) < _LARGEST for name in names)
 
 
 def running_mean(values: np.ndarray, radius: int) -> np.ndarray:

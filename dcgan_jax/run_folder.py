@@ -70,21 +70,36 @@ def metrics(workdir: Path) -> Path:
 
 
 def sample_sheet(workdir: Path, step: int) -> Path:
-    return workdir / "samples" / f"step_{step:08d}.png"
+    return _samples(workdir) / f"step_{step:08d}.png"
+
+
+def _samples(workdir: Path) -> Path:
+    return workdir / "samples"
+
+
+def _config(workdir: Path) -> Path:
+    return workdir / "config.json"
+
+
+def _data(workdir: Path) -> Path:
+    return workdir / "data.json"
 
 
 def check(workdir: Path, config: ConfigDict) -> None:
     """Creates the folder, or checks that the run in it is the same one. A run is there once it has a checkpoint.
 
     Raises:
-      UserError: the folder is not one, cannot be written, holds a run with another config, or one past num_steps.
+      UserError: the folder cannot be written, or holds other things under the names of a run's, or a run with another
+        config, or one that is past num_steps.
     """
-    if ":/" in str(workdir):  # pathlib makes one slash of two
-        raise UserError(
-            f"--workdir {workdir} looks like an address: give a folder. A bucket can be mounted as one, see "
-            "launch/README.md."
-        )
+    _check_name(workdir)
     make_writable(workdir, "--workdir")
+    for folder in (checkpoints(workdir), _samples(workdir)):
+        if folder.is_file():
+            raise UserError(f"{folder} is a file, but a run's is a folder: move it away, or choose another --workdir.")
+    for file in (_config(workdir), _data(workdir), metrics(workdir)):
+        if file.is_dir():
+            raise UserError(f"{file} is a folder, but a run's is a file: move it away, or choose another --workdir.")
     step = latest_step(workdir)
     if step is None:
         return
@@ -123,6 +138,19 @@ def lock(workdir: Path) -> Iterator[None]:
         ) from None
 
 
+def _check_name(workdir: Path) -> None:
+    """Raises UserError for a name that is an address, or one that Orbax cannot handle."""
+    if ":/" in str(workdir):  # pathlib makes one slash of two
+        raise UserError(
+            f"--workdir {workdir} looks like an address: give a folder. A bucket can be mounted as one, see "
+            "launch/README.md."
+        )
+    try:
+        str(workdir.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"--workdir {workdir} has a name that is not UTF-8: choose another one.") from error
+
+
 def make_writable(folder: Path, flag: str) -> None:
     """Creates a folder for results. Raises UserError, naming the flag that gave it, if nothing can be written there."""
     try:
@@ -137,24 +165,27 @@ def record(workdir: Path, config: ConfigDict, data: dict[str, Any]) -> None:
     """Writes config.json, and the pack's meta.json as data.json.
 
     Raises:
-      UserError: the run in the folder began with other images or labels.
+      UserError: the run in the folder began with other images or labels, or its data.json cannot be read. A run at step
+        0, such as imported weights, has seen no images yet.
     """
-    path = workdir / "data.json"
-    if latest_step(workdir) is not None and path.exists():
-        before = json.loads(path.read_text())
+    path = _data(workdir)
+    if latest_step(workdir) and path.exists():
+        before = _read_json(path)
         if any(before.get(name) != data.get(name) for name in ("sha256", "labels_sha256")):
+            count = before.get("count")
+            then = f"{count:,}" if isinstance(count, int) else "other"
             raise UserError(
                 f"the images of {data['source']} are not those that the run in {workdir} began with: "
-                f"{before['count']:,} images then, {data['count']:,} now, with other pixels or labels. "
+                f"{then} images then, {data['count']:,} now, with other pixels or labels. "
                 "Restore them, or choose another --workdir."
             )
     write_atomically(path, (json.dumps(data, indent=2) + "\n").encode())
-    write_atomically(workdir / "config.json", (config.to_json(indent=2) + "\n").encode())
+    write_atomically(_config(workdir), (config.to_json(indent=2) + "\n").encode())
 
 
 def steps(workdir: Path) -> list[int]:
     """Steps of the checkpoints, ascending. Looks at names only: those that Orbax has not finished have longer ones."""
-    return sorted(int(path.name) for path in checkpoints(workdir).glob("*") if path.name.isdigit())
+    return sorted(int(path.name) for path in checkpoints(workdir).glob("*") if path.name.isdecimal())
 
 
 def latest_step(workdir: Path) -> int | None:
@@ -169,18 +200,6 @@ def best_step(workdir: Path, steps: list[int]) -> int | None:
         if row["step"] in steps and "nnd" in row:
             distances[row["step"]] = row["nnd"]
     return min(distances, key=distances.__getitem__, default=None)
-
-
-def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; those that a crash cut short are left out."""
-    path, rows = metrics(workdir), []
-    if path.is_file():
-        for line in path.read_text(errors="replace").splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                row = json.loads(line)
-                if isinstance(row, dict) and isinstance(row.get("step"), int):
-                    rows.append(row)
-    return rows
 
 
 def rollbacks(workdir: Path) -> list[dict[str, Any]]:
@@ -206,21 +225,64 @@ def load_config(workdir: Path) -> ConfigDict:
     """The resolved config of the run in `workdir`.
 
     Raises:
-      UserError: there is no run, or its config.json cannot be read.
+      UserError: there is no run, its config.json cannot be read, or the folder's name is not UTF-8.
     """
-    path = workdir / "config.json"
+    _check_name(workdir)
+    path = _config(workdir)
     try:
-        content = json.loads(path.read_text())
+        content = _read_json(path)
     except FileNotFoundError:
         raise UserError(
             f"{workdir} is not a run's folder: it has no config.json. Give the --workdir of a run."
         ) from None
-    except (OSError, json.JSONDecodeError) as error:
+    try:
+        for name, value in _ADDED_FIELDS.items():
+            *parents, field = name.split(".")
+            node = functools.reduce(lambda node, parent: node.setdefault(parent, {}), parents, content)
+            node.setdefault(field, value)
+        return ConfigDict(_with_tuples(content))
+    except (AttributeError, RecursionError, ValueError) as error:  # numbers that should be groups of fields, odd names
+        raise UserError(f"{path} is not the config of a run: {error}.") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises FileNotFoundError if there is none, UserError if it cannot be read."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    for name, value in _ADDED_FIELDS.items():
-        *parents, field = name.split(".")
-        functools.reduce(lambda node, parent: node.setdefault(parent, {}), parents, content).setdefault(field, value)
-    return ConfigDict(_with_tuples(content))
+    if not isinstance(content, dict):
+        raise UserError(f"{path} cannot be read: it holds no object")
+    return content
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, numbers by name, 'step' among them; [] if there is no file.
+
+    Lines that are something else are left out: a crash can cut one short.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    path, rows = metrics(workdir), []
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    for line in lines:
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            if (
+                isinstance(row, dict)
+                and "step" in row
+                and all(isinstance(value, int | float) for value in row.values())
+            ):
+                rows.append(row)
+    return rows
 
 
 def from_json(text: str) -> ConfigDict:

@@ -220,7 +220,7 @@ def main() -> None:
     config, state = load_run(Path(_WORKDIR.value), _STEP.value)
     check_label(config, _LABEL.value)
     out = Path(_OUT.value)
-    out.mkdir(parents=True, exist_ok=True)
+    run_folder.make_writable(out, "--out")
     if any(out.iterdir()):
         raise UserError(f"--out={out} is not empty: give a new folder, so that it holds these images and no others.")
     batches = make_draw_images(config, _NORM.value)(state, _NUM.value, _SEED.value, _LABEL.value)
@@ -233,7 +233,7 @@ if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
     _OUT = flags.DEFINE_string("out", None, "Folder for the images.", required=True)
     _NUM = flags.DEFINE_integer("num", 64, "How many images.", lower_bound=1)
-    _SEED = flags.DEFINE_integer("seed", 0, "Image i is a function of (seed, i).")
+    _SEED = flags.DEFINE_integer("seed", 0, "Image i is a function of (seed, i).", lower_bound=0, upper_bound=2**32 - 1)
     _STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; default: the latest.")
     _LABEL = flags.DEFINE_integer("label", None, "Class of the images (conditional networks); default: all in turn.")
     _NORM = flags.DEFINE_enum(

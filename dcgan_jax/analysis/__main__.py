@@ -20,7 +20,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from dcgan_jax import checkpoint, command_line, report, run_folder
+from dcgan_jax import checkpoint, command_line, config_check, report, run_folder
 from dcgan_jax.errors import UserError
 from dcgan_jax.report import Row
 
@@ -71,16 +71,16 @@ def section(results: dict[str, Any], folder: Path) -> str:
 
 def _data(file: Path) -> str:
     """A picture as an address that holds it."""
-    return f"data:image/{file.suffix[1:]};base64,{base64.b64encode(file.read_bytes()).decode()}"
+    return f"data:image/{html.escape(file.suffix[1:])};base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
-def _results(folder: Path, step: int) -> dict[str, Any] | None:
-    """What an experiment has left for this checkpoint, or None."""
+def _kept_section(folder: Path, step: int) -> str | None:
+    """The section of what an experiment has left for this checkpoint, or None."""
     try:
-        results = json.loads((folder / "results.json").read_text())
-        whole = all((folder / picture["file"]).exists() for picture in results["pictures"])
-        return results if whole and results["step"] == step else None
-    except (OSError, ValueError, KeyError):
+        results = json.loads((folder / "results.json").read_bytes())
+        beside = all(Path(picture["file"]).name == picture["file"] for picture in results["pictures"])
+        return section(results, folder) if beside and results["step"] == step else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # missing, or damaged
         return None
 
 
@@ -100,6 +100,7 @@ def main() -> None:
     """Runs what has no results of this step yet, and writes the page."""
     workdir = Path(_WORKDIR.value)
     config = run_folder.load_config(workdir)
+    config_check.check_config(config)
     step = checkpoint.newest_intact(workdir, partial(print, file=sys.stderr))
     if step is None:
         raise UserError(f"{workdir} has no checkpoint yet.")
@@ -107,15 +108,16 @@ def main() -> None:
     for name in (bar := tqdm(EXPERIMENTS, disable=None)):
         bar.set_description(name)
         folder = report.folder(workdir, "analysis", name)
-        reason = "" if not _RERUN.value and _results(folder, step) else _run(name, workdir, step, _NORM.value)
-        results = _results(folder, step)
-        if results and not reason:
-            sections.append(section(results, folder))
+        reason = "" if not _RERUN.value and _kept_section(folder, step) else _run(name, workdir, step, _NORM.value)
+        kept = _kept_section(folder, step)
+        if kept and not reason:
+            sections.append(kept)
         else:
             sections.append(f'<h2>{name}</h2>\n<p class="reason">{html.escape(reason)}</p>')
             print(f"{name}: {reason}", file=sys.stderr)
     target = workdir / "analysis" / "index.html"
-    run_folder.write_atomically(target, page(workdir.absolute().name, config, step, sections).encode())
+    text = page(workdir.absolute().name, config, step, sections)
+    run_folder.write_atomically(target, text.encode(errors="xmlcharrefreplace"))
     print(target)
 
 

@@ -69,13 +69,13 @@ def _make_handler(
                 self.send_error(404)
 
         def do_PUT(self) -> None:
-            size = int(self.headers.get("Content-Length", 0))
-            if self.path != "/boxes" or size > _MOST_BYTES:
+            size = self.headers.get("Content-Length", "0")
+            if self.path != "/boxes" or not size.isdecimal() or int(size) > _MOST_BYTES:
                 self.send_error(404)
                 return
             try:
-                keep(boxes.check(json.loads(self.rfile.read(size))))
-            except (ValueError, KeyError, TypeError):
+                keep(boxes.check(json.loads(self.rfile.read(int(size)))))
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 self.send_error(400)
                 return
             self._send("application/json", b"{}")

@@ -33,7 +33,7 @@ def read(file: Path, samples: dict[str, Any]) -> list[Box]:
         drawn_on = dict(content["samples"])
     except FileNotFoundError:
         raise UserError(f"there is no file {file}: draw boxes with --annotate.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{file} is not a file of boxes ({type(error).__name__}: {error}).") from error
     if drawn_on != samples:
         different = [name for name, value in samples.items() if drawn_on.get(name) != value]

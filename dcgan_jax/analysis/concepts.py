@@ -75,7 +75,7 @@ def _value(flag: str, name: str, text: str, targets: Mapping[str, Target], names
         known = ", ".join(target.name for target in targets.values() if target.classes) or "none"
         raise UserError(f"--{flag}: the images have no attribute {name!r} with classes; they have {known}.")
     names = names[: target.classes]
-    value = names.index(text) if text in names else int(text) if text.isdigit() else target.classes
+    value = names.index(text) if text in names else int(text) if text.isdecimal() else target.classes
     if value < target.classes:
         return value
     known = ", ".join(names) or f"0 to {target.classes - 1}"

@@ -368,5 +368,5 @@ if __name__ == "__main__":
     )
     _BOXES = flags.DEFINE_string("boxes", None, "File of boxes; default: those of --annotate, else the detector's.")
     _ANNOTATE = flags.DEFINE_bool("annotate", False, "First serve a page on which the mouse draws boxes.")
-    _PORT = flags.DEFINE_integer("port", 8765, "Of that page; 0 takes a free one.")
+    _PORT = flags.DEFINE_integer("port", 8765, "Of that page; 0 takes a free one.", lower_bound=0, upper_bound=65535)
     command_line.run(main)

@@ -13,6 +13,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 RESAMPLING = "lanczos"
+# What Pillow decodes itself. Whatever a file is called, its content says what it is, and PostScript would be handed to
+# Ghostscript, which runs it.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 class BadImage(ValueError):
@@ -64,9 +67,9 @@ def _open(image: bytes | Path | np.ndarray) -> Image.Image:
     if not encoded:
         raise BadImage("is empty")
     try:
-        return Image.open(io.BytesIO(encoded))
+        return Image.open(io.BytesIO(encoded), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise BadImage("is not in an image format that Pillow knows, or is damaged") from error
+        raise BadImage(f"is not in an image format that is read here ({', '.join(FORMATS)}), or is damaged") from error
 
 
 def _check_size(size: tuple[int, int], target: Target) -> None:

@@ -13,6 +13,7 @@ nearer than their original.
 """
 
 import io
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -172,7 +173,7 @@ def main() -> None:
     rows += [Row(f"seconds: {name}", f"{value:.2f}") for name, value in seconds.items()]
 
     listing = "".join(f"{thumbnails.keys[i]}\t{thumbnails.keys[first[i]]}\n" for i in removed)
-    run_folder.write_atomically(out / "duplicates.txt", listing.encode())
+    run_folder.write_atomically(out / "duplicates.txt", os.fsencode(listing))
     pictures = [_contact_sheet(images, removed, first)] if len(removed) else []
     title = "Near-duplicates by semantic hashing (section 4.1.1)"
     report.publish(out, Report(title, figures, rows, pictures, PAPER))
@@ -229,5 +230,5 @@ if __name__ == "__main__":
     _NOISE = flags.DEFINE_float("noise", semantic_hash.Settings().noise, "On the autoencoder's input.", lower_bound=0.0)
     _DROPOUT = flags.DEFINE_float("dropout", semantic_hash.Settings().dropout, "Of the code.")
     _STEPS = flags.DEFINE_integer("steps", semantic_hash.Settings().steps, "Of training.", lower_bound=1)
-    _SEED = flags.DEFINE_integer("seed", 0, "Of the autoencoder.", lower_bound=0)
+    _SEED = flags.DEFINE_integer("seed", 0, "Of the autoencoder.", lower_bound=0, upper_bound=2**32 - 1)
     command_line.run(main)

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from dcgan_jax.errors import UserError
+
 
 @dataclass(frozen=True)
 class ImageDataset:
@@ -30,5 +32,16 @@ class ImageDataset:
 
     @functools.cached_property
     def keys(self) -> list[str]:
-        """N names of the images in their source. Read when first asked for: training never is."""
-        return json.loads((self.path / "keys.json").read_text())
+        """N names of the images in their source. Read when first asked for: training never is.
+
+        Raises:
+          UserError: the file is damaged.
+        """
+        path = self.path / "keys.json"
+        try:
+            keys = json.loads(path.read_bytes())
+            if not isinstance(keys, list) or len(keys) != len(self.images) or set(map(type, keys)) != {str}:
+                raise ValueError(f"it does not hold the names of {len(self.images)} images")
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"{path} is damaged ({error}): remove {self.path}, and the pack is built again.") from error
+        return keys

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from dcgan_jax.datasets.sources import Example, Items, Source
 from dcgan_jax.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 EXTENSIONS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
 
@@ -56,7 +59,7 @@ def _walk(root: Path) -> tuple[list[tuple[str, int, int]], Counter[str]]:
     files: list[tuple[str, int, int]] = []
     others: Counter[str] = Counter()
     seen: set[str] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
+    for folder, subfolders, names in os.walk(root, onerror=_warn, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
             subfolders.clear()
@@ -74,6 +77,10 @@ def _walk(root: Path) -> tuple[list[tuple[str, int, int]], Counter[str]]:
             else:
                 others[extension] += 1
     return sorted(files), others
+
+
+def _warn(error: OSError) -> None:
+    _log.warning("Left out, as it cannot be read: %s", error)
 
 
 def _list_items(paths: list[str]) -> Items:

@@ -1,6 +1,7 @@
 """LSUN as it is distributed: an LMDB database whose values are encoded images (WebP, shorter side 256 pixels)."""
 
 import functools
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ def open_lsun(path: Path) -> Source:
         raise UserError(f"The LSUN database {path} does not exist.")
     if path.suffix == ".zip":
         raise UserError(f"{path} is a zip archive. Unpack it and give the folder ending in _lmdb that it unpacks to.")
-    file = path / "data.mdb" if path.is_dir() else path
+    file = _file(path)
     if not file.is_file():
         raise UserError(f"{path} is not an LSUN database: it has no data.mdb. For a folder of images use folder:{path}")
     status = file.stat()
@@ -52,6 +53,19 @@ def _read(path: Path, keys: Sequence[bytes]) -> Iterator[Example]:
             yield Example(transaction.get(key), key.decode("utf-8", "backslashreplace"))
 
 
+def _file(path: Path) -> Path:
+    return path / "data.mdb" if path.is_dir() else path
+
+
+def _check_size(path: Path, database: Any) -> None:
+    """Raises UserError if the file ends before its last page: LMDB would read on, and the system kill the process."""
+    size, needed = _file(path).stat().st_size, (database.info()["last_pgno"] + 1) * database.stat()["psize"]
+    if size < needed:
+        raise UserError(
+            f"The LSUN database {path} is cut short: it has {size:,} bytes, of {needed:,}. Download or unpack it again."
+        )
+
+
 @contextmanager
 def _transaction(path: Path) -> Iterator[Any]:
     try:
@@ -60,9 +74,10 @@ def _transaction(path: Path) -> Iterator[Any]:
         raise UserError("lsun: sources need the lmdb package: pip install lmdb") from error
     try:
         with (
-            lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False) as environment,
-            environment.begin() as transaction,
+            lmdb.open(os.fsencode(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False) as database,
+            database.begin() as transaction,
         ):
+            _check_size(path, database)
             yield transaction
     except lmdb.Error as error:
         raise UserError(f"The LSUN database {path} cannot be read ({error}). Download or unpack it again.") from error

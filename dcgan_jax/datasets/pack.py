@@ -33,7 +33,6 @@ import threading
 import time
 import types
 import warnings
-import zipfile
 from collections import deque
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -57,6 +56,7 @@ _FORMAT = 1  # Part of the fingerprint: raise it whenever the same source would 
 _CHUNK = 32  # Images per task of a decoding process.
 _SMALL = 500  # Fewer images than this are decoded in this process: starting others would take longer.
 _LINE_SECONDS = 10.0  # Between lines of progress where there is no terminal.
+_LONGEST_SLUG = 100  # File systems allow names of 255 bytes.
 _MAX_BAD = 0.01  # Share of bad images above which the source, not an image, is taken to be bad.
 
 _log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def open_or_build(data: ConfigDict, *, progress: bool = True) -> ImageDataset:
     """
     source, target = sources.open_source(data), _target(data)
     path = _path(source, target, data)
-    with contextlib.suppress(FileNotFoundError, _Damaged):
+    with contextlib.suppress(OSError, _Damaged):
         return _open(path)
     with _lock(path):
         try:
@@ -141,7 +141,7 @@ def _path(source: sources.Source, target: decode.Target, data: ConfigDict) -> Pa
     if data.dedup:
         content["dedup"] = _dedup().fingerprint(data)
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-    slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", re.sub(r":/.*/", ":", source.name)).strip("-")
+    slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", re.sub(r":/.*/", ":", source.name)).strip("-")[:_LONGEST_SLUG]
     return folder / f"{slug}-{target.image_size}px-{fingerprint}"
 
 
@@ -157,26 +157,32 @@ def _open(path: Path) -> ImageDataset:
     if not path.exists():
         raise FileNotFoundError(path)
     try:
-        meta = json.loads((path / "meta.json").read_text())
+        meta = json.loads((path / "meta.json").read_bytes())
         shape = (meta["count"], meta["image_size"], meta["image_size"], meta["channels"])
-        images = np.load(path / "images.npy", mmap_mode="r")
-        labels = np.load(path / "labels.npy") if (path / "labels.npy").exists() else None
+        images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
+        labels = np.load(path / "labels.npy", allow_pickle=False) if meta["labels_sha256"] else None
         attributes = {}
         if (path / "attributes.npz").exists():
-            with np.load(path / "attributes.npz") as arrays:
+            with np.load(path / "attributes.npz", allow_pickle=False) as arrays:
                 attributes = dict(arrays)
+        class_names = meta["class_names"]
         if images.shape != shape or images.dtype != np.uint8:
             raise _Damaged(f"images.npy is {images.dtype} {images.shape}, not uint8 {shape}")
         if (path / "images.npy").stat().st_size != meta["bytes"]:
             raise _Damaged("images.npy does not have the size that meta.json promises")
-        companions = [*attributes.values()] + ([] if labels is None else [labels])
-        if any(len(companion) != len(images) for companion in companions):
+        if labels is not None and (labels.shape != shape[:1] or labels.dtype != np.int32):
+            raise _Damaged(f"labels.npy is {labels.dtype} {labels.shape}, not int32 {shape[:1]}")
+        if any(len(values) != len(images) for values in attributes.values()):
             raise _Damaged("its files have different lengths")
+        if class_names is not None and not all(isinstance(name, str) for name in class_names):
+            raise _Damaged("its classes have no names")
+        if not all(isinstance(meta[name], str) for name in ("source", "sha256")):
+            raise _Damaged("meta.json does not say what the pack was made from")
     except _Damaged:
         raise
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # NumPy's readers, too, raise whatever a damaged file makes them trip over.
         raise _Damaged(f"{type(error).__name__}: {error}") from error
-    return ImageDataset(images, labels, attributes, meta["class_names"], meta, path)
+    return ImageDataset(images, labels, attributes, class_names, meta, path)
 
 
 # --- Building --------------------------------------------------------------------------------------------------------
@@ -405,7 +411,9 @@ def _decode_all(
         while pending:
             yield pending.popleft().result()
     except BrokenProcessPool as error:
-        raise UserError("A process that decodes images was killed, probably because memory ran out.") from error
+        raise UserError(
+            "A process that decodes images was killed, probably because memory ran out or the source is damaged."
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 

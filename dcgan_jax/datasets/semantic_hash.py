@@ -96,7 +96,7 @@ def hash_images(images: np.ndarray, folder: Path, settings: Settings) -> np.ndar
             return hashes
         params = _fit(images, folder / "autoencoder.msgpack", settings)
         with partial.open("ab") as file:
-            first = file.tell() // (BITS // 8) // _BLOCK * _BLOCK  # whole blocks only
+            first = min(file.tell() // (BITS // 8), len(images)) // _BLOCK * _BLOCK  # whole blocks only
             file.truncate(first * BITS // 8)
             with tqdm(total=len(images), initial=first, desc="hashes", unit="image", disable=None) as bar:
                 for begin in range(first, len(images), _BLOCK):
@@ -114,13 +114,15 @@ def hash_images(images: np.ndarray, folder: Path, settings: Settings) -> np.ndar
 def _load_hashes(file: Path, count: int) -> np.ndarray | None:
     """None if there are none, or they are damaged."""
     try:
-        hashes = np.load(file)
+        hashes = np.load(file, allow_pickle=False)
+        if hashes.shape != (count, BITS // 8) or hashes.dtype != np.uint8:
+            raise ValueError(f"it holds {hashes.dtype} {hashes.shape}")
     except FileNotFoundError:
         return None
-    except (ValueError, EOFError) as error:
+    except Exception as error:  # whatever NumPy makes of damaged bytes
         _log.warning("%s is damaged (%s); hashing again.", file, error)
         return None
-    return hashes if hashes.shape == (count, BITS // 8) else None
+    return hashes
 
 
 def _subfolder(folder: Path, settings: Settings) -> Path:
@@ -159,7 +161,10 @@ def _fit(images: np.ndarray, file: Path, settings: Settings) -> Tree:
     state = {"step": 0, "params": params, "opt_state": optimizer.init(params)}
     if file.exists():
         try:
-            state = flax.serialization.from_bytes(state, file.read_bytes())
+            saved = flax.serialization.from_bytes(state, file.read_bytes())
+            if jax.tree.map(np.shape, saved) != jax.tree.map(np.shape, state):
+                raise ValueError("it belongs to another network")
+            state = saved
         except Exception as error:  # whatever msgpack makes of damaged bytes
             _log.warning("%s is damaged (%s); training again.", file, error)
 

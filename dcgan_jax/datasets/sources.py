@@ -66,8 +66,15 @@ def open_source(data: ConfigDict) -> Source:
     """The source that `config.data` describes.
 
     Raises:
-        UserError: unknown kind, missing path, unknown split.
+        UserError: unknown kind, missing path or one that may not be read, unknown split.
     """
+    try:
+        return _open(data)
+    except OSError as error:
+        raise UserError(f"data.source {data.source!r} cannot be opened: {error}.") from error
+
+
+def _open(data: ConfigDict) -> Source:
     from dcgan_jax.datasets import image_folder, lsun_lmdb, tfds_source  # They import this module.
 
     kind, _, argument = data.source.partition(":")
@@ -87,9 +94,11 @@ def open_source(data: ConfigDict) -> Source:
 
 
 def local_path(text: str, setting: str) -> Path:
-    """`text` as an absolute path, ~ expanded, links kept. Raises UserError for the address of a bucket."""
+    """`text` as an absolute path, ~ expanded, links kept. Raises UserError for what cannot be one, such as a bucket."""
     if "://" in text:
         raise UserError(f"{setting} {text!r} is not a folder on this machine. Copy or mount it, and give that path.")
+    if "\0" in text:
+        raise UserError(f"{setting} {text!r} cannot be the name of a folder.")
     return Path(os.path.abspath(os.path.expanduser(text)))
 
 

@@ -86,7 +86,11 @@ def _planned_folder(name: str, root: Path) -> Path:
 
 
 def _file_format(folder: Path) -> str:
-    return json.loads((folder / "dataset_info.json").read_text()).get("fileFormat", "tfrecord")
+    file = folder / "dataset_info.json"
+    try:
+        return json.loads(file.read_bytes()).get("fileFormat", "tfrecord")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{file} is damaged ({error}): prepare the data set again.") from error
 
 
 def _list_rows(name: str, root: Path, folder: Path, split: str) -> Items:
