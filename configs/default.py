@@ -28,8 +28,14 @@ def get_config() -> ConfigDict:
     config.checkpoint_every = 1000
     # Steps between evaluations, see `eval`; the last step evaluates too. 0: none at all.
     config.eval_every = 0
-    # How many of the newest checkpoints stay on disk.
+    # How many of the newest checkpoints stay on disk; the best one of a run with evaluations stays too.
     config.keep_checkpoints = 3
+    # Checkpoints of multiples of this step stay as well; 0: none.
+    config.keep_every = 0
+    # When a loss or gradient is not finite: 'stop', or 'rollback' to the newest checkpoint and go on with fresh noise,
+    # at most max_rollbacks times in a run.
+    config.on_nonfinite = "stop"
+    config.max_rollbacks = 3
 
     # --- Data ----------------------------------------------------------------------------------------------------
     config.data = data = ConfigDict()

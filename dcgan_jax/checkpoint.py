@@ -1,63 +1,284 @@
-"""Orbax checkpoints: set-up, start rule, save and restore."""
+"""Checkpoints: Orbax's files, written beside the training, checksummed, and which of them stay.
 
+    checkpoints/<step>/default/             the state, as Orbax writes it
+    checkpoints/<step>/default/SHA256SUMS   its checksums; `sha256sum --check SHA256SUMS` verifies them anywhere
+    checkpoints/<step>.damaged/             one that did not match its checksums, set aside
+
+A checkpoint gets its name, in one rename, when all of it is on the disk; until then, and again when it is deleted, it
+has a longer name that nobody reads. So a process may be killed at any moment.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dcgan_jax import run_folder
+from dcgan_jax import data_parallel, run_folder
 from dcgan_jax.errors import UserError
 from dcgan_jax.train_state import GANState
 
+_ITEM = "default"
+_CHECKSUMS = "SHA256SUMS"
+_UNFINISHED = ("*.orbax-checkpoint-tmp*", "*.deleted")
+# Saves that may fail one after the other, for example on a full disk, before the run stops.
+MOST_FAILURES = 3
 
-def open_checkpoints(workdir: Path, keep: int | None = None) -> ocp.CheckpointManager:
-    """The checkpoints of a run, of which the newest `keep` stay (None: all). A half-written one is never listed.
 
-    Saving blocks until the files are in place: the training step reuses the state's memory.
+class Checkpoints:
+    """The checkpoints of a run in training; one process at a time. A context: leaving it waits for the last save.
+
+    On several hosts all of them call `save`, and each writes its part; the folder is one that they share.
     """
-    options = ocp.CheckpointManagerOptions(
-        preservation_policy=None if keep is None else ocp.checkpoint_managers.LatestN(keep),
-        enable_async_checkpointing=False,
-        cleanup_tmp_directories=keep is not None,
-        create=keep is not None,
-    )
-    return ocp.CheckpointManager(run_folder.checkpoints(workdir).absolute(), options=options)
+
+    def __init__(
+        self,
+        workdir: Path,
+        last_step: int | None = None,
+        keep_latest: int = 1,
+        keep_every: int = 0,
+        warn: Callable[[str], None] = print,
+    ) -> None:
+        """Removes what a killed process left unfinished.
+
+        Args:
+          workdir: the run's folder.
+          last_step: that of the checkpoint which the run starts from.
+          keep_latest: how many of the newest stay. The best one of a run with evaluations stays as well.
+          keep_every: those of its multiples stay too; 0: none.
+          warn: told of saves that failed; may be called from another thread.
+        """
+        self._workdir, self._last_step, self._warn = workdir, last_step, warn
+        self._keep_latest, self._keep_every = keep_latest, keep_every
+        self._failures = 0
+        self._failed: tuple[int, str] | None = None  # the last save, if it did
+        if jax.process_index() == 0:
+            run_folder.checkpoints(workdir).mkdir(parents=True, exist_ok=True)
+            _remove_unfinished(workdir)
+        registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        registry.add(_ITEM, ocp.args.StandardSave, _Handler())
+        self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(handler_registry=registry))
+        self._pool = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[None] | None = None
+        self._copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.wait()
+        self._pool.shutdown()
+        self._checkpointer.close()
+        if self._failed and kind is None:
+            step, reason = self._failed
+            raise UserError(
+                f"the state after step {step} could not be saved in {run_folder.checkpoints(self._workdir)} "
+                f"({reason}). Make room, or repair the folder; the same command continues from the one before."
+            )
+
+    def save(self, state: GANState, *, block: bool = False) -> None:
+        """Starts to save a state under its own step, after waiting for the save before; nothing if it is there already.
+
+        The state is copied on the device first, so the next training step may reuse its memory. A save that fails is
+        a warning: older checkpoints stay, and training goes on.
+
+        Args:
+          state: replicated over the devices.
+          block: wait until it is saved.
+
+        Raises:
+          UserError: MOST_FAILURES saves have failed one after the other.
+        """
+        self.wait()
+        step = int(state.step)
+        if step == self._last_step:
+            return
+        self._last_step = step
+        try:
+            self._checkpointer.save(
+                run_folder.checkpoint(self._workdir, step).absolute(),
+                args=ocp.args.Composite(
+                    **{_ITEM: ocp.args.StandardSave(data_parallel.across_hosts(self._copy(state)))}
+                ),
+            )
+        except Exception as error:  # whatever the disk, the file system or another host did
+            self._note_failure(step, error)
+        else:
+            self._pending = self._pool.submit(self._finish, step)
+        if block:
+            self.wait()
+
+    def _finish(self, step: int) -> None:
+        """In a thread of its own: waits for the files of a save, then deletes checkpoints that need not stay."""
+        try:
+            self._checkpointer.wait_until_finished()
+        except Exception as error:
+            self._note_failure(step, error)
+            return
+        self._failures, self._failed = 0, None
+        if jax.process_index() == 0:
+            steps = run_folder.steps(self._workdir)
+            for old in set(steps) - self._staying(steps):
+                _delete(run_folder.checkpoint(self._workdir, old))
+
+    def _staying(self, steps: list[int]) -> set[int]:
+        every = {step for step in steps if self._keep_every and step % self._keep_every == 0}
+        best = run_folder.best_step(self._workdir, steps)
+        return {*steps[-self._keep_latest :], *every, *([] if best is None else [best])}
+
+    def _note_failure(self, step: int, error: Exception) -> None:
+        reason = _first_line(error)
+        self._failures, self._failed = self._failures + 1, (step, reason)
+        self._last_step = None
+        if jax.process_index() == 0:
+            _remove_unfinished(self._workdir)  # frees the disk that is perhaps full
+        kept = run_folder.latest_step(self._workdir)
+        kept_text = "no checkpoint is there yet" if kept is None else f"the checkpoint of step {kept} is kept"
+        self._warn(f"warning: step {step} could not be saved ({reason}); {kept_text}, training goes on.")
+
+    def wait(self) -> None:
+        """Waits for the save under way. Raises UserError as `save` does."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+        if self._failures >= MOST_FAILURES:
+            step, reason = self._failed or (0, "")
+            raise UserError(
+                f"{self._failures} saves in a row have failed, the last one after step {step} ({reason}). Make room in "
+                f"{run_folder.checkpoints(self._workdir)}; the same command then continues from the newest checkpoint."
+            )
 
 
-def save(manager: ocp.CheckpointManager, state: GANState) -> None:
-    """Saves under the state's own step; does nothing if that step is there already."""
-    step = int(state.step)
-    if step not in manager.all_steps():
-        manager.save(step, args=ocp.args.StandardSave(state), force=True)
-
-
-def restore(manager: ocp.CheckpointManager, abstract: GANState, mesh: Mesh, step: int | None = None) -> GANState:
-    """The state of `step` (None: the latest), replicated over the mesh.
+def newest_intact(workdir: Path, warn: Callable[[str], None], *, set_aside: bool = False) -> int | None:
+    """Step of the newest checkpoint that matches its checksums; None if the run has no checkpoint.
 
     Args:
-      manager: of `open_checkpoints`.
-      abstract: shapes and dtypes of the state, from `jax.eval_shape`.
-      mesh: any number of devices, not only that of the run that saved.
+      workdir: the run's folder.
+      warn: told of every damaged one.
+      set_aside: rename damaged ones, so that training can save under their steps again.
+
+    Raises:
+      UserError: there are checkpoints, and all are damaged.
+    """
+    steps = run_folder.steps(workdir)
+    for step in reversed(steps):
+        folder = run_folder.checkpoint(workdir, step)
+        damage = find_damage(folder)
+        if damage is None:
+            return step
+        if set_aside:
+            _rename_to_free(folder, "damaged")
+        warn(
+            f"WARNING: the checkpoint of step {step} is damaged: {damage}. "
+            f"{'It is set aside, and the' if set_aside else 'The'} one before is used."
+        )
+    if steps:
+        raise UserError(
+            f"all checkpoints in {run_folder.checkpoints(workdir)} are damaged. Restore one from a copy, or choose "
+            "another --workdir to start again."
+        )
+    return None
+
+
+def restore(workdir: Path, step: int, abstract: GANState, mesh: Mesh) -> GANState:
+    """The state of a checkpoint, replicated over the mesh.
+
+    Args:
+      workdir: the run's folder.
       step: a step with a checkpoint.
+      abstract: shapes and dtypes of the state, from `jax.eval_shape`.
+      mesh: any number of devices and hosts, not only that of the run that saved.
 
     Raises:
       UserError: there is no such checkpoint, or it cannot be read.
     """
-    steps = manager.all_steps()
-    step = max(steps, default=None) if step is None else step
-    if step is None or step not in steps:
-        available = ", ".join(map(str, sorted(steps))) or "none"
-        wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
-        raise UserError(f"{manager.directory} has {wanted} (available steps: {available}).")
+    steps, folder = run_folder.steps(workdir), run_folder.checkpoint(workdir, step)
+    if step not in steps:
+        available = ", ".join(map(str, steps)) or "none"
+        raise UserError(f"{folder.parent} has no checkpoint of step {step} (available steps: {available}).")
     sharding = NamedSharding(mesh, P())
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract)
     try:
-        return manager.restore(step, args=ocp.args.StandardRestore(target))
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore((folder / _ITEM).absolute(), target)
     except Exception as error:  # Orbax has no type for a damaged file; what it raises depends on which one it is
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise UserError(
-            f"the checkpoint {manager.directory / str(step)} cannot be read, it may be damaged ({reason}). Move that "
-            "folder away to use the one before."
+            f"the checkpoint {folder} cannot be read, it may be damaged ({_first_line(error)}). Move that folder away "
+            "to use the one before."
         ) from error
+
+
+def find_damage(folder: Path) -> str | None:
+    """What is wrong with the files of a checkpoint; None if they match their checksums.
+
+    One without checksums, written by another program, passes.
+    """
+    item = folder / _ITEM
+    try:
+        lines = (item / _CHECKSUMS).read_text().splitlines()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        return f"{_CHECKSUMS} cannot be read ({_first_line(error)})"
+    try:
+        found = dict(_checksums(item))
+    except OSError as error:
+        return f"{error.filename} cannot be read ({error.strerror})"
+    for line in lines:
+        checksum, _, name = line.partition("  ")
+        if name not in found:
+            return f"{name or _CHECKSUMS} is {'missing' if name else 'cut short'}"
+        if found[name] != checksum:
+            return f"{name} does not match its checksum"
+    return None if lines else f"{_CHECKSUMS} is empty"
+
+
+class _Handler(ocp.StandardCheckpointHandler):
+    """Orbax's, which also writes checksums before the checkpoint gets its name."""
+
+    def finalize(self, directory: Any) -> None:
+        """Called on the first host when all hosts have written their parts."""
+        super().finalize(directory)
+        folder = Path(directory)
+        text = "".join(f"{checksum}  {name}\n" for name, checksum in _checksums(folder))
+        run_folder.write_atomically(folder / _CHECKSUMS, text.encode())
+
+
+def _checksums(folder: Path) -> Iterable[tuple[str, str]]:
+    """(relative name, SHA-256) of every file; each is on the disk, not only in the system's cache, when it is read."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != _CHECKSUMS:
+            with path.open("rb") as file:
+                os.fsync(file)
+                yield path.relative_to(folder).as_posix(), hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remove_unfinished(workdir: Path) -> None:
+    for pattern in _UNFINISHED:
+        for folder in run_folder.checkpoints(workdir).glob(pattern):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _delete(folder: Path) -> None:
+    shutil.rmtree(_rename_to_free(folder, "deleted"), ignore_errors=True)
+
+
+def _rename_to_free(folder: Path, suffix: str) -> Path:
+    """Renames <step> to <step>.suffix, or <step>-2.suffix if that is taken."""
+    target, number = folder.with_name(f"{folder.name}.{suffix}"), 2
+    while target.exists():
+        target, number = folder.with_name(f"{folder.name}-{number}.{suffix}"), number + 1
+    return folder.rename(target)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

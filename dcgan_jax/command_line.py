@@ -17,7 +17,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from dcgan_jax import allocator, run_folder
+from dcgan_jax import allocator, data_parallel, run_folder
 from dcgan_jax.cache import cache_folder
 from dcgan_jax.errors import Interrupted, UserError
 
@@ -27,7 +27,8 @@ def run(work: Callable[[], None]) -> None:
 
     A `UserError` is printed without a traceback and ends the process with status 2, and so do flags that are wrong, an
     `OSError` and memory that does not suffice; Ctrl-C and SIGTERM end it with status 130 and 143 after all clean-up, an
-    `Interrupted` training run with the same.
+    `Interrupted` training run with its own. On several hosts, 76 (EX_PROTOCOL of sysexits.h, "remote error") says that
+    another process is gone.
     """
 
     def main(argv: list[str]) -> None:
@@ -38,16 +39,27 @@ def run(work: Callable[[], None]) -> None:
             work()
         except (UserError, OSError) as error:
             _fail(error)
-        except (MemoryError, jax.errors.JaxRuntimeError) as error:
-            if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            reason = (str(error).splitlines() or ["out of memory"])[0]
-            _fail(f"memory does not suffice ({reason}): smaller batches, images or networks need less.")
         except Interrupted as interruption:
             print(f"{interruption}. The same command continues the run.", file=sys.stderr)
-            sys.exit(128 + interruption.signum)
+            sys.exit(interruption.exit_status)
         except KeyboardInterrupt:
-            sys.exit(128 + signal.SIGINT)
+            _exit(128 + signal.SIGINT)
+        except Exception as error:
+            reason = (str(error).splitlines() or [""])[0][:200]
+            if data_parallel.lost_peer(error):
+                print(
+                    f"error: another process of this run is gone ({reason}). The same command, on as many hosts as "
+                    "there are, continues from the newest checkpoint.",
+                    file=sys.stderr,
+                )
+                _exit(os.EX_PROTOCOL)
+            if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in reason:
+                reason = reason or "out of memory"
+                _fail(f"memory does not suffice ({reason}): smaller batches, images or networks need less.")
+            if jax.distributed.is_initialized():
+                traceback.print_exc()
+                _exit(1)
+            raise
 
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no text
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -57,9 +69,18 @@ def run(work: Callable[[], None]) -> None:
     app.run(main, flags_parser=_parse_flags)
 
 
+def _exit(status: int) -> NoReturn:
+    """Ends the process; at once if there are others, which would be waited for, and they perhaps for this one."""
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 def _fail(error: object) -> NoReturn:
     print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
+    _exit(2)
 
 
 def _exit_on_signal(signum: int, frame: FrameType | None) -> NoReturn:

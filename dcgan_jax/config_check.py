@@ -26,6 +26,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "model.output": ("tanh", "sigmoid"),
     "model.resampling": ("strided", "pooling"),
     "model.z_distribution": ("uniform", "normal"),
+    "on_nonfinite": ("stop", "rollback"),
     "precision": ("float32", "bfloat16"),
     "update_order": ("discriminator_first", "generator_first"),
 }
@@ -45,7 +46,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "eval.num_samples": (1, _MOST_STEPS),
     "eval_every": (0, _MOST_STEPS),
     "keep_checkpoints": (1, math.inf),
+    "keep_every": (0, _MOST_STEPS),
     "log_every": (0, _MOST_STEPS),
+    "max_rollbacks": (1, math.inf),
     "model.discriminator.dropout": (0.0, 1),
     "model.norm_epsilon": (0.0, math.inf),
     "model.norm_momentum": (0.0, 1),

@@ -1,21 +1,101 @@
-"""Devices: the mesh, what is replicated and what is split over it, and how a step is mapped.
+"""Devices and hosts: the mesh, what is replicated and what is split over it, and how a step is mapped.
 
 The state is replicated, the batch is split along its first axis, and gradients are averaged inside the step. Both
 mappers run the same per-device function under the same axis name and give the same numbers.
+
+On several hosts one process runs on each, all the same program. The first one alone writes logs and sheets.
 """
 
+import importlib.util
+import os
+import zlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dcgan_jax.errors import UserError
 
 AXIS = "data"
+# A process that has not been heard of for this long counts as lost, and all others stop.
+_HEARTBEAT_SECONDS = 30
+
+
+def start_processes(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -> None:
+    """Joins the processes of a run on several hosts; must come before anything else of JAX.
+
+    Without arguments it does so where the cluster says who takes part: on Cloud TPU, in Slurm steps of several tasks,
+    and in Kubernetes jobs with completion indices; elsewhere it does nothing.
+
+    Args:
+      coordinator: HOST:PORT on which process 0 can be reached by all.
+      num_processes: how many there are.
+      process_id: which of them this one is, from 0.
+
+    Raises:
+      UserError: only some of the arguments are given, or the others cannot be reached.
+    """
+    given = [bool(coordinator), num_processes > 0, process_id >= 0]
+    if any(given) and not all(given):
+        raise UserError("--coordinator, --num_processes and --process_id go together: give all three, or none.")
+    try:
+        if coordinator:
+            if ":" not in coordinator or not process_id < num_processes:
+                raise ValueError(f"process {process_id} of {num_processes}, coordinator {coordinator!r}")
+            jax.distributed.initialize(
+                coordinator, num_processes, process_id, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS
+            )
+        elif cluster_names_processes():
+            jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"the processes of this run could not be joined ({str(error).splitlines()[0]}). Start one on each host, "
+            "with --coordinator=HOST:PORT of the first, --num_processes, and --process_id from 0 on."
+        ) from error
+
+
+def cluster_names_processes() -> bool:
+    """Whether `jax.distributed.initialize` can find out by itself who takes part."""
+    env = os.environ
+    slurm = {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"} <= env.keys()
+    if slurm and int(env.get("SLURM_NTASKS", "1")) > 1:
+        return True
+    if "KUBERNETES_SERVICE_HOST" in env and "JOB_COMPLETION_INDEX" in env:
+        return True
+    # TPU VMs answer from their metadata. JAX sets this variable where there are no chips; Colab and Kaggle do as well.
+    tpu = importlib.util.find_spec("libtpu") is not None and "TPU_SKIP_MDS_QUERY" not in env
+    return tpu or "," in env.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def lost_peer(error: Exception) -> bool:
+    """Whether an error of JAX means that another process of the run has stopped."""
+    words = ("Gloo", "NCCL", "Connection closed", "heartbeat", "coordination", "Coordination", "UNAVAILABLE", "Barrier")
+    return jax.distributed.is_initialized() and any(word in str(error) for word in words)
+
+
+def from_first_process(compute: Callable[[], int | None]) -> int | None:
+    """What `compute` returns on process 0, where alone it is called, on all of them."""
+    if jax.process_count() == 1:
+        return compute()
+    value = compute() if jax.process_index() == 0 else None
+    found = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if value is None else value)))
+    return None if found < 0 else found
+
+
+def check_same(text: str, what: str) -> None:
+    """Raises UserError unless all processes have the same text; `what` names it."""
+    if jax.process_count() > 1:
+        found = multihost_utils.process_allgather(np.uint32(zlib.crc32(text.encode())))
+        if len(set(found.tolist())) > 1:
+            raise UserError(
+                f"the hosts do not have the same {what}. Give all of them the same files, or one "
+                "--config.data.cache_dir that they share."
+            )
 
 
 def make_mesh(batch_size: int) -> Mesh:
@@ -30,12 +110,28 @@ def make_mesh(batch_size: int) -> Mesh:
             f"batch_size {batch_size} is not divisible by the {devices} devices: set --config.batch_size to a "
             f"multiple of {devices}, for example {max(1, round(batch_size / devices)) * devices}."
         )
-    return jax.make_mesh((devices,), (AXIS,), axis_types=(AxisType.Auto,))
+    # By host: each one's part of the global batch is then in one piece, whatever the machines' wiring.
+    ordered = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(ordered), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of what all devices hold whole."""
+    return NamedSharding(mesh, P())
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
-    """Places the same value on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, P()))
+    """Places a value that all hosts hold on every device."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, replicated(mesh))
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(replicated(mesh), np.asarray(leaf)), tree)
+
+
+def across_hosts(tree: Any) -> Any:
+    """The same replicated arrays as arrays of all hosts together; under pmap each host has its own."""
+    if jax.process_count() == 1:
+        return tree
+    return multihost_utils.host_local_array_to_global_array(tree, make_mesh(jax.device_count()), P())
 
 
 def mean_over_devices(tree: Any, axis_name: str | None = AXIS) -> Any:

@@ -136,8 +136,8 @@ def main() -> None:
     state = import_weights(_CONFIG.value, Path(_WEIGHTS.value))
     run_folder.check(workdir, _CONFIG.value)
     run_folder.record(workdir, _CONFIG.value, {"source": str(_WEIGHTS.value)})
-    with checkpoint.open_checkpoints(workdir, keep=1) as manager:
-        checkpoint.save(manager, data_parallel.replicate(data_parallel.make_mesh(jax.device_count()), state))
+    with checkpoint.Checkpoints(workdir) as checkpoints:
+        checkpoints.save(data_parallel.replicate(data_parallel.make_mesh(jax.device_count()), state))
     print(f"imported into {workdir}")
 
 

@@ -1,20 +1,24 @@
 """Trains a DCGAN: python -m dcgan_jax.main --config=configs/lsun.py --workdir=runs/lsun [--config.field=value ...]
 
-Flags, nothing else; the work is in `train.train_and_evaluate`.
+Flags and the start of the processes, nothing else; the work is in `train.train_and_evaluate`.
 """
 
 from absl import flags
 from ml_collections import config_flags
 
-from dcgan_jax import command_line, train
+from dcgan_jax import command_line, data_parallel, train
 
 
 def main() -> None:
+    data_parallel.start_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
 
 
 if __name__ == "__main__":
     _CONFIG = config_flags.DEFINE_config_file("config", None, "File with the run's configuration.", lock_config=True)
     _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, samples, metrics.", required=True)
+    _COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, for a run of several processes.")
+    _NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "How many there are.")
+    _PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Which of them this one is, from 0. Clusters know all three.")
     flags.mark_flag_as_required("config")
     command_line.run(main)

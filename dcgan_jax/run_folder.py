@@ -1,6 +1,7 @@
 """A run's folder: what lies where, and the rule that one folder holds one run.
 
     config.json   data.json   checkpoints/<step>/   samples/step_00000500.png   metrics.jsonl   events.out.tfevents.*
+    rollbacks.json, after a divergence   .lock, held while training
 
 The folder is self-contained: sampling, analysis and evaluation read the config from it.
 """
@@ -10,11 +11,13 @@ import functools
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from dcgan_jax import file_lock
 from dcgan_jax.errors import UserError
 
 # Fields that may change when a run is resumed: they do not change what is computed, or only how long.
@@ -27,6 +30,9 @@ _FREE_FIELDS = {
     "eval.num_samples",
     "eval.split",
     "keep_checkpoints",
+    "keep_every",
+    "on_nonfinite",
+    "max_rollbacks",
     "data.dir",
     "data.cache_dir",
     "data.placement",
@@ -42,6 +48,9 @@ _ADDED_FIELDS = {
     "eval_every": 0,
     "eval.num_samples": 10_000,
     "eval.split": "",
+    "keep_every": 0,
+    "max_rollbacks": 3,
+    "on_nonfinite": "stop",
     "model.resampling": "strided",
     "model.generator.activation": "relu",
     "model.discriminator.activation": "leaky_relu",
@@ -50,6 +59,10 @@ _ADDED_FIELDS = {
 
 def checkpoints(workdir: Path) -> Path:
     return workdir / "checkpoints"
+
+
+def checkpoint(workdir: Path, step: int) -> Path:
+    return checkpoints(workdir) / str(step)
 
 
 def metrics(workdir: Path) -> Path:
@@ -109,8 +122,29 @@ def check(workdir: Path, config: ConfigDict) -> None:
         )
 
 
+@contextlib.contextmanager
+def lock(workdir: Path) -> Iterator[None]:
+    """Held while a run trains: two at a time would write over each other.
+
+    Raises:
+      UserError: another process trains in the folder.
+    """
+    try:
+        with file_lock.hold(workdir / ".lock", "the run", wait=False):
+            yield
+    except BlockingIOError:
+        raise UserError(
+            f"another process is training in {workdir}: wait for it, stop it, or choose another --workdir."
+        ) from None
+
+
 def _check_name(workdir: Path) -> None:
-    """Raises UserError for a name that Orbax cannot handle."""
+    """Raises UserError for a name that is an address, or one that Orbax cannot handle."""
+    if ":/" in str(workdir):  # pathlib makes one slash of two
+        raise UserError(
+            f"--workdir {workdir} looks like an address: give a folder. A bucket can be mounted as one, see "
+            "launch/README.md."
+        )
     try:
         str(workdir.absolute()).encode()
     except UnicodeEncodeError as error:
@@ -159,6 +193,34 @@ def latest_step(workdir: Path) -> int | None:
     return max(steps(workdir), default=None)
 
 
+def best_step(workdir: Path, steps: list[int]) -> int | None:
+    """Among `steps`, the one with the lowest distance to the data, 'nnd' in metrics.jsonl; None if none has any."""
+    distances = {}
+    for row in read_metrics(workdir):
+        if row["step"] in steps and "nnd" in row:
+            distances[row["step"]] = row["nnd"]
+    return min(distances, key=distances.__getitem__, default=None)
+
+
+def rollbacks(workdir: Path) -> list[dict[str, Any]]:
+    """What `add_rollback` has noted, oldest first.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    path = workdir / "rollbacks.json"
+    try:
+        return list(json.loads(path.read_text())) if path.exists() else []
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def add_rollback(workdir: Path, diverged_at: int, reason: str) -> None:
+    """Notes that a run diverged and goes back: how often decides which random numbers it draws from then on."""
+    noted = [*rollbacks(workdir), {"diverged_at": diverged_at, "reason": reason}]
+    write_atomically(workdir / "rollbacks.json", (json.dumps(noted, indent=2) + "\n").encode())
+
+
 def load_config(workdir: Path) -> ConfigDict:
     """The resolved config of the run in `workdir`.
 
@@ -197,7 +259,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, each with its number 'step'; [] if there is no file.
+    """The lines of metrics.jsonl, numbers by name, 'step' among them; [] if there is no file.
 
     Lines that are something else are left out: a crash can cut one short.
 
@@ -214,7 +276,11 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     for line in lines:
         with contextlib.suppress(ValueError, RecursionError):
             row = json.loads(line)
-            if isinstance(row, dict) and isinstance(row.get("step"), int | float):
+            if (
+                isinstance(row, dict)
+                and "step" in row
+                and all(isinstance(value, int | float) for value in row.values())
+            ):
                 rows.append(row)
     return rows
 

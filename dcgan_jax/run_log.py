@@ -29,7 +29,8 @@ class RunLog:
             return
         self._num_steps = num_steps
         self._metrics = run_folder.metrics(workdir)
-        _drop_lines_after(self._metrics, first_step)
+        _drop_lines_after(workdir, first_step)
+        self._unwritten: list[str] = []  # lines of metrics.jsonl
         self._bar = tqdm(
             total=num_steps, initial=first_step, unit="step", file=sys.stdout, disable=not sys.stdout.isatty(),
             dynamic_ncols=True, leave=False,
@@ -48,8 +49,8 @@ class RunLog:
         """A line of metrics.jsonl, a console line, TensorBoard scalars."""
         if not self._active:
             return
-        with self._metrics.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        self._unwritten.append(json.dumps({"step": step, **values}) + "\n")
+        self._write_lines()
         speed = ""
         if "images_per_second" in values:
             speed = f"  {values['images_per_second']:.0f} images/s  {format_duration(seconds_left)} left"
@@ -60,6 +61,19 @@ class RunLog:
             f"{speed}"
         )
         self._to_tensorboard("write_scalars", step, values)
+
+    def _write_lines(self) -> None:
+        """Appends what has not been written, whole lines or nothing; a disk that is full is tried again next time."""
+        size = self._metrics.stat().st_size if self._metrics.exists() else 0
+        try:
+            with self._metrics.open("a") as file:
+                file.write("".join(self._unwritten))
+            self._unwritten.clear()
+        except OSError as error:
+            if len(self._unwritten) == 1:
+                self.text(f"warning: {self._metrics} cannot be written ({error.strerror}); its lines are kept.")
+            if self._metrics.exists():
+                os.truncate(self._metrics, size)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """TensorBoard image, uint8 [height, width, channels]."""
@@ -119,14 +133,7 @@ def _open_tensorboard(workdir: Path, warn: Callable[[str], None]) -> Any:
         return None
 
 
-def _drop_lines_after(path: Path, step: int) -> None:
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (json.JSONDecodeError, KeyError):
-            continue  # a line cut short by a crash
-    run_folder.write_atomically(path, "".join(kept).encode())
+def _drop_lines_after(workdir: Path, step: int) -> None:
+    if run_folder.metrics(workdir).exists():
+        kept = [json.dumps(row) + "\n" for row in run_folder.read_metrics(workdir) if row["step"] <= step]
+        run_folder.write_atomically(run_folder.metrics(workdir), "".join(kept).encode())

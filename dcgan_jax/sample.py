@@ -13,7 +13,9 @@ Batch normalisation at sampling time (--norm):
     batch     statistics of batches of 128, as the authors' code samples
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -118,11 +120,13 @@ def load_run(workdir: Path, step: int | None = None) -> tuple[ConfigDict, GANSta
     config = run_folder.load_config(workdir)
     generator, discriminator = models.build_models(config)
     abstract = jax.eval_shape(lambda: create_state(config, generator, discriminator))
-    if not run_folder.checkpoints(workdir).is_dir():
+    if step is None:
+        step = checkpoint.newest_intact(workdir, partial(print, file=sys.stderr))
+    elif damage := checkpoint.find_damage(run_folder.checkpoint(workdir, step)):
+        raise UserError(f"the checkpoint of step {step} in {workdir} is damaged: {damage}. Choose another --step.")
+    if step is None:
         raise UserError(f"{workdir} has no checkpoint yet.")
-    mesh = data_parallel.make_mesh(jax.device_count())
-    with checkpoint.open_checkpoints(workdir) as manager:
-        state = checkpoint.restore(manager, abstract, mesh, step)
+    state = checkpoint.restore(workdir, step, abstract, data_parallel.make_mesh(jax.device_count()))
     return config, jax.device_put(state, jax.local_devices()[0])
 
 

@@ -2,22 +2,33 @@
 
 import contextlib
 import math
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcgan_jax import allocator, checkpoint, config_check, data_parallel, image_grid, models, run_folder, sample
+from dcgan_jax import (
+    allocator,
+    checkpoint,
+    collapse,
+    config_check,
+    data_parallel,
+    image_grid,
+    models,
+    preemption,
+    run_folder,
+    sample,
+)
+from dcgan_jax.checkpoint import Checkpoints
 from dcgan_jax.datasets import pack
 from dcgan_jax.datasets.image_dataset import ImageDataset
-from dcgan_jax.errors import Interrupted, UserError
+from dcgan_jax.divergence import Diverged, first_nonfinite
+from dcgan_jax.errors import Interrupted
 from dcgan_jax.evaluation import nearest
 from dcgan_jax.input_pipeline import Batches, check_dataset, check_labels, over_batches
 from dcgan_jax.run_log import RunLog
@@ -26,12 +37,10 @@ from dcgan_jax.train_step import Metrics, make_train_step
 
 # Calls that may be under way on the device before the host waits: enough to keep it busy, few enough to stop quickly.
 _CALLS_IN_FLIGHT = 2
+# Images of the data that samples are compared with, see `collapse`.
+_DATA_SHOWN = 64
 
 Evaluate = Callable[[GANState], dict[str, float]]
-
-
-class Diverged(UserError):
-    """A loss or gradient was not finite; the state was not saved."""
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> GANState:
@@ -47,57 +56,101 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> GANState:
       The state after the last step.
 
     Raises:
-      UserError: the config, the data or the folder cannot be used; before any training.
-      Diverged: a metric was not finite; the last good checkpoint is kept.
+      UserError: the config, the data or the folder cannot be used; before any training. Or saves failed again and
+        again.
+      Diverged: a metric was not finite; the last good checkpoint is kept. With config.on_nonfinite='rollback', only
+        after config.max_rollbacks returns to it.
       Interrupted: by SIGINT or SIGTERM, after saving.
     """
     workdir = Path(workdir)
     config_check.check_config(config)
     mesh = data_parallel.make_mesh(config.batch_size)
-    step_function = data_parallel.map_step(over_batches(make_train_step(config)), mesh, config.mapper)
+    step_function = make_step_function(config, mesh, 0)
     run_folder.check(workdir, config)
-    held_out = (
-        pack.open_others(config.data, split=config.eval.split) if config.eval_every and config.eval.split else None
-    )
+    with run_folder.lock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+        dataset, evaluate = open_data(config)
+        if jax.process_index() == 0:
+            run_folder.record(workdir, config, dataset.meta)
+        batches = Batches(config, dataset, mesh)
+        rollbacks = len(run_folder.rollbacks(workdir))
+        while True:
+            if rollbacks:
+                step_function = make_step_function(config, mesh, rollbacks)
+            try:
+                return train(config, workdir, mesh, step_function, batches, dataset, evaluate)
+            except Diverged as divergence:
+                if config.on_nonfinite == "stop" or rollbacks >= config.max_rollbacks:
+                    raise
+                rollbacks += 1
+                if jax.process_index() == 0:
+                    run_folder.add_rollback(workdir, divergence.step, str(divergence))
+                    print(f"WARNING: {divergence} Going back, rollback {rollbacks} of {config.max_rollbacks}.")
+
+
+def make_step_function(config: ConfigDict, mesh: jax.sharding.Mesh, rollbacks: int) -> Callable[..., Any]:
+    """The training step, over batches and devices; see `train_step` for `rollbacks`."""
+    return data_parallel.map_step(over_batches(make_train_step(config, rollbacks)), mesh, config.mapper)
+
+
+def open_data(config: ConfigDict) -> tuple[ImageDataset, Evaluate | None]:
+    """The images, and what measures samples beside them if config.eval_every asks for it.
+
+    Raises:
+      UserError: they cannot feed this config.
+    """
+    held_out = None
+    if config.eval_every and config.eval.split:
+        held_out = pack.open_others(config.data, split=config.eval.split)
     dataset = pack.open_or_build(config.data)
     check_dataset(config, dataset)
-    evaluate = None
-    if config.eval_every:
-        held_out = dataset if held_out is None else held_out
-        check_labels(config, f"{config.data.source} {config.eval.split}", held_out)
-        evaluate = nearest.make_evaluate(config, held_out.images, held_out.labels)
-    run_folder.record(workdir, config, dataset.meta)
-    batches = Batches(config, dataset, mesh)
+    data_parallel.check_same(dataset.meta.get("sha256", ""), "images")
+    if not config.eval_every:
+        return dataset, None
+    held_out = dataset if held_out is None else held_out
+    check_labels(config, f"{config.data.source} {config.eval.split}", held_out)
+    return dataset, nearest.make_evaluate(config, held_out.images, held_out.labels)
 
-    with checkpoint.open_checkpoints(workdir, config.keep_checkpoints) as manager:
-        state = start_state(config, manager, mesh)
-        first_step = int(state.step)
-        log = RunLog(workdir, first_step, config.num_steps)
-        try:
+
+def train(
+    config: ConfigDict,
+    workdir: Path,
+    mesh: jax.sharding.Mesh,
+    step_function: Callable[..., Any],
+    batches: Batches,
+    dataset: ImageDataset,
+    evaluate: Evaluate | None,
+) -> GANState:
+    """From the newest intact checkpoint to the last step, or to the first that diverges."""
+    step = data_parallel.from_first_process(lambda: checkpoint.newest_intact(workdir, print, set_aside=True))
+    state = start_state(config, workdir, step, mesh)
+    first_step = int(state.step)
+    log = RunLog(workdir, first_step, config.num_steps)
+    try:
+        with Checkpoints(workdir, step, config.keep_checkpoints, config.keep_every, log.text) as checkpoints:
             log.text(overview(config, state, dataset, workdir))
-            with stop_on_signals() as stopped:
-                loop = Loop(config, workdir, manager, log, first_step, evaluate)
+            loop = Loop(config, workdir, checkpoints, log, dataset.images, first_step, evaluate)
+            with preemption.stop_requests() as stop_requested:
                 for step, call in batches.from_step(first_step, config.num_steps):
                     state, metrics = step_function(state, batches.pack, call)
                     loop.after_call(step, state, metrics)
-                    if stopped:
-                        loop.save(step, state, metrics)
-                        raise Interrupted(stopped[0], step)
-        finally:
-            log.close()
+                    if signum := stop_requested():
+                        loop.save(step, state, metrics, block=True)
+                        raise Interrupted(signum, step)
+    finally:
+        log.close()
     return state
 
 
-def start_state(config: ConfigDict, manager: checkpoint.ocp.CheckpointManager, mesh: jax.sharding.Mesh) -> GANState:
-    """The newest checkpoint, or a fresh state, on every device."""
+def start_state(config: ConfigDict, workdir: Path, step: int | None, mesh: jax.sharding.Mesh) -> GANState:
+    """The checkpoint of `step`, or a fresh state for None, on every device."""
     generator, discriminator = models.build_models(config)
 
     def fresh() -> GANState:
         return create_state(config, generator, discriminator)
 
-    if manager.all_steps():
-        return checkpoint.restore(manager, jax.eval_shape(fresh), mesh)
-    return data_parallel.replicate(mesh, jax.jit(fresh)())
+    if step is not None:
+        return checkpoint.restore(workdir, step, jax.eval_shape(fresh), mesh)
+    return jax.jit(fresh, out_shardings=data_parallel.replicated(mesh))()
 
 
 class Loop:
@@ -107,17 +160,20 @@ class Loop:
         self,
         config: ConfigDict,
         workdir: Path,
-        manager: checkpoint.ocp.CheckpointManager,
+        checkpoints: Checkpoints,
         log: RunLog,
+        images: np.ndarray,
         first_step: int,
         evaluate: Evaluate | None = None,
     ) -> None:
-        """`first_step`: finished steps of the state that the loop starts from."""
+        """`first_step`: finished steps of the state that the loop starts from. `images`: of the data."""
         self._evaluate = evaluate
-        self._config, self._workdir, self._manager, self._log = config, workdir, manager, log
+        self._config, self._workdir, self._checkpoints, self._log = config, workdir, checkpoints, log
         self._draw = sample.make_draw(config)
         self._sheet_inputs = sample.sheet_inputs(config, config.seed)
-        self._in_flight: deque[Metrics] = deque()
+        self._data_shown = images[np.linspace(0, len(images) - 1, _DATA_SHOWN).astype(int)]
+        self._alarms = collapse.Alarms(run_folder.read_metrics(workdir))
+        self._in_flight: deque[tuple[int, Metrics]] = deque()
         self._begin = self._done = first_step
         self._last_check = first_step  # last step whose metrics were seen to be finite
         self._clock = Clock()
@@ -130,9 +186,9 @@ class Loop:
           state, metrics: its results, which may still be under way.
         """
         config = self._config
-        self._in_flight.append(metrics)
+        self._in_flight.append((step, metrics))
         if len(self._in_flight) > _CALLS_IN_FLIGHT:
-            jax.block_until_ready(self._in_flight.popleft())
+            self._check_finite(*self._in_flight.popleft(), state)
         first, last = self._done == self._begin, step == config.num_steps
         if first:
             jax.block_until_ready(metrics)
@@ -142,56 +198,63 @@ class Loop:
         self._done = step
         self._log.progress(step)
 
-        evaluation = {}
-        if self._evaluate and (last or is_due(step, config.eval_every)):
-            with self._clock.paused(metrics):
-                evaluation = self._evaluate(_of_this_host(state))
-        if (first and self._begin == 0) or last or is_due(step, config.log_every) or evaluation:
-            self._write_metrics(step, metrics, evaluation)
+        extra: dict[str, float] = {}
         if last or is_due(step, config.sample_every):
             with self._clock.paused(metrics):
-                self._write_sheet(step, state)
+                extra |= self._write_sheet(step, state)
+        if self._evaluate and (last or is_due(step, config.eval_every)):
+            with self._clock.paused(metrics):
+                extra |= self._evaluate(_of_this_host(state)) if jax.process_index() == 0 else {}
+        if (first and self._begin == 0) or last or is_due(step, config.log_every) or extra:
+            self._write_metrics(step, metrics, extra, state)
         if last or is_due(step, config.checkpoint_every):
             with self._clock.paused(metrics):
                 self.save(step, state, metrics)
 
-    def save(self, step: int, state: GANState, metrics: Metrics) -> None:
-        """Checkpoints a state that is known to be good."""
-        self._finite_values(step, metrics)
-        checkpoint.save(self._manager, state)
+    def save(self, step: int, state: GANState, metrics: Metrics, *, block: bool = False) -> None:
+        """Checkpoints a state that is known to be good; `block`: and waits until it is saved."""
+        self._check_finite(step, metrics, state)
+        self._checkpoints.save(state, block=block)
 
-    def _write_metrics(self, step: int, metrics: Metrics, evaluation: dict[str, float]) -> None:
-        values = self._finite_values(step, metrics) | evaluation
+    def _write_metrics(self, step: int, metrics: Metrics, extra: dict[str, float], state: GANState) -> None:
+        values = self._check_finite(step, metrics, state) | extra
+        alarms, warnings = self._alarms.watch(values)
         steps_per_second = self._clock.rate()
         seconds_left = math.nan
         if steps_per_second:  # unknown at the first step, which compiles
             values["images_per_second"] = round(steps_per_second * self._config.batch_size, 2)
             seconds_left = (self._config.num_steps - step) / steps_per_second
-        self._log.scalars(step, values, seconds_left)
+        self._log.scalars(step, values | alarms, seconds_left)
+        for warning in warnings:
+            self._log.text(f"warning: step {step}: {warning}")
 
-    def _finite_values(self, step: int, metrics: Metrics) -> dict[str, float]:
-        values = {name: float(value) for name, value in metrics.items()}
-        bad = {name: value for name, value in values.items() if not math.isfinite(value)}
-        if bad:
-            saved = self._manager.latest_step()
+    def _check_finite(self, step: int, metrics: Metrics, state: GANState) -> dict[str, float]:
+        """The metrics that are single numbers. Raises Diverged if any metric is not finite."""
+        found = jax.device_get(metrics)
+        if bad := first_nonfinite(found, state, self._config.update_order):
+            self._checkpoints.wait()
+            saved = run_folder.latest_step(self._workdir)
             kept = "no checkpoint was saved before" if saved is None else f"the checkpoint of step {saved} is kept"
-            first = self._last_check + 1
-            what = ", ".join(f"{name} is {value}" for name, value in bad.items())
             raise Diverged(
-                f"training diverged between steps {first} and {step}: {what}; {kept}. "
-                "Check the data, or lower the learning rates in a new --workdir."
+                f"training diverged between steps {self._last_check + 1} and {step}: {bad} is not finite; {kept}. "
+                "Check the data, or lower the learning rates in a new --workdir.",
+                step,
             )
-        self._last_check = step
-        return values
+        self._last_check = max(self._last_check, step)
+        return {name: float(value) for name, value in found.items() if value.ndim == 0}
 
-    def _write_sheet(self, step: int, state: GANState) -> None:
+    def _write_sheet(self, step: int, state: GANState) -> dict[str, float]:
         if jax.process_index() != 0:
-            return
+            return {}
         z, labels, columns = self._sheet_inputs
         images = self._draw(_of_this_host(state), z, labels)
         sheet = image_grid.make_grid(images, columns)
-        image_grid.save_png(run_folder.sample_sheet(self._workdir, step), sheet)
+        try:
+            image_grid.save_png(run_folder.sample_sheet(self._workdir, step), sheet)
+        except OSError as error:
+            self._log.text(f"warning: the sheet of step {step} could not be written ({error.strerror}).")
         self._log.image(step, "samples", np.asarray(sheet))
+        return {"diversity": round(collapse.diversity(images, self._data_shown), 4)}
 
 
 def _of_this_host(state: GANState) -> GANState:
@@ -251,29 +314,3 @@ def overview(config: ConfigDict, state: GANState, dataset: ImageDataset, workdir
             f"running  {steps}",
         ]
     )
-
-
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[list[int]]:
-    """Yields a list that receives the first SIGINT or SIGTERM; a second one acts as it always does."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        del frame
-        received.append(signum)
-        restore()
-
-    for signum in before:
-        signal.signal(signum, note)
-    try:
-        yield received
-    finally:
-        restore()

@@ -32,12 +32,15 @@ Batch = dict[str, jax.Array]
 TrainStep = Callable[[GANState, Batch], tuple[GANState, Metrics]]
 
 
-def make_train_step(config: ConfigDict) -> TrainStep:
+def make_train_step(config: ConfigDict, rollbacks: int = 0) -> TrainStep:
     """Builds `step(state, batch) -> (state, metrics)`.
 
     `batch` holds this device's 'image' uint8 [batch, height, width, channels] and, for conditional networks, 'label'
     int32 [batch]. Metrics are float32 scalars of before the update: d_loss and g_loss; d_real and d_fake, the means of
-    sigmoid(logit) over real and generated images; d_grad_norm and g_grad_norm, Euclidean.
+    sigmoid(logit) over real and generated images; d_grad_norm and g_grad_norm, Euclidean. d_grad_norms and
+    g_grad_norms [leaves] are those of the single tensors, in the order of `jax.tree.leaves`.
+
+    `rollbacks`: how often the run went back after it diverged. Each time it goes on with other random draws.
 
     Raises:
       UserError: see `config_check`.
@@ -49,7 +52,7 @@ def make_train_step(config: ConfigDict) -> TrainStep:
     def step(state: GANState, batch: Batch) -> tuple[GANState, Metrics]:
         real = pixels.to_network(batch["image"], config.model.output)
         labels = batch["label"] if config.model.num_classes else None
-        keys = partial(_example_keys, config.seed, state.step, len(real))
+        keys = partial(_example_keys, config.seed, state.step, len(real), rollbacks)
 
         def noise(name: str) -> jax.Array:
             draw = partial(models.sample_noise, shape=(config.model.z_dim,), distribution=config.model.z_distribution)
@@ -125,7 +128,7 @@ def discriminator_step(
         "d_loss": value,
         "d_real": jax.nn.sigmoid(real_logits).mean(),
         "d_fake": jax.nn.sigmoid(fake_logits).mean(),
-        "d_grad_norm": optax.tree.norm(gradients),
+        **_norms("d", gradients),
     }
     return _update(player, gradients, optimizer).replace(batch_stats=batch_stats), metrics
 
@@ -162,7 +165,7 @@ def generator_step(
     value, image_gradients = jax.value_and_grad(objective)(fakes)
     (gradients,) = pull_back(image_gradients)
     gradients = mean_over_devices(gradients)
-    return _update(player, gradients, optimizer), {"g_loss": value, "g_grad_norm": optax.tree.norm(gradients)}
+    return _update(player, gradients, optimizer), {"g_loss": value, **_norms("g", gradients)}
 
 
 def _generate(
@@ -179,12 +182,19 @@ def _generate(
     return fakes, batch_stats, pull_back
 
 
+def _norms(player: str, gradients: Tree) -> Metrics:
+    norms = jnp.stack([jnp.linalg.norm(leaf.ravel()) for leaf in jax.tree.leaves(gradients)])
+    return {f"{player}_grad_norm": jnp.linalg.norm(norms), f"{player}_grad_norms": norms}
+
+
 def _update(player: Player, gradients: Tree, optimizer: optax.GradientTransformation) -> Player:
     updates, opt_state = optimizer.update(gradients, player.opt_state, player.params)
     return player.replace(params=optax.apply_updates(player.params, updates), opt_state=opt_state)
 
 
-def _example_keys(seed: int, step: jax.Array, local_batch: int, name: str) -> jax.Array:
+def _example_keys(seed: int, step: jax.Array, local_batch: int, rollbacks: int, name: str) -> jax.Array:
     """Keys [local_batch] of this device's examples: functions of (seed, name, step, position in the global batch)."""
     first = lax.axis_index(AXIS) * local_batch
+    if rollbacks:
+        name = f"{name} after rollback {rollbacks}"
     return rng.example_keys(rng.stream(seed, name, step), first, local_batch)

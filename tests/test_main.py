@@ -42,7 +42,7 @@ def run(*flags: str, module: str = "main") -> subprocess.CompletedProcess[str]:
 def test_mistakes_are_told_in_one_line(flags: list[str], message: str, tmp_path: Path) -> None:
     if "configs/nothing.py" not in flags[-1]:
         flags = ["--config=configs/default.py", *flags]
-    result = run(*flags, f"--workdir={tmp_path}/run")
+    result = run(*flags, f"--workdir={tmp_path}/my-config.v2")
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr

@@ -95,12 +95,12 @@ def test_checkpoints_come_back_on_any_number_of_devices(tmp_path: Path) -> None:
     config = tiny.config()
     run_folder.record(tmp_path, config, {})
     state = tiny.fresh_state(config)
-    with checkpoint.open_checkpoints(tmp_path, keep=2) as manager:
+    with checkpoint.Checkpoints(tmp_path, keep_latest=2) as checkpoints:
         for step in (1, 2, 3):
-            checkpoint.save(manager, state.replace(step=jax.numpy.int32(step)))
-        with pytest.raises(UserError, match=r"no checkpoint of step 1 \(available steps: 2, 3\)"):
-            checkpoint.restore(manager, jax.eval_shape(lambda: state), tiny.mesh(4), step=1)
-        restored = checkpoint.restore(manager, jax.eval_shape(lambda: state), tiny.mesh(4), step=2)
+            checkpoints.save(state.replace(step=jax.numpy.int32(step)))
+    with pytest.raises(UserError, match=r"no checkpoint of step 1 \(available steps: 2, 3\)"):
+        checkpoint.restore(tmp_path, 1, jax.eval_shape(lambda: state), tiny.mesh(4))
+    restored = checkpoint.restore(tmp_path, 2, jax.eval_shape(lambda: state), tiny.mesh(4))
     assert int(restored.step) == 2
     assert len(restored.generator.params["deconv1"].sharding.device_set) == 4
     assert tiny.largest_difference(restored.generator, state.generator) == 0

@@ -16,7 +16,8 @@ from PIL import Image
 from dcgan_jax import checkpoint, models, run_folder, run_log, sample, train
 from dcgan_jax.datasets import pack
 from dcgan_jax.datasets.image_dataset import ImageDataset
-from dcgan_jax.errors import UserError
+from dcgan_jax.divergence import Diverged
+from dcgan_jax.errors import Interrupted, UserError
 from dcgan_jax.evaluation import nearest
 from dcgan_jax.train_state import GANState, create_state
 from tests import tiny
@@ -38,9 +39,9 @@ def run_config(source: str, **changes: Any) -> ConfigDict:
 
 
 def lines(workdir: Path) -> list[dict[str, float]]:
-    """metrics.jsonl without the speed."""
+    """metrics.jsonl without the speed, and without what sheets add, which may be drawn after other steps."""
     rows = [json.loads(line) for line in run_folder.metrics(workdir).read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "images_per_second"} for row in rows]
+    return [{name: row[name] for name in row if name not in ("images_per_second", "diversity")} for row in rows]
 
 
 def assert_equal(a: GANState, b: GANState) -> None:
@@ -62,6 +63,7 @@ def test_a_run_leaves_its_files(straight: tuple[Path, GANState]) -> None:
     assert [row["step"] for row in lines(workdir)] == [1, 2, 3, 4, 5, 6, 7]
     names = {"step", "d_loss", "g_loss", "d_real", "d_fake", "d_grad_norm", "g_grad_norm"}
     assert all(row.keys() == names for row in lines(workdir))
+    assert [row["step"] for row in run_folder.read_metrics(workdir) if "diversity" in row] == [3, 6, 7]
     assert sorted(path.name for path in (workdir / "samples").iterdir()) == [
         "step_00000003.png",
         "step_00000006.png",
@@ -158,10 +160,10 @@ def test_signals_save_and_the_same_command_goes_on(
 
     config = run_config(source, num_steps=7)
     handler = signal.getsignal(signum)
-    with monkeypatch.context() as patch, pytest.raises(train.Interrupted, match="step 4 is saved") as interruption:
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="step 4 is saved") as interruption:
         patch.setattr(train.Loop, "after_call", stop_at_step_4)
         train.train_and_evaluate(config, tmp_path)
-    assert interruption.value.signum == signum
+    assert interruption.value.exit_status == {signal.SIGINT: 130, signal.SIGTERM: 75}[signum]
     assert signal.getsignal(signum) is handler
     assert_equal(train.train_and_evaluate(config, tmp_path), straight[1])
     assert lines(tmp_path) == lines(straight[0])
@@ -180,22 +182,19 @@ def test_metrics_that_are_computed_again_are_not_written_twice(
 def test_divergence_names_the_window_and_keeps_the_last_good_checkpoint(source: str, tmp_path: Path) -> None:
     config = run_config(source, num_steps=4, log_every=2, checkpoint_every=1)
     train.train_and_evaluate(config, tmp_path)
-    good = checkpoint.open_checkpoints(tmp_path)
-    assert good.latest_step() == 4
+    assert run_folder.latest_step(tmp_path) == 4
 
     abstract = jax.eval_shape(partial(create_state, config, *models.build_models(config)))
-    state = checkpoint.restore(good, abstract, tiny.mesh(4))
-    good.close()
+    state = checkpoint.restore(tmp_path, 4, abstract, tiny.mesh(4))
     params = jax.tree.map(lambda leaf: leaf * np.nan, state.generator.params)
     broken = state.replace(generator=state.generator.replace(params=params))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "start_state", lambda *args: broken)
         with pytest.raises(
-            train.Diverged, match=r"between steps 5 and 5: .*loss is nan.*the checkpoint of step 4 is kept"
+            Diverged, match=r"between steps 5 and 5: the generator's loss \(nan\).*the checkpoint of step 4 is kept"
         ):
             train.train_and_evaluate(run_config(source, num_steps=20, log_every=5, checkpoint_every=0), tmp_path)
-    with checkpoint.open_checkpoints(tmp_path) as manager:
-        assert manager.latest_step() == 4
+    assert run_folder.latest_step(tmp_path) == 4
 
 
 def test_samples_of_a_run_do_not_depend_on_their_number(straight: tuple[Path, GANState]) -> None:
@@ -241,3 +240,54 @@ def test_tensorboard_that_fails_does_not_stop_the_run(
 @pytest.mark.parametrize(("seconds", "text"), [(5.4, "5s"), (65, "1m05s"), (3725, "1h02m")])
 def test_durations(seconds: float, text: str) -> None:
     assert run_log.format_duration(seconds) == text
+
+
+def diverge_at(step: int, monkeypatch: pytest.MonkeyPatch, times: int = 1) -> None:
+    """The state that leaves this step is not finite, in the first `times` of a run and its rollbacks."""
+    make = train.make_step_function
+
+    def make_broken(config: ConfigDict, mesh: jax.sharding.Mesh, rollbacks: int) -> Any:
+        function = make(config, mesh, rollbacks)
+
+        def call(state: GANState, *rest: Any) -> Any:
+            state, metrics = function(state, *rest)
+            if rollbacks < times and int(state.step) == step:
+                params = jax.tree.map(lambda leaf: leaf * np.nan, state.discriminator.params)
+                state = state.replace(discriminator=state.discriminator.replace(params=params))
+            return state, metrics
+
+        return call
+
+    monkeypatch.setattr(train, "make_step_function", make_broken)
+
+
+def test_rollback_goes_on_from_the_checkpoint_with_fresh_noise(
+    straight: tuple[Path, GANState], source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = run_config(source, num_steps=7, checkpoint_every=3, on_nonfinite="rollback")
+    with monkeypatch.context() as patch:
+        diverge_at(5, patch)
+        state = train.train_and_evaluate(config, tmp_path / "rolled")
+    rows, before = lines(tmp_path / "rolled"), lines(straight[0])
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7]
+    assert rows[:3] == before[:3]
+    assert rows[3] != before[3]  # the same images, other noise
+    (noted,) = run_folder.rollbacks(tmp_path / "rolled")
+    assert noted["diverged_at"] == 6
+    assert "the checkpoint of step 3 is kept" in noted["reason"]
+
+    # One that is stopped after the rollback goes on with the same noise.
+    with monkeypatch.context() as patch:
+        diverge_at(5, patch)
+        shorter = run_config(source, num_steps=6, checkpoint_every=3, on_nonfinite="rollback")
+        train.train_and_evaluate(shorter, tmp_path / "stopped")
+    assert_equal(train.train_and_evaluate(config, tmp_path / "stopped"), state)
+
+
+def test_rollbacks_are_counted(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    diverge_at(2, monkeypatch, times=9)
+    config = run_config(source, num_steps=7, checkpoint_every=1, on_nonfinite="rollback", max_rollbacks=2)
+    with pytest.raises(Diverged, match="training diverged between steps 3 and 3"):
+        train.train_and_evaluate(config, tmp_path)
+    assert len(run_folder.rollbacks(tmp_path)) == 2
+    assert run_folder.latest_step(tmp_path) == 2

@@ -150,7 +150,7 @@ def test_two_steps_in_one_call_are_two_steps() -> None:
     batches = [tiny.shard_batch(config, tiny.mesh(), seed=i)["image"] for i in (0, 1)]
     state, last = step(start, {}, {"image": np.concatenate(batches)})
     assert tiny.largest_difference(state, two) < 1e-6
-    assert {name: float(value) for name, value in last.items()} == pytest.approx(metrics, rel=1e-6)
+    assert {name: float(value) for name, value in last.items() if value.ndim == 0} == pytest.approx(metrics, rel=1e-6)
 
 
 def test_bfloat16_keeps_parameters_and_statistics_in_float32() -> None:

@@ -74,7 +74,7 @@ def _run_steps(config_json: str, devices: int) -> tuple[list[GANState], list[dic
         batch = shard_batch(config, devices_mesh, seed=i)
         state, metrics = step(state, {}, batch)
         states.append(jax.tree.map(np.array, state))
-        history.append({name: float(value) for name, value in metrics.items()})
+        history.append({name: float(value) for name, value in metrics.items() if value.ndim == 0})
     return states, history
 
 

@@ -12,6 +12,7 @@ import html
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from dcgan_jax import command_line, config_check, report, run_folder
+from dcgan_jax import checkpoint, command_line, config_check, report, run_folder
 from dcgan_jax.errors import UserError
 from dcgan_jax.report import Row
 
@@ -98,8 +99,9 @@ def _run(name: str, workdir: Path, step: int, norm: str) -> str:
 def main() -> None:
     """Runs what has no results of this step yet, and writes the page."""
     workdir = Path(_WORKDIR.value)
-    config, step = run_folder.load_config(workdir), run_folder.latest_step(workdir)
+    config = run_folder.load_config(workdir)
     config_check.check_config(config)
+    step = checkpoint.newest_intact(workdir, partial(print, file=sys.stderr))
     if step is None:
         raise UserError(f"{workdir} has no checkpoint yet.")
     sections = []

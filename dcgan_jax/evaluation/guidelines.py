@@ -28,6 +28,7 @@ from tqdm import tqdm
 from dcgan_jax import attribute_probe, command_line, config_check, image_grid, report, run_folder, sample, train
 from dcgan_jax.attribute_probe import AttributeProbe
 from dcgan_jax.datasets import pack
+from dcgan_jax.divergence import Diverged
 from dcgan_jax.errors import UserError
 from dcgan_jax.evaluation.frechet import Moments, frechet_distance
 from dcgan_jax.report import Picture, Report, Row
@@ -163,7 +164,7 @@ def _train_and_measure(
     with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log):
         try:
             train.train_and_evaluate(config, folder)
-        except train.Diverged as error:
+        except Diverged as error:
             print(error)
             diverged = True
     jax.clear_caches()  # the next run has other programs

@@ -1,0 +1,45 @@
+"""Stopping on signals, after a save: Ctrl-C, and SIGTERM as clusters send it before they take a machine away."""
+
+import contextlib
+import itertools
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+import jax
+from jax.experimental import multihost_utils
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[Callable[[], int | None]]:
+    """Yields `requested()`, to be asked after every call of the step: the signal that asks to stop, or None.
+
+    On several hosts a SIGTERM that one of them receives is heard by all after the same call, through JAX's preemption
+    service; Ctrl-C acts as it always does. On one, a second signal acts as it always does.
+    """
+    if jax.process_count() > 1:
+        calls = itertools.count()
+        yield lambda: signal.SIGTERM if multihost_utils.reached_preemption_sync_point(next(calls)) else None
+        return
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # where no handlers can be set
+        yield lambda: None
+        return
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        del frame
+        received.append(signum)
+        restore()
+
+    for signum in before:
+        signal.signal(signum, note)
+    try:
+        yield lambda: received[0] if received else None
+    finally:
+        restore()

@@ -1,0 +1,169 @@
+"""Runs of dcgan_jax.main in processes of their own, which tests kill; and runs that kill themselves at a chosen moment.
+
+python -m tests.processes FAULT --config=... --workdir=...     dies, as by kill -9, at FAULT (one of FAULTS)
+"""
+
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from dcgan_jax import run_folder
+
+# Where a run can be made to die.
+FAULTS = (
+    "packing",
+    "compiling",
+    "stepping",
+    "half a line of metrics",
+    "half a sheet",
+    "checkpoint before its checksums",
+    "checkpoint before its name",
+    "old checkpoint half deleted",
+)
+
+
+def write_config(folder: Path, **changes: Any) -> Path:
+    """A config file with `tests.tiny.config` in it."""
+    path = folder / "config.py"
+    path.write_text(f"from tests import tiny\n\n\ndef get_config():\n    return tiny.config(**{changes!r})\n")
+    return path
+
+
+def start(config: Path, workdir: Path, *flags: str, devices: int = 1, fault: str = "") -> subprocess.Popen[str]:
+    """A training process on so many devices; its output goes to one pipe."""
+    command = ["tests.processes", fault] if fault else ["dcgan_jax.main"]
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONUNBUFFERED": "1",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", *command, f"--config={config}", f"--workdir={workdir}", *flags],
+        cwd=Path(__file__).parents[1],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def start_all(count: int, config: Path, workdir: Path, *flags: str, devices: int = 1) -> list[subprocess.Popen[str]]:
+    """`count` processes on this machine that train together, as on so many hosts with `devices` each."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    together = (f"--coordinator=localhost:{port}", f"--num_processes={count}")
+    return [start(config, workdir, *flags, *together, f"--process_id={i}", devices=devices) for i in range(count)]
+
+
+def finish(process: subprocess.Popen[str], status: int = 0, timeout: float = 300) -> str:
+    """Waits for a process, asserts its exit status, and returns its output."""
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    assert process.returncode == status, f"exit status {process.returncode}, not {status}:\n{output}"
+    return output
+
+
+def _die(*args: Any, **kwargs: Any) -> NoReturn:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("still alive")
+
+
+def _arm(fault: str) -> None:
+    """Patches the program so that it dies at `fault`."""
+    from dcgan_jax import checkpoint, image_grid, run_log, train
+    from dcgan_jax.datasets import pack
+
+    if fault == "packing":
+        pack._meta = _die  # type: ignore[assignment]  # when the arrays are there, and meta.json is not
+    elif fault == "compiling":
+        make_step = train.make_step_function
+
+        def die_soon(*args: Any) -> Any:
+            step = make_step(*args)
+
+            def call(*arguments: Any) -> Any:
+                threading.Timer(0.2, _die).start()
+                return step(*arguments)
+
+            return call
+
+        train.make_step_function = die_soon  # type: ignore[assignment]
+    elif fault == "stepping":
+        train.Loop.after_call = _when(lambda self, step, *rest: step == 8, train.Loop.after_call)  # type: ignore[method-assign]
+    elif fault == "half a line of metrics":
+
+        def write_half(self: Any, step: int, *rest: Any) -> None:
+            with self._metrics.open("a") as file:
+                file.write(f'{{"step": {step}, "d_lo')
+                file.flush()
+                _die()
+
+        scalars = run_log.RunLog.scalars
+        run_log.RunLog.scalars = lambda self, step, *rest: (write_half if step == 8 else scalars)(self, step, *rest)  # type: ignore[method-assign]
+    elif fault == "half a sheet":
+
+        def save_half(path: Path, sheet: np.ndarray) -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_name(f".{path.name}.{os.getpid()}").write_bytes(b"\x89PNG")
+            _die()
+
+        image_grid.save_png = save_half  # type: ignore[assignment]
+    elif fault == "checkpoint before its checksums":
+        checkpoint._Handler.finalize = _die  # type: ignore[method-assign]
+    elif fault == "checkpoint before its name":
+        finalize = checkpoint._Handler.finalize
+
+        def finalize_and_die(self: Any, directory: Any) -> None:
+            finalize(self, directory)
+            _die()
+
+        checkpoint._Handler.finalize = finalize_and_die  # type: ignore[method-assign]
+    elif fault == "old checkpoint half deleted":
+
+        def delete_half(folder: Path) -> None:
+            renamed = checkpoint._rename_to_free(folder, "deleted")
+            (renamed / "default" / "manifest.ocdbt").unlink()
+            _die()
+
+        checkpoint._delete = delete_half
+    else:
+        raise ValueError(f"{fault!r} is not one of {FAULTS}")
+
+
+def _when(condition: Any, function: Any) -> Any:
+    return lambda *args: _die() if condition(*args) else function(*args)
+
+
+def contents(workdir: Path) -> dict[str, Any]:
+    """What must be the same bits however often a run was stopped: state, metrics, sheets, checkpoints."""
+    import jax
+
+    from dcgan_jax import sample
+
+    _, state = sample.load_run(workdir)
+    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+    rows = [
+        {name: row[name] for name in row if name != "images_per_second"} for row in run_folder.read_metrics(workdir)
+    ]
+    return {
+        "state": {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in leaves},
+        "metrics": rows,
+        "sheets": {path.name: path.read_bytes() for path in (workdir / "samples").iterdir() if path.name[0] != "."},
+        "checkpoints": sorted(path.name for path in run_folder.checkpoints(workdir).iterdir()),
+    }
+
+
+if __name__ == "__main__":
+    _arm(sys.argv.pop(1))
+    runpy.run_module("dcgan_jax.main", run_name="__main__", alter_sys=True)

@@ -1,0 +1,237 @@
+"""Checkpoints: checksums, damage, retention, saves that fail, saves beside the training."""
+
+import json
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from dcgan_jax import checkpoint, data_parallel, run_folder
+from dcgan_jax.checkpoint import Checkpoints
+from dcgan_jax.errors import UserError
+from dcgan_jax.train_state import GANState
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def state() -> GANState:
+    return data_parallel.replicate(tiny.mesh(2), tiny.fresh_state(tiny.config()))
+
+
+def at(state: GANState, step: int) -> GANState:
+    return state.replace(step=jnp.full_like(state.step, step))
+
+
+def save_all(workdir: Path, state: GANState, steps: list[int], **options: Any) -> list[str]:
+    warnings: list[str] = []
+    with Checkpoints(workdir, warn=warnings.append, **options) as checkpoints:
+        for step in steps:
+            checkpoints.save(at(state, step))
+    return warnings
+
+
+def restored(workdir: Path, step: int, state: GANState) -> GANState:
+    return checkpoint.restore(workdir, step, jax.eval_shape(lambda: state), tiny.mesh(1))
+
+
+@pytest.fixture(scope="module")
+def saved(state: GANState, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with checkpoints of steps 1 and 2."""
+    workdir = tmp_path_factory.mktemp("saved")
+    assert save_all(workdir, state, [1, 2], keep_latest=2) == []
+    return workdir
+
+
+@pytest.fixture
+def copy(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "copy"))
+
+
+def test_checksums_are_those_of_sha256sum(saved: Path) -> None:
+    folder = run_folder.checkpoint(saved, 2) / "default"
+    listed = {line.split("  ")[1] for line in (folder / "SHA256SUMS").read_text().splitlines()}
+    assert {"manifest.ocdbt", "_METADATA"} <= listed
+    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
+
+
+def test_what_is_saved_comes_back(saved: Path, state: GANState) -> None:
+    assert tiny.largest_difference(restored(saved, 2, state), at(state, 2)) == 0
+    assert checkpoint.newest_intact(saved, pytest.fail) == 2
+
+
+def largest_file(folder: Path) -> Path:
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def flip_a_bit(folder: Path) -> None:
+    path = largest_file(folder)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut_short(folder: Path) -> None:
+    path = largest_file(folder)
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def delete_a_file(folder: Path) -> None:
+    (folder / "default" / "manifest.ocdbt").unlink()
+
+
+def empty_the_checksums(folder: Path) -> None:
+    (folder / "default" / "SHA256SUMS").write_bytes(b"")
+
+
+def cut_the_checksums(folder: Path) -> None:
+    path = folder / "default" / "SHA256SUMS"
+    path.write_bytes(path.read_bytes()[:70])
+
+
+DAMAGE = {
+    flip_a_bit: "does not match its checksum",
+    cut_short: "does not match its checksum",
+    delete_a_file: "manifest.ocdbt is missing",
+    empty_the_checksums: "is empty",
+    cut_the_checksums: "is missing",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(copy: Path, damage: Any) -> None:
+    damage(run_folder.checkpoint(copy, 2))
+    warnings: list[str] = []
+    assert checkpoint.newest_intact(copy, warnings.append) == 1
+    assert run_folder.steps(copy) == [1, 2]  # reading changes nothing
+    assert len(warnings) == 1
+    assert warnings[0].startswith("WARNING: the checkpoint of step 2 is damaged: ")
+    assert DAMAGE[damage] in warnings[0]
+
+    assert checkpoint.newest_intact(copy, warnings.append, set_aside=True) == 1
+    assert run_folder.steps(copy) == [1]
+    assert (run_folder.checkpoints(copy) / "2.damaged").is_dir()
+
+
+def test_damage_twice_at_the_same_step_is_set_aside_twice(copy: Path, state: GANState) -> None:
+    for _ in range(2):
+        flip_a_bit(run_folder.checkpoint(copy, 2))
+        assert checkpoint.newest_intact(copy, print, set_aside=True) == 1
+        save_all(copy, state, [2], keep_latest=2, last_step=1)
+    assert sorted(path.name for path in run_folder.checkpoints(copy).iterdir()) == [
+        "1",
+        "2",
+        "2-2.damaged",
+        "2.damaged",
+    ]
+
+
+def test_all_damaged_is_an_error_and_not_a_fresh_start(copy: Path) -> None:
+    for step in (1, 2):
+        flip_a_bit(run_folder.checkpoint(copy, step))
+    with pytest.raises(UserError, match=r"all checkpoints in .* are damaged"):
+        checkpoint.newest_intact(copy, print)
+
+
+def test_one_without_checksums_is_read(copy: Path, state: GANState) -> None:
+    (run_folder.checkpoint(copy, 2) / "default" / "SHA256SUMS").unlink()
+    assert checkpoint.newest_intact(copy, pytest.fail) == 2
+    assert int(restored(copy, 2, state).step) == 2
+
+
+def test_the_newest_every_third_and_the_best_stay(state: GANState, tmp_path: Path) -> None:
+    rows = [{"step": 1, "nnd": 9.0}, {"step": 2, "nnd": 3.0}, {"step": 4, "nnd": 5.0}, {"step": 100, "nnd": 1.0}]
+    run_folder.metrics(tmp_path).write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 5, "nn')
+    save_all(tmp_path, state, [1, 2, 3, 4, 5, 6, 7, 8], keep_latest=2, keep_every=3)
+    assert run_folder.steps(tmp_path) == [2, 3, 6, 7, 8]
+    assert len(list(run_folder.checkpoints(tmp_path).iterdir())) == 5
+
+
+def test_what_a_killed_process_left_is_removed_and_never_listed(copy: Path, state: GANState) -> None:
+    folder = run_folder.checkpoints(copy)
+    for name in ("3.orbax-checkpoint-tmp", "3.orbax-checkpoint-tmp-170000", "1.deleted"):
+        shutil.copytree(folder / "1", folder / name)
+    assert run_folder.steps(copy) == [1, 2]
+    save_all(copy, state, [3], keep_latest=3, last_step=2)
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2", "3"]
+
+
+def test_a_step_that_is_there_is_not_saved_again(copy: Path, state: GANState) -> None:
+    before = (run_folder.checkpoint(copy, 2) / "default" / "SHA256SUMS").stat().st_mtime_ns
+    save_all(copy, state, [2, 2], last_step=2, keep_latest=2)
+    assert (run_folder.checkpoint(copy, 2) / "default" / "SHA256SUMS").stat().st_mtime_ns == before
+
+
+class FullDisk:
+    """A disk that is full while `full` is true: the last file of a checkpoint cannot be written."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.full = True
+        write = run_folder.write_atomically
+
+        def write_if_not_full(path: Path, content: bytes) -> None:
+            if self.full:
+                raise OSError(28, "No space left on device")
+            write(path, content)
+
+        monkeypatch.setattr(run_folder, "write_atomically", write_if_not_full)
+
+
+def test_a_save_that_fails_is_a_warning_and_older_ones_stay(
+    copy: Path, state: GANState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FullDisk(monkeypatch)
+    warnings: list[str] = []
+    with Checkpoints(copy, 2, keep_latest=1, warn=warnings.append) as checkpoints:
+        for step in (3, 4):
+            checkpoints.save(at(state, step), block=True)
+        assert run_folder.steps(copy) == [1, 2]
+        assert len(list(run_folder.checkpoints(copy).iterdir())) == 2  # what was written in vain is gone
+        disk.full = False
+        checkpoints.save(at(state, 5))
+    assert run_folder.steps(copy) == [5]
+    assert warnings == [
+        f"warning: step {step} could not be saved ([Errno 28] No space left on device); the checkpoint of step 2 is "
+        "kept, training goes on."
+        for step in (3, 4)
+    ]
+
+
+def test_three_saves_that_fail_stop_the_run(copy: Path, state: GANState, monkeypatch: pytest.MonkeyPatch) -> None:
+    FullDisk(monkeypatch)
+    with pytest.raises(UserError, match=r"3 saves in a row have failed, .* after step 5 .*No space left"):
+        save_all(copy, state, [3, 4, 5, 6], last_step=2)
+    assert run_folder.steps(copy) == [1, 2]
+
+
+def test_the_last_save_must_not_fail(copy: Path, state: GANState, monkeypatch: pytest.MonkeyPatch) -> None:
+    FullDisk(monkeypatch)
+    with pytest.raises(UserError, match=r"the state after step 3 could not be saved .*No space left"):
+        save_all(copy, state, [3], last_step=2)
+
+
+def test_training_goes_on_while_a_save_is_written(
+    tmp_path: Path, state: GANState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`save` returns before the files are there, and the state may be overwritten at once."""
+    go_on = threading.Event()
+    finalize = checkpoint._Handler.finalize
+
+    def finalize_later(self: Any, directory: Any) -> None:
+        assert go_on.wait(60)
+        finalize(self, directory)
+
+    monkeypatch.setattr(checkpoint._Handler, "finalize", finalize_later)
+    overwrite = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)
+    mine = jax.tree.map(jnp.copy, at(state, 7))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(mine)
+        for _ in range(5):
+            mine = overwrite(mine)
+        assert run_folder.steps(tmp_path) == []
+        go_on.set()
+    assert tiny.largest_difference(restored(tmp_path, 7, state), at(state, 7)) == 0

@@ -1,0 +1,53 @@
+"""Alarms of a run that collapses, and the measure of diversity behind one of them."""
+
+import numpy as np
+import pytest
+
+from dcgan_jax import collapse
+from tests import tiny
+
+
+def lines(count: int, **values: float) -> list[dict[str, float]]:
+    return [{"step": step, **values} for step in range(count)]
+
+
+def test_the_discriminator_wins_when_it_does_for_ten_lines() -> None:
+    alarms = collapse.Alarms()
+    won = {"d_real": 0.99, "d_fake": 0.01}
+    found = [alarms.watch(row) for row in lines(12, **won)]
+    assert [on for on, _ in found] == [{}] * 9 + [{"alarm_d_wins": 1.0}] * 3
+    assert [len(begun) for _, begun in found] == [0] * 9 + [1] + [0] * 2  # told once
+    assert "discriminator wins" in found[9][1][0]
+    assert alarms.watch({"step": 12, "d_real": 0.9, "d_fake": 0.01}) == ({}, [])
+    assert [len(alarms.watch(row)[1]) for row in lines(10, **won)][-1] == 1  # told again
+
+
+def test_samples_alike_for_three_sheets() -> None:
+    alarms = collapse.Alarms(lines(2, diversity=0.1))
+    assert alarms.watch({"step": 5, "d_real": 0.5, "d_fake": 0.5}) == ({}, [])  # a line without a sheet
+    on, begun = alarms.watch({"step": 6, "d_real": 0.5, "d_fake": 0.5, "diversity": 0.2})
+    assert on == {"alarm_alike": 1.0}
+    assert "samples look alike" in begun[0]
+
+
+def test_alarms_go_on_where_they_were() -> None:
+    """A resumed run writes what one that never stopped writes."""
+    rows = lines(14, d_real=0.98, d_fake=0.02)
+    straight = collapse.Alarms()
+    expected = [straight.watch(row) for row in rows]
+    resumed = collapse.Alarms(rows[:7])
+    assert [resumed.watch(row) for row in rows[7:]] == expected[7:]
+
+
+def test_diversity_by_hand() -> None:
+    """Grey images of one value each: distances between neighbours are the differences of the values, times a root."""
+    samples = np.array([10, 20, 40, 100], np.uint8)[:, None, None, None] * np.ones((4, 8, 8, 1), np.uint8)
+    data = np.array([0, 100, 200, 0, 7], np.uint8)[:, None, None, None] * np.ones((5, 8, 8, 1), np.uint8)
+    # Nearest: 10, 10, 20, 60; of the first four images of the data: 0, 100, 100, 0.
+    assert collapse.diversity(samples, data) == pytest.approx(25 / 50)
+
+
+def test_copies_have_no_diversity_and_other_images_have_all() -> None:
+    images = tiny.images(64, 28)
+    assert collapse.diversity(np.repeat(images[:8], 8, axis=0), images) == 0
+    assert collapse.diversity(tiny.images(64, 28, seed=1), images) == pytest.approx(1, abs=0.1)

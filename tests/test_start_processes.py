@@ -1,0 +1,89 @@
+"""Which machines start several processes by themselves, and what the flags ask of jax.distributed."""
+
+from typing import Any
+
+import jax
+import pytest
+
+from dcgan_jax import data_parallel
+from dcgan_jax.errors import UserError
+
+SLURM = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+KUBERNETES = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Arguments that `jax.distributed.initialize` was called with; no cluster's variables are set."""
+    for name in [*SLURM, *KUBERNETES, "SLURM_NTASKS", "TPU_WORKER_HOSTNAMES"]:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    received: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **kwargs: received.append((args, kwargs)))
+    return received
+
+
+@pytest.mark.parametrize(
+    ("variables", "starts"),
+    [
+        ({}, False),
+        (SLURM | {"SLURM_NTASKS": "8"}, True),
+        (SLURM | {"SLURM_NTASKS": "1"}, False),
+        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8"}, False),  # the batch script itself, not a step of srun
+        (KUBERNETES, True),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False),  # a notebook in a cluster
+        ({"TPU_WORKER_HOSTNAMES": "a,b,c,d"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+    ],
+)
+def test_clusters_start_without_flags(
+    calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], starts: bool
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    data_parallel.start_processes()
+    assert calls == ([((), {"heartbeat_timeout_seconds": 30})] if starts else [])
+
+
+@pytest.mark.parametrize("switched_off", [False, True])
+def test_tpu_hosts_ask_their_metadata_unless_that_is_switched_off(
+    calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch, switched_off: bool
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "libtpu" or None)
+    if switched_off:
+        monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    else:
+        monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
+    data_parallel.start_processes()
+    assert len(calls) == (0 if switched_off else 1)
+
+
+def test_flags_come_first(calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (SLURM | {"SLURM_NTASKS": "8"}).items():
+        monkeypatch.setenv(name, value)
+    data_parallel.start_processes("10.0.0.7:1234", 4, 3)
+    assert calls == [(("10.0.0.7:1234", 4, 3), {"heartbeat_timeout_seconds": 30})]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("10.0.0.7:1234", 0, -1), "go together"),
+        (("", 4, 0), "go together"),
+        (("10.0.0.7:1234", 4, 4), "process 4 of 4"),
+        (("10.0.0.7", 4, 0), "coordinator '10.0.0.7'"),
+    ],
+)
+def test_flags_that_make_no_sense(calls: list[tuple[Any, ...]], flags: tuple[str, int, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        data_parallel.start_processes(*flags)
+    assert calls == []
+
+
+def test_others_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("DEADLINE_EXCEEDED: Failed to connect\nmore")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    with pytest.raises(UserError, match=r"could not be joined \(DEADLINE_EXCEEDED: Failed to connect\)\. Start one"):
+        data_parallel.start_processes("10.0.0.7:1234", 2, 1)
