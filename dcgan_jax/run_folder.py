@@ -85,6 +85,10 @@ def _data(workdir: Path) -> Path:
     return workdir / "data.json"
 
 
+def _rollbacks(workdir: Path) -> Path:
+    return workdir / "rollbacks.json"
+
+
 def check(workdir: Path, config: ConfigDict) -> None:
     """Creates the folder, or checks that the run in it is the same one. A run is there once it has a checkpoint.
 
@@ -97,7 +101,7 @@ def check(workdir: Path, config: ConfigDict) -> None:
     for folder in (checkpoints(workdir), _samples(workdir)):
         if folder.is_file():
             raise UserError(f"{folder} is a file, but a run's is a folder: move it away, or choose another --workdir.")
-    for file in (_config(workdir), _data(workdir), metrics(workdir)):
+    for file in (_config(workdir), _data(workdir), metrics(workdir), _rollbacks(workdir)):
         if file.is_dir():
             raise UserError(f"{file} is a folder, but a run's is a file: move it away, or choose another --workdir.")
     step = latest_step(workdir)
@@ -170,7 +174,7 @@ def record(workdir: Path, config: ConfigDict, data: dict[str, Any]) -> None:
     """
     path = _data(workdir)
     if latest_step(workdir) and path.exists():
-        before = _read_json(path)
+        before = _read_json(path, dict)
         if any(before.get(name) != data.get(name) for name in ("sha256", "labels_sha256")):
             count = before.get("count")
             then = f"{count:,}" if isinstance(count, int) else "other"
@@ -208,17 +212,17 @@ def rollbacks(workdir: Path) -> list[dict[str, Any]]:
     Raises:
       UserError: the file cannot be read.
     """
-    path = workdir / "rollbacks.json"
     try:
-        return list(json.loads(path.read_text())) if path.exists() else []
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+        noted: list[dict[str, Any]] = _read_json(_rollbacks(workdir), list)
+    except FileNotFoundError:
+        return []
+    return noted
 
 
 def add_rollback(workdir: Path, diverged_at: int, reason: str) -> None:
     """Notes that a run diverged and goes back: how often decides which random numbers it draws from then on."""
     noted = [*rollbacks(workdir), {"diverged_at": diverged_at, "reason": reason}]
-    write_atomically(workdir / "rollbacks.json", (json.dumps(noted, indent=2) + "\n").encode())
+    write_atomically(_rollbacks(workdir), (json.dumps(noted, indent=2) + "\n").encode())
 
 
 def load_config(workdir: Path) -> ConfigDict:
@@ -230,7 +234,7 @@ def load_config(workdir: Path) -> ConfigDict:
     _check_name(workdir)
     path = _config(workdir)
     try:
-        content = _read_json(path)
+        content = _read_json(path, dict)
     except FileNotFoundError:
         raise UserError(
             f"{workdir} is not a run's folder: it has no config.json. Give the --workdir of a run."
@@ -245,16 +249,21 @@ def load_config(workdir: Path) -> ConfigDict:
         raise UserError(f"{path} is not the config of a run: {error}.") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises FileNotFoundError if there is none, UserError if it cannot be read."""
+def _read_json(path: Path, kind: type) -> Any:
+    """What a JSON file holds: a dict or a list, as `kind` says.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      UserError: it cannot be read, or holds something else.
+    """
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} cannot be read: it holds no object")
+    if not isinstance(content, kind):
+        raise UserError(f"{path} cannot be read: it holds no {kind.__name__}")
     return content
 
 

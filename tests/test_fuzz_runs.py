@@ -13,7 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcgan_jax import config_check, import_weights, models, plot_metrics, run_folder, sample, train
+from dcgan_jax import (
+    checkpoint,
+    collapse,
+    config_check,
+    import_weights,
+    models,
+    plot_metrics,
+    run_folder,
+    run_log,
+    sample,
+    train,
+)
 from dcgan_jax.analysis import __main__ as index
 from dcgan_jax.analysis import boxes
 from dcgan_jax.datasets import semantic_hash
@@ -110,6 +121,40 @@ def test_any_record_of_the_images_is_read_or_refused(content: bytes, same: bool)
             assert json.loads((folder / "data.json").read_text()) == now
 
 
+@fuzz.examples(150)
+@given(
+    fuzz.damaged(b'[{"diverged_at": 3, "reason": "text"}]')
+    | fuzz.any_json.map(lambda value: json.dumps(value).encode())
+)
+def test_any_rollbacks_are_read_or_refused(content: bytes) -> None:
+    with fuzz.folder() as folder:
+        (folder / "rollbacks.json").write_bytes(content)
+        with contextlib.suppress(UserError):
+            count = len(run_folder.rollbacks(folder))
+            assert isinstance(json.loads(content), list)
+            run_folder.add_rollback(folder, 4, "reason")
+            assert len(run_folder.rollbacks(folder)) == count + 1
+
+
+SUMS = b"0" * 64 + b"  d/data\n" + b"1" * 64 + b"  ../../secret\n"
+
+
+@fuzz.examples(100)
+@given(fuzz.damaged(SUMS) | st.binary(max_size=80))
+def test_any_checksums_are_damage(content: bytes) -> None:
+    with fuzz.folder() as folder:
+        make_run(folder)
+        item = run_folder.checkpoint(folder, 100) / "default"
+        (item / "d").mkdir(parents=True)
+        (item / "d" / "data").write_bytes(b"data")
+        (item / "SHA256SUMS").write_bytes(content)
+        before = fuzz.snapshot(folder)
+        assert checkpoint.find_damage(item.parent)
+        with pytest.raises(UserError, match=r"all checkpoints .* are damaged"):
+            checkpoint.newest_intact(folder, print)
+        assert fuzz.snapshot(folder) == before
+
+
 # --- Files and folders in each other's place, odd names --------------------------------------------------------------
 
 
@@ -122,7 +167,7 @@ def test_a_file_where_a_folder_belongs(name: str, tmp_path: Path) -> None:
         sample.load_run(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["config.json", "data.json", "metrics.jsonl"])
+@pytest.mark.parametrize("name", ["config.json", "data.json", "metrics.jsonl", "rollbacks.json"])
 def test_a_folder_where_a_file_belongs(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
     with pytest.raises(UserError, match=f"{name} is a folder"):
@@ -204,6 +249,11 @@ def test_any_metrics_are_plotted_or_refused(lines: list[bytes], closed: bool, go
         run_folder.metrics(folder).write_bytes(b"\n".join(rows + lines) + b"\n" * closed)
         found = run_folder.read_metrics(folder)
         assert [row["step"] for row in found[:good]][:-1] == list(range(good))[:-1]
+        collapse.Alarms(found)
+        run_folder.best_step(folder, [0, 1])
+        run_log._drop_lines_after(folder, 1)
+        assert all(row["step"] <= 1 for row in run_folder.read_metrics(folder))
+        assert len(run_folder.metrics(folder).read_bytes().splitlines()) == len(run_folder.read_metrics(folder))
         try:
             assert plot_metrics.plot(folder).stat().st_size
         except UserError as error:
