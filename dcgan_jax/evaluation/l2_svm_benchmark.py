@@ -56,7 +56,8 @@ def write_problem(folder: Path, examples: int, features: int, seed: int) -> None
 
 def solve(solver: str, folder: Path, c: float) -> dict[str, float]:
     """Fits the problem in `folder` with 'ours' or 'peer': seconds, peak_memory_bytes, objective, accuracy."""
-    x, labels = np.load(folder / "x.npy", mmap_mode="r"), np.load(folder / "labels.npy")
+    x = np.load(folder / "x.npy", mmap_mode="r", allow_pickle=False)
+    labels = np.load(folder / "labels.npy", allow_pickle=False)
     test = np.array(x[-_TEST:])
     if solver == "ours":
         from dcgan_jax.evaluation import l2_svm
