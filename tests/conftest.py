@@ -15,11 +15,13 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 # Compiling takes most of the time of these tests.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 
-# Packs, TFDS data sets and matplotlib's font list of the session go here. Child processes inherit it.
+# Packs, TFDS data sets, matplotlib's font list and what Hypothesis keeps go here for the session. Child processes
+# inherit it.
 _cache = tempfile.TemporaryDirectory(prefix="dcgan_jax_tests_", ignore_cleanup_errors=True)
 atexit.register(_cache.cleanup)
 os.environ["XDG_CACHE_HOME"] = _cache.name
 os.environ["TFDS_DATA_DIR"] = f"{_cache.name}/tensorflow_datasets"
+os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = f"{_cache.name}/hypothesis"
 os.environ["MPLBACKEND"] = "Agg"
 
 # TensorFlow's file system layer would otherwise look for Google Cloud credentials on the network.

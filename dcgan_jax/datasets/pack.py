@@ -160,16 +160,18 @@ def _open(path: Path) -> ImageDataset:
         meta = json.loads((path / "meta.json").read_bytes())
         shape = (meta["count"], meta["image_size"], meta["image_size"], meta["channels"])
         images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
-        labels = np.load(path / "labels.npy", allow_pickle=False) if meta["labels_sha256"] else None
+        labels = np.load(path / "labels.npy", allow_pickle=False) if (path / "labels.npy").exists() else None
         attributes = {}
         if (path / "attributes.npz").exists():
-            with np.load(path / "attributes.npz", allow_pickle=False) as arrays:
+            with (path / "attributes.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 attributes = dict(arrays)
         class_names = meta["class_names"]
         if images.shape != shape or images.dtype != np.uint8:
             raise _Damaged(f"images.npy is {images.dtype} {images.shape}, not uint8 {shape}")
         if (path / "images.npy").stat().st_size != meta["bytes"]:
             raise _Damaged("images.npy does not have the size that meta.json promises")
+        if (labels is None) != (meta["labels_sha256"] is None):
+            raise _Damaged("labels.npy is missing or left over")
         if labels is not None and (labels.shape != shape[:1] or labels.dtype != np.int32):
             raise _Damaged(f"labels.npy is {labels.dtype} {labels.shape}, not int32 {shape[:1]}")
         if any(len(values) != len(images) for values in attributes.values()):
