@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dcgan_jax import checkpoint, data_parallel, run_folder
+from configs import lsun
+from dcgan_jax import checkpoint, data_parallel, models, run_folder
 from dcgan_jax.checkpoint import Checkpoints
 from dcgan_jax.errors import UserError
-from dcgan_jax.train_state import GANState
+from dcgan_jax.train_state import GANState, create_state
 from tests import tiny
 
 
@@ -235,3 +237,34 @@ def test_training_goes_on_while_a_save_is_written(
         assert run_folder.steps(tmp_path) == []
         go_on.set()
     assert tiny.largest_difference(restored(tmp_path, 7, state), at(state, 7)) == 0
+
+
+@pytest.mark.long
+def test_a_save_of_the_papers_network_returns_early(tmp_path: Path) -> None:
+    """430 MB of numbers that do not compress, as after some training."""
+    config = lsun.get_config()
+    mesh = tiny.mesh(1)
+
+    def noise() -> GANState:
+        state = create_state(config, *models.build_models(config))
+        leaves, structure = jax.tree.flatten(state)
+        keys = jax.random.split(jax.random.key(0), len(leaves))
+        noisy = [
+            jax.random.normal(key, leaf.shape) if leaf.dtype == jnp.float32 else leaf
+            for key, leaf in zip(keys, leaves, strict=True)
+        ]
+        return jax.tree.unflatten(structure, noisy)
+
+    state = jax.jit(noise, out_shardings=data_parallel.replicated(mesh))()
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2, 3):
+            begin = time.monotonic()
+            checkpoints.save(at(state, step))
+            returned = time.monotonic() - begin
+            checkpoints.wait()
+            complete = time.monotonic() - begin
+            print(f"returned after {returned:.2f} s, complete after {complete:.2f} s")
+    begin = time.monotonic()
+    assert checkpoint.find_damage(run_folder.checkpoint(tmp_path, 3)) is None
+    print(f"verified in {time.monotonic() - begin:.2f} s")
+    assert returned < complete / 2
