@@ -32,6 +32,8 @@ _CHECKSUMS = "SHA256SUMS"
 _UNFINISHED = ("*.orbax-checkpoint-tmp*", "*.deleted")
 # Saves that may fail one after the other, for example on a full disk, before the run stops.
 MOST_FAILURES = 3
+# A save that takes longer has failed. On several hosts the others wait this long for one that could not write its part.
+_SAVE_SECONDS = 120
 
 
 class Checkpoints:
@@ -66,7 +68,9 @@ class Checkpoints:
             _remove_unfinished(workdir)
         registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
         registry.add(_ITEM, ocp.args.StandardSave, _Handler())
-        self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(handler_registry=registry))
+        self._checkpointer = ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(handler_registry=registry), timeout_secs=_SAVE_SECONDS
+        )
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
         self._copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
