@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dcgan_jax import (
@@ -80,7 +80,7 @@ CONFIGS = st.one_of(
 )
 
 
-@fuzz.examples(200)
+@fuzz.examples(150)
 @given(CONFIGS)
 def test_any_config_is_read_or_refused(content: bytes) -> None:
     with fuzz.folder() as folder:
@@ -182,7 +182,7 @@ def test_a_folder_where_a_file_belongs(name: str, tmp_path: Path) -> None:
 NAMES = st.one_of(fuzz.file_names, st.sampled_from(["²", "٣", "-1", "1.5", "007", "9" * 40, "5.orbax-checkpoint-tmp"]))
 
 
-@fuzz.examples(100)
+@fuzz.examples(40)
 @given(st.lists(st.tuples(NAMES, st.booleans()), max_size=4))
 def test_any_names_beside_the_checkpoints(entries: list[tuple[str, bool]]) -> None:
     with fuzz.folder() as folder:
@@ -243,8 +243,9 @@ LINES = st.one_of(
 )
 
 
-@fuzz.examples(60)
+@fuzz.examples(25)
 @given(st.lists(LINES, max_size=4), st.booleans(), st.integers(0, 2))
+@example([json.dumps({**GOOD, "d_loss": 10**400}).encode()], True, 2)
 def test_any_metrics_are_plotted_or_refused(lines: list[bytes], closed: bool, good: int) -> None:
     with fuzz.folder() as folder:
         rows = [json.dumps({**GOOD, "step": step}).encode() for step in range(good)]
@@ -403,7 +404,7 @@ def test_weights_are_never_unpickled(write: Write, tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("write", [pickled_array, pickled_member, bare_pickle])
+@pytest.mark.parametrize("write", [pickled_array, bare_pickle])
 def test_hashes_are_never_unpickled(write: Write, tmp_path: Path) -> None:
     settings = semantic_hash.Settings(steps=1)
     images = tiny.images(4, semantic_hash.SIDE)
