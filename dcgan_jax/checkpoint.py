@@ -29,6 +29,7 @@ from dcgan_jax.train_state import GANState
 
 _ITEM = "default"
 _CHECKSUMS = "SHA256SUMS"
+_COMMITTED = "commit_success.txt"  # which Orbax adds at the very end
 _UNFINISHED = ("*.orbax-checkpoint-tmp*", "*.deleted")
 # Saves that may fail one after the other, for example on a full disk, before the run stops.
 MOST_FAILURES = 3
@@ -79,10 +80,19 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.wait()
-        self._pool.shutdown()
-        self._checkpointer.close()
-        if self._failed and kind is None:
+        try:
+            self.wait()
+        except UserError:
+            if kind is None:
+                raise
+        finally:
+            self._pool.shutdown()
+            self._checkpointer.close()
+        if kind is None:
+            self._raise_if_not_saved()
+
+    def _raise_if_not_saved(self) -> None:
+        if self._failed:
             step, reason = self._failed
             raise UserError(
                 f"the state after step {step} could not be saved in {run_folder.checkpoints(self._workdir)} "
@@ -97,10 +107,10 @@ class Checkpoints:
 
         Args:
           state: replicated over the devices.
-          block: wait until it is saved.
+          block: wait until it is saved, and raise if it cannot be.
 
         Raises:
-          UserError: MOST_FAILURES saves have failed one after the other.
+          UserError: MOST_FAILURES saves have failed one after the other, or this one with `block`.
         """
         self.wait()
         step = int(state.step)
@@ -120,6 +130,7 @@ class Checkpoints:
             self._pending = self._pool.submit(self._finish, step)
         if block:
             self.wait()
+            self._raise_if_not_saved()
 
     def _finish(self, step: int) -> None:
         """In a thread of its own: waits for the files of a save, then deletes checkpoints that need not stay."""
@@ -130,9 +141,12 @@ class Checkpoints:
             return
         self._failures, self._failed = 0, None
         if jax.process_index() == 0:
-            steps = run_folder.steps(self._workdir)
-            for old in set(steps) - self._staying(steps):
-                _delete(run_folder.checkpoint(self._workdir, old))
+            try:
+                steps = run_folder.steps(self._workdir)
+                for old in set(steps) - self._staying(steps):
+                    _delete(run_folder.checkpoint(self._workdir, old))
+            except (OSError, UserError) as error:
+                self._warn(f"warning: old checkpoints could not be deleted ({_first_line(error)}).")
 
     def _staying(self, steps: list[int]) -> set[int]:
         every = {step for step in steps if self._keep_every and step % self._keep_every == 0}
@@ -174,18 +188,20 @@ def newest_intact(workdir: Path, warn: Callable[[str], None], *, set_aside: bool
       UserError: there are checkpoints, and all are damaged.
     """
     steps = run_folder.steps(workdir)
+    damaged: list[Path] = []
     for step in reversed(steps):
         folder = run_folder.checkpoint(workdir, step)
         damage = find_damage(folder)
         if damage is None:
+            for one in damaged if set_aside else []:  # only now: a run whose checkpoints are all gone would start over
+                _rename_to_free(one, "damaged")
             return step
-        if set_aside:
-            _rename_to_free(folder, "damaged")
+        damaged.append(folder)
         warn(
             f"WARNING: the checkpoint of step {step} is damaged: {damage}. "
             f"{'It is set aside, and the' if set_aside else 'The'} one before is used."
         )
-    if steps:
+    if damaged:
         raise UserError(
             f"all checkpoints in {run_folder.checkpoints(workdir)} are damaged. Restore one from a copy, or choose "
             "another --workdir to start again."
@@ -215,6 +231,8 @@ def restore(workdir: Path, step: int, abstract: GANState, mesh: Mesh) -> GANStat
         with ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore((folder / _ITEM).absolute(), target)
     except Exception as error:  # Orbax has no type for a damaged file; what it raises depends on which one it is
+        if data_parallel.lost_peer(error):
+            raise
         raise UserError(
             f"the checkpoint {folder} cannot be read, it may be damaged ({_first_line(error)}). Move that folder away "
             "to use the one before."
@@ -227,6 +245,8 @@ def find_damage(folder: Path) -> str | None:
     One without checksums, written by another program, passes.
     """
     item = folder / _ITEM
+    if not (item / "_METADATA").is_file():
+        return "_METADATA is missing"
     try:
         lines = (item / _CHECKSUMS).read_text().splitlines()
     except FileNotFoundError:
@@ -237,6 +257,9 @@ def find_damage(folder: Path) -> str | None:
         found = dict(_checksums(item))
     except OSError as error:
         return f"{error.filename} cannot be read ({error.strerror})"
+    listed = {line.partition("  ")[2] for line in lines}
+    if lines and (more := sorted(found.keys() - listed - {_COMMITTED})):
+        return f"{_CHECKSUMS} is cut short, {more[0]} is not in it"
     for line in lines:
         checksum, _, name = line.partition("  ")
         if name not in found:
@@ -253,16 +276,17 @@ class _Handler(ocp.StandardCheckpointHandler):
         """Called on the first host when all hosts have written their parts."""
         super().finalize(directory)
         folder = Path(directory)
-        text = "".join(f"{checksum}  {name}\n" for name, checksum in _checksums(folder))
+        text = "".join(f"{checksum}  {name}\n" for name, checksum in _checksums(folder, flush=True))
         run_folder.write_atomically(folder / _CHECKSUMS, text.encode())
 
 
-def _checksums(folder: Path) -> Iterable[tuple[str, str]]:
-    """(relative name, SHA-256) of every file; each is on the disk, not only in the system's cache, when it is read."""
+def _checksums(folder: Path, *, flush: bool = False) -> Iterable[tuple[str, str]]:
+    """(relative name, SHA-256) of every file; `flush`: each is then on the disk, not only in the system's cache."""
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != _CHECKSUMS:
             with path.open("rb") as file:
-                os.fsync(file)
+                if flush:
+                    os.fsync(file)
                 yield path.relative_to(folder).as_posix(), hashlib.file_digest(file, "sha256").hexdigest()
 
 

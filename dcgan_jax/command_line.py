@@ -37,7 +37,7 @@ def run(work: Callable[[], None]) -> None:
             if len(argv) > 1:
                 raise UserError(f"unexpected arguments: {' '.join(argv[1:])}")
             work()
-        except (UserError, OSError) as error:
+        except UserError as error:
             _fail(error)
         except Interrupted as interruption:
             print(f"{interruption}. The same command continues the run.", file=sys.stderr)
@@ -53,6 +53,8 @@ def run(work: Callable[[], None]) -> None:
                     file=sys.stderr,
                 )
                 _exit(os.EX_PROTOCOL)
+            if isinstance(error, OSError):
+                _fail(error)
             if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in reason:
                 reason = reason or "out of memory"
                 _fail(f"memory does not suffice ({reason}): smaller batches, images or networks need less.")

@@ -87,15 +87,12 @@ def from_first_process(compute: Callable[[], int | None]) -> int | None:
     return None if found < 0 else found
 
 
-def check_same(text: str, what: str) -> None:
-    """Raises UserError unless all processes have the same text; `what` names it."""
+def check_same(text: str, what: str, remedy: str) -> None:
+    """Raises UserError unless all processes have the same text; `what` names it, `remedy` says what to do."""
     if jax.process_count() > 1:
         found = multihost_utils.process_allgather(np.uint32(zlib.crc32(text.encode())))
         if len(set(found.tolist())) > 1:
-            raise UserError(
-                f"the hosts do not have the same {what}. Give all of them the same files, or one "
-                "--config.data.cache_dir that they share."
-            )
+            raise UserError(f"the hosts do not have the same {what}. {remedy}")
 
 
 def make_mesh(batch_size: int) -> Mesh:

@@ -89,6 +89,8 @@ class RunLog:
         if not self._active:
             return
         self._bar.close()
+        if self._unwritten:
+            self._write_lines()
         self._to_tensorboard("close")
         self._pool.shutdown()
 

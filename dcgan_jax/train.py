@@ -2,13 +2,16 @@
 
 import contextlib
 import math
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -65,6 +68,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> GANState:
     workdir = Path(workdir)
     config_check.check_config(config)
     mesh = data_parallel.make_mesh(config.batch_size)
+    data_parallel.check_same(_shared_settings(config), "configuration", "Give all of them the same command.")
     step_function = make_step_function(config, mesh, 0)
     run_folder.check(workdir, config)
     with run_folder.lock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
@@ -72,24 +76,31 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> GANState:
         if jax.process_index() == 0:
             run_folder.record(workdir, config, dataset.meta)
         batches = Batches(config, dataset, mesh)
-        rollbacks = len(run_folder.rollbacks(workdir))
-        while True:
-            if rollbacks:
-                step_function = make_step_function(config, mesh, rollbacks)
-            try:
-                return train(config, workdir, mesh, step_function, batches, dataset, evaluate)
-            except Diverged as divergence:
-                if config.on_nonfinite == "stop" or rollbacks >= config.max_rollbacks:
-                    raise
-                rollbacks += 1
-                if jax.process_index() == 0:
-                    run_folder.add_rollback(workdir, divergence.step, str(divergence))
-                    print(f"WARNING: {divergence} Going back, rollback {rollbacks} of {config.max_rollbacks}.")
+        rollbacks = data_parallel.from_first_process(lambda: len(run_folder.rollbacks(workdir))) or 0
+        with preemption.stop_requests() as stop_requested:
+            while True:
+                if rollbacks:
+                    step_function = make_step_function(config, mesh, rollbacks)
+                try:
+                    return train(config, workdir, mesh, step_function, batches, dataset, evaluate, stop_requested)
+                except Diverged as divergence:
+                    if config.on_nonfinite == "stop" or rollbacks >= config.max_rollbacks:
+                        raise
+                    rollbacks += 1
+                    if jax.process_index() == 0:
+                        run_folder.add_rollback(workdir, divergence.step, str(divergence))
+                        print(f"WARNING: {divergence} Going back, rollback {rollbacks} of {config.max_rollbacks}.")
 
 
 def make_step_function(config: ConfigDict, mesh: jax.sharding.Mesh, rollbacks: int) -> Callable[..., Any]:
     """The training step, over batches and devices; see `train_step` for `rollbacks`."""
     return data_parallel.map_step(over_batches(make_train_step(config, rollbacks)), mesh, config.mapper)
+
+
+def _shared_settings(config: ConfigDict) -> str:
+    """What must be equal on all hosts: everything but folders."""
+    fields = run_folder.flatten(config)
+    return repr({name: fields[name] for name in sorted(fields) if name not in ("data.dir", "data.cache_dir")})
 
 
 def open_data(config: ConfigDict) -> tuple[ImageDataset, Evaluate | None]:
@@ -103,7 +114,9 @@ def open_data(config: ConfigDict) -> tuple[ImageDataset, Evaluate | None]:
         held_out = pack.open_others(config.data, split=config.eval.split)
     dataset = pack.open_or_build(config.data)
     check_dataset(config, dataset)
-    data_parallel.check_same(dataset.meta.get("sha256", ""), "images")
+    checksums = f"{dataset.meta.get('sha256')} {dataset.meta.get('labels_sha256')}"
+    remedy = "Give all of them the same files, or one --config.data.cache_dir that they share."
+    data_parallel.check_same(checksums, "images", remedy)
     if not config.eval_every:
         return dataset, None
     held_out = dataset if held_out is None else held_out
@@ -119,23 +132,24 @@ def train(
     batches: Batches,
     dataset: ImageDataset,
     evaluate: Evaluate | None,
+    stop_requested: Callable[[], int | None],
 ) -> GANState:
-    """From the newest intact checkpoint to the last step, or to the first that diverges."""
+    """From the newest intact checkpoint to the last step, or to the first that diverges, or that is asked to be it."""
     step = data_parallel.from_first_process(lambda: checkpoint.newest_intact(workdir, print, set_aside=True))
     state = start_state(config, workdir, step, mesh)
     first_step = int(state.step)
     log = RunLog(workdir, first_step, config.num_steps)
+    warn = log.text if jax.process_index() == 0 else partial(print, file=sys.stderr)
     try:
-        with Checkpoints(workdir, step, config.keep_checkpoints, config.keep_every, log.text) as checkpoints:
+        with Checkpoints(workdir, step, config.keep_checkpoints, config.keep_every, warn) as checkpoints:
             log.text(overview(config, state, dataset, workdir))
             loop = Loop(config, workdir, checkpoints, log, dataset.images, first_step, evaluate)
-            with preemption.stop_requests() as stop_requested:
-                for step, call in batches.from_step(first_step, config.num_steps):
-                    state, metrics = step_function(state, batches.pack, call)
-                    loop.after_call(step, state, metrics)
-                    if signum := stop_requested():
-                        loop.save(step, state, metrics, block=True)
-                        raise Interrupted(signum, step)
+            for step, call in batches.from_step(first_step, config.num_steps):
+                state, metrics = step_function(state, batches.pack, call)
+                loop.after_call(step, state, metrics)
+                if signum := stop_requested():
+                    loop.save(step, state, metrics, block=True)
+                    raise Interrupted(signum, step)
     finally:
         log.close()
     return state
@@ -170,8 +184,9 @@ class Loop:
         self._evaluate = evaluate
         self._config, self._workdir, self._checkpoints, self._log = config, workdir, checkpoints, log
         self._draw = sample.make_draw(config)
+        self._all_finite = jax.jit(_all_finite)
         self._sheet_inputs = sample.sheet_inputs(config, config.seed)
-        self._data_shown = images[np.linspace(0, len(images) - 1, _DATA_SHOWN).astype(int)]
+        self._data_shown = images[np.unique(np.linspace(0, len(images) - 1, _DATA_SHOWN).astype(int))]
         self._alarms = collapse.Alarms(run_folder.read_metrics(workdir))
         self._in_flight: deque[tuple[int, Metrics]] = deque()
         self._begin = self._done = first_step
@@ -199,13 +214,15 @@ class Loop:
         self._log.progress(step)
 
         extra: dict[str, float] = {}
-        if last or is_due(step, config.sample_every):
+        sheet_due, evaluation_due = (last or is_due(step, every) for every in (config.sample_every, config.eval_every))
+        if sheet_due:
             with self._clock.paused(metrics):
                 extra |= self._write_sheet(step, state)
-        if self._evaluate and (last or is_due(step, config.eval_every)):
+        if self._evaluate and evaluation_due:
             with self._clock.paused(metrics):
                 extra |= self._evaluate(_of_this_host(state)) if jax.process_index() == 0 else {}
-        if (first and self._begin == 0) or last or is_due(step, config.log_every) or extra:
+        # The same on all hosts: all of them look at the metrics of this step, or none.
+        if (first and self._begin == 0) or is_due(step, config.log_every) or sheet_due or evaluation_due:
             self._write_metrics(step, metrics, extra, state)
         if last or is_due(step, config.checkpoint_every):
             with self._clock.paused(metrics):
@@ -214,6 +231,10 @@ class Loop:
     def save(self, step: int, state: GANState, metrics: Metrics, *, block: bool = False) -> None:
         """Checkpoints a state that is known to be good; `block`: and waits until it is saved."""
         self._check_finite(step, metrics, state)
+        if not self._all_finite(state):  # metrics are of before the update
+            leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+            bad = next(path for path, leaf in leaves if not np.isfinite(_of_this_host(leaf)).all())
+            raise self._diverged(step, f"{jax.tree_util.keystr(bad, simple=True, separator='/')} of the state")
         self._checkpoints.save(state, block=block)
 
     def _write_metrics(self, step: int, metrics: Metrics, extra: dict[str, float], state: GANState) -> None:
@@ -230,18 +251,24 @@ class Loop:
 
     def _check_finite(self, step: int, metrics: Metrics, state: GANState) -> dict[str, float]:
         """The metrics that are single numbers. Raises Diverged if any metric is not finite."""
+        while self._in_flight and self._in_flight[0][0] < step:  # the first one counts
+            self._check_finite(*self._in_flight.popleft(), state)
         found = jax.device_get(metrics)
         if bad := first_nonfinite(found, state, self._config.update_order):
-            self._checkpoints.wait()
-            saved = run_folder.latest_step(self._workdir)
-            kept = "no checkpoint was saved before" if saved is None else f"the checkpoint of step {saved} is kept"
-            raise Diverged(
-                f"training diverged between steps {self._last_check + 1} and {step}: {bad} is not finite; {kept}. "
-                "Check the data, or lower the learning rates in a new --workdir.",
-                step,
-            )
+            raise self._diverged(step, bad)
         self._last_check = max(self._last_check, step)
         return {name: float(value) for name, value in found.items() if value.ndim == 0}
+
+    def _diverged(self, step: int, what: str) -> Diverged:
+        self._checkpoints.wait()
+        saved = run_folder.latest_step(self._workdir)
+        kept = "no checkpoint was saved before" if saved is None else f"the checkpoint of step {saved} is kept"
+        first = min(self._last_check + 1, step)
+        return Diverged(
+            f"training diverged between steps {first} and {step}: {what} is not finite; {kept}. "
+            "Check the data, or lower the learning rates in a new --workdir.",
+            step,
+        )
 
     def _write_sheet(self, step: int, state: GANState) -> dict[str, float]:
         if jax.process_index() != 0:
@@ -257,8 +284,12 @@ class Loop:
         return {"diversity": round(collapse.diversity(images, self._data_shown), 4)}
 
 
-def _of_this_host(state: GANState) -> GANState:
-    """A replicated state as it lies on the first device here: one is enough to draw samples."""
+def _all_finite(state: GANState) -> jax.Array:
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]).all()
+
+
+def _of_this_host(state: Any) -> Any:
+    """A replicated state, or a part of one, as it lies on the first device here: one is enough to draw samples."""
     return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, state)
 
 
