@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import orbax.checkpoint as ocp
 import pytest
 
 from configs import lsun
@@ -231,13 +232,32 @@ def test_the_last_save_must_not_fail(copy: Path, state: GANState, monkeypatch: p
 
 
 def test_a_save_that_is_waited_for_must_not_fail(copy: Path, state: GANState, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the one before the process ends: nobody must be told that it is there."""
+    """As the one before a signal ends the process: nobody must be told that it is there."""
     FullDisk(monkeypatch)
-    with (
-        pytest.raises(UserError, match=r"the state after step 3 could not be saved .*No space left"),
-        Checkpoints(copy, 2) as checkpoints,
-    ):
-        checkpoints.save(at(state, 3), block=True)
+    with pytest.raises(KeyboardInterrupt), Checkpoints(copy, 2) as checkpoints:
+        with pytest.raises(UserError, match=r"the state after step 3 could not be saved .*No space left"):
+            checkpoints.save(at(state, 3), block=True)
+        raise KeyboardInterrupt
+
+
+def test_what_is_written_is_a_copy(tmp_path: Path, state: GANState, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its memory is not that of the state, which the next step reuses."""
+    given: list[GANState] = []
+    save = ocp.AsyncCheckpointer.save
+
+    def spied_save(self: Any, path: Any, args: Any) -> None:
+        given.append(args["default"].item)
+        save(self, path, args=args)
+
+    def places(tree: GANState) -> set[int]:
+        shards = [shard for leaf in jax.tree.leaves(tree) for shard in leaf.addressable_shards]
+        return {shard.data.unsafe_buffer_pointer() for shard in shards}
+
+    monkeypatch.setattr(ocp.AsyncCheckpointer, "save", spied_save)
+    mine = at(state, 7)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(mine)
+        assert not places(given[0]) & places(mine)
 
 
 def test_training_goes_on_while_a_save_is_written(
