@@ -131,11 +131,15 @@ def get_config() -> ConfigDict:
     # Decay of the moving average of G's weights, which then draws the sample sheets; 0 is off.
     config.ema_decay = 0.0
 
-    # --- Evaluation during training: nnd and nnc_accuracy in metrics.jsonl, see evaluation/nearest.py -----------
+    # --- Evaluation during training: numbers in metrics.jsonl, see docs/quality.md -------------------------------
     config.eval = evaluation = ConfigDict()
     # Samples that are drawn; those of the same noise each time.
     evaluation.num_samples = 10_000
-    # Split of data.source whose images they are compared with, 10,000 of them [C]; '' is that of training.
+    # What is measured: 'nnd' [C], evaluation/nearest.py; 'features', distances that need no download; 'inception', FID,
+    # KID and Inception score, which need a file of weights and a GPU or patience.
+    evaluation.metrics = ("nnd", "features")
+    # Split of data.source with held-out images, 10,000 of them [C], for 'nnd', and to see whether training images are
+    # memorised; '' is none: 'nnd' then takes those of training.
     evaluation.split = ""
 
     # --- Machine -------------------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from dcgan_jax import pixels
+
 # The discriminator has won when D(x) stays above the one and D(G(z)) below the other; a healthy D sits around
 # 0.5 to 0.9 and 0.1 to 0.5.
 _D_REAL, _D_FAKE = 0.97, 0.03
@@ -65,11 +67,7 @@ def diversity(samples: np.ndarray, data: np.ndarray) -> float:
 
 
 def _mean_nearest(images: np.ndarray) -> float:
-    count, height, width, channels = images.shape
-    block = max(1, min(height, width) // _SIDE)
-    rows, columns = height // block, width // block
-    blocks = images[:, : rows * block, : columns * block].reshape(count, rows, block, columns, block, channels)
-    points = blocks.mean(axis=(2, 4), dtype=np.float64).reshape(count, -1)
+    points = pixels.block_means(images, _SIDE)
     distances = np.linalg.norm(points[:, None] - points[None], axis=-1)
     np.fill_diagonal(distances, np.inf)
     return float(distances.min(axis=1).mean())

@@ -30,6 +30,8 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "precision": ("float32", "bfloat16"),
     "update_order": ("discriminator_first", "generator_first"),
 }
+# Of which config.eval.metrics holds some.
+EVAL_METRICS = ("nnd", "features", "inception")
 # Intervals between things that happen after a step.
 STEP_INTERVALS = ("log_every", "sample_every", "checkpoint_every", "eval_every")
 # Steps are counted in int32. With larger layers and images XLA aborts: the sizes of arrays overflow its integers.
@@ -105,6 +107,9 @@ def check_config(config: ConfigDict) -> None:
                 f"config.{name} is {config[name]}, not a multiple of config.steps_per_call {config.steps_per_call}: "
                 "change one of them, or set --config.steps_per_call=1."
             )
+    metrics = _field(config, "eval.metrics")
+    if not isinstance(metrics, tuple | list) or not metrics or not set(metrics) <= set(EVAL_METRICS):
+        raise UserError(f"config.eval.metrics is {metrics!r}; choose some of {', '.join(map(repr, EVAL_METRICS))}.")
     decay = config.optimizer
     if decay.decay_steps and config.num_steps > decay.decay_begin + decay.decay_steps:
         raise UserError(

@@ -1,7 +1,8 @@
-"""The one pair of functions that changes the range of pixels, between uint8 images and what the networks see."""
+"""Pixels: the one pair of functions that changes their range, uint8 to what the networks see; averages of blocks."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def to_network(images: jax.Array, output: str) -> jax.Array:
@@ -18,3 +19,17 @@ def to_uint8(images: jax.Array, output: str) -> jax.Array:
     images = images.astype(jnp.float32)
     levels = (images + 1.0) * 127.5 if output == "tanh" else images * 255.0
     return jnp.clip(jnp.round(levels), 0, 255).astype(jnp.uint8)
+
+
+def block_means(images: np.ndarray, side: int) -> np.ndarray:
+    """Averages of square blocks, about side x side of them, float64 [count, blocks * channels].
+
+    Args:
+      images: uint8 [count, height, width, channels].
+      side: blocks are as large as this many fit beside each other; pixels left over at the far edges do not count.
+    """
+    count, height, width, channels = images.shape
+    block = max(1, min(height, width) // side)
+    rows, columns = height // block, width // block
+    blocks = images[:, : rows * block, : columns * block].reshape(count, rows, block, columns, block, channels)
+    return blocks.mean(axis=(2, 4), dtype=np.float64).reshape(count, -1)

@@ -32,7 +32,7 @@ from dcgan_jax.datasets import pack
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.divergence import Diverged, first_nonfinite
 from dcgan_jax.errors import Interrupted
-from dcgan_jax.evaluation import nearest
+from dcgan_jax.evaluation import measures
 from dcgan_jax.input_pipeline import Batches, check_dataset, check_labels, over_batches
 from dcgan_jax.run_log import RunLog
 from dcgan_jax.train_state import GANState, create_state
@@ -109,19 +109,18 @@ def open_data(config: ConfigDict) -> tuple[ImageDataset, Evaluate | None]:
     Raises:
       UserError: they cannot feed this config.
     """
-    held_out = None
-    if config.eval_every and config.eval.split:
-        held_out = pack.open_others(config.data, split=config.eval.split)
+    held_out = pack.open_others(config.data, split=config.eval.split) if config.eval_every and config.eval.split else None
     dataset = pack.open_or_build(config.data)
     check_dataset(config, dataset)
+    evaluate = None
+    if config.eval_every and jax.process_index() == 0:
+        if held_out:
+            check_labels(config, f"{config.data.source} {config.eval.split}", held_out)
+        evaluate = measures.make_evaluate(config, dataset, held_out)
     checksums = f"{dataset.meta.get('sha256')} {dataset.meta.get('labels_sha256')}"
     remedy = "Give all of them the same files, or one --config.data.cache_dir that they share."
     data_parallel.check_same(checksums, "images", remedy)
-    if not config.eval_every:
-        return dataset, None
-    held_out = dataset if held_out is None else held_out
-    check_labels(config, f"{config.data.source} {config.eval.split}", held_out)
-    return dataset, nearest.make_evaluate(config, held_out.images, held_out.labels)
+    return dataset, evaluate
 
 
 def train(

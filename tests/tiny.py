@@ -22,6 +22,7 @@ def config(**changes: Any) -> ConfigDict:
     config = default.get_config()
     config.update(num_steps=4, batch_size=8, log_every=1, sample_every=0, checkpoint_every=0, conv="lax")
     config.data.update(image_size=8)
+    config.eval.metrics = ("nnd",)
     config.model.update(z_dim=5, kernel_size=3)
     config.model.generator.stages = ((6, 2), (4, 2))
     config.model.discriminator.stages = ((4, 2), (6, 2))

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.linalg
 
+_PART = 8192  # rows
+
 
 @dataclass
 class Moments:
@@ -36,6 +38,14 @@ class Moments:
     def covariance(self) -> np.ndarray:
         """Unbiased, [features, features]; needs two rows."""
         return self.scatter / (self.count - 1)
+
+
+def moments_of(rows: np.ndarray) -> Moments:
+    """Of rows [n, features], in parts, as their float64 copy would be large."""
+    moments = Moments()
+    for begin in range(0, len(rows), _PART):
+        moments.add(rows[begin : begin + _PART])
+    return moments
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:

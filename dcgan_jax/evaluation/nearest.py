@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from dcgan_jax import models, pixels, sample
-from dcgan_jax.train_state import GANState, Tree
+from dcgan_jax.train_state import Tree
 
 HELD_OUT = 10_000  # images that samples are compared with during training (both scripts of the authors)
 
@@ -97,28 +97,32 @@ def make_stream(config: ConfigDict, seed: int) -> Callable[..., Iterator[tuple[j
     return stream
 
 
-def make_evaluate(
+def some(rows: np.ndarray) -> np.ndarray:
+    """HELD_OUT of the rows, always the same, or all if there are no more; at random, as folders are sorted by class."""
+    if len(rows) <= HELD_OUT:
+        return rows
+    return rows[np.sort(np.random.default_rng(0).permutation(len(rows))[:HELD_OUT])]
+
+
+def make_measure(
     config: ConfigDict, images: np.ndarray, labels: np.ndarray | None
-) -> Callable[[GANState], dict[str, float]]:
-    """`evaluate(state)`: nnd and, for conditional networks, nnc_accuracy of config.eval.num_samples samples.
+) -> Callable[[np.ndarray], dict[str, float]]:
+    """`measure(samples)`: nnd and, for conditional networks, nnc_accuracy of uint8 samples, whose classes are in turn.
 
     Args:
       config: of the run.
       images: uint8 [count, height, width, channels]; HELD_OUT of them are used, the same ones always.
       labels: of the images.
     """
-    if len(images) > HELD_OUT:  # at random: folders are sorted by class
-        numbers = np.sort(np.random.default_rng(0).permutation(len(images))[:HELD_OUT])
-        images, labels = images[numbers], None if labels is None else labels[numbers]
-    stream, variables = make_stream(config, config.seed), sample.make_sampling_variables(config)
+    images, labels = some(images), None if labels is None else some(labels)
+    output, classes = config.model.output, config.model.num_classes
 
-    def evaluate(state: GANState) -> dict[str, float]:
-        neighbors = Neighbors(pixels.to_network(jnp.asarray(images), config.model.output).reshape(len(images), -1))
-        for rows, label in stream(**variables(state), begin=0, end=config.eval.num_samples, what=""):
-            neighbors.add(rows, label)
+    def measure(samples: np.ndarray) -> dict[str, float]:
+        neighbors = Neighbors(pixels.to_network(jnp.asarray(images), output).reshape(len(images), -1))
+        add_images(neighbors, samples, np.arange(len(samples)) % classes if classes else None, output, what="")
         result = {"nnd": float(neighbors.distances().mean())}
-        if config.model.num_classes and labels is not None:
+        if classes and labels is not None:
             result["nnc_accuracy"] = float((neighbors.labels() == labels).mean())
         return result
 
-    return evaluate
+    return measure

@@ -1,0 +1,76 @@
+"""What images are compared in: numbers that a network, or plain averages, make of them.
+
+    inception   Inception-v3 with the weights of 2015-12-05: what FID, KID and the Inception score are defined on
+    probe       the activations of a small network trained on the data's own labels or attributes (attribute_probe.py)
+    pixels      averages over 8 x 8 blocks: what is left where nothing is known of the images
+
+The last two need no download. Their distances rank the checkpoints and settings of one data set; they are not FID, are
+not called so, and mean nothing beside numbers of another data set.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dcgan_jax import attribute_probe, pixels
+from dcgan_jax.attribute_probe import AttributeProbe
+from dcgan_jax.datasets.image_dataset import ImageDataset
+
+_SIDE = 8  # of the averages of 'pixels': the lowest frequencies
+
+
+class Embedded(NamedTuple):
+    """float32 [images, features]; probabilities of Inception's classes float32 [images, classes], or None."""
+
+    features: np.ndarray
+    probabilities: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class FeatureSpace:
+    """Attributes:
+
+    name: see the module.
+    embed: `embed(images, what="")` of uint8 [count, height, width, channels]; `what` stands beside a progress bar.
+    identity: all that its numbers depend on, for JSON: they are comparable where it is equal.
+    names: what measures are called here, where that is not <space>_<measure>.
+    """
+
+    name: str
+    embed: Callable[..., Embedded]
+    identity: dict[str, Any]
+    names: dict[str, str] = field(default_factory=dict)
+
+    def measure(self, name: str) -> str:
+        """The name of a measure taken in this space."""
+        return self.names.get(name, f"{self.name}_{name}")
+
+
+def without_download(dataset: ImageDataset) -> FeatureSpace:
+    """'probe' if something is known of the images, which trains it when it is not there yet; otherwise 'pixels'."""
+    if attribute_probe.targets_of(dataset):
+        return of_probe(attribute_probe.open_or_train(dataset))
+    return of_pixels()
+
+
+def of_probe(probe: AttributeProbe) -> FeatureSpace:
+    """'probe', of a trained one."""
+    checksum = hashlib.sha256()
+    for leaf in jax.tree.leaves(probe.variables):
+        checksum.update(np.asarray(leaf).tobytes())
+    identity = {"features": "probe", "weights_sha256": checksum.hexdigest(), "targets": sorted(probe.targets)}
+    return FeatureSpace("probe", lambda images, what="": Embedded(probe.embed(images, what)), identity)
+
+
+def of_pixels() -> FeatureSpace:
+    """'pixels': means of blocks, 8 x 8 of them (some more where 8 does not divide the side), from 0 to 1."""
+
+    def embed(images: np.ndarray, what: str = "") -> Embedded:
+        del what  # quick
+        return Embedded((pixels.block_means(images, _SIDE) / 255).astype(np.float32))
+
+    return FeatureSpace("pixels", embed, {"features": "pixels", "blocks": _SIDE})

@@ -1,0 +1,38 @@
+"""Does a generator draw its training images again?
+
+A sample counts as memorised if it is nearer to some training image than 95 % of held-out images are to theirs, in a
+feature space. Of a generator that draws like the data's distribution 5 % of the samples do; of one that copies, all.
+The idea of comparing samples' distances to the training set with held-out images' is that of Meehan, Chaudhuri and
+Dasgupta 2020; the share is this project's own.
+"""
+
+import numpy as np
+
+from dcgan_jax.datasets.image_dataset import ImageDataset
+from dcgan_jax.evaluation import nearest
+from dcgan_jax.evaluation.feature_spaces import FeatureSpace
+
+_NEAR = 0.05  # share of held-out images that are nearer to a training image than the limit
+_BLOCK = 2048  # training images that are compared at a time
+
+
+class Memorization:
+    """What is known of the training images and of held-out ones."""
+
+    def __init__(self, space: FeatureSpace, training: ImageDataset, held_out: ImageDataset) -> None:
+        """Keeps the features of all training images: 2 KB each for a probe's 500."""
+        self._training = space.embed(training.images, "features of the training images").features
+        others = space.embed(nearest.some(held_out.images), "features of held-out images").features
+        self._limit = float(np.quantile(nearest_distances(others, self._training), _NEAR))
+
+    def share(self, features: np.ndarray) -> float:
+        """Share of samples, float32 [count, features], that count as memorised."""
+        return float((nearest_distances(features, self._training) < self._limit).mean())
+
+
+def nearest_distances(queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Euclidean distances float32 [queries] to the nearest of rows [count, features]."""
+    neighbors = nearest.Neighbors(queries)
+    for begin in range(0, len(rows), _BLOCK):
+        neighbors.add(np.resize(rows[begin : begin + _BLOCK], (_BLOCK, rows.shape[1])))
+    return neighbors.distances()

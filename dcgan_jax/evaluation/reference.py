@@ -1,0 +1,116 @@
+"""The data's side of a comparison of samples with data: its features, once, and what they were taken of.
+
+A reference in a file carries all that its numbers depend on: the data set, its split, size, crop and checksum, how many
+images, and the feature space with the checksum of its weights and the rule of resizing. One that does not match what is
+to be measured is refused.
+"""
+
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from dcgan_jax import run_folder
+from dcgan_jax import run_folder
+from dcgan_jax.datasets.image_dataset import ImageDataset
+from dcgan_jax.errors import UserError
+from dcgan_jax.evaluation.feature_spaces import FeatureSpace
+from dcgan_jax.evaluation.frechet import Moments
+
+VERSION = 1  # of the file
+# Of all images, those whose features stay, for measures that need more than moments [10,000: clovaai/prdc].
+MOST_FEATURES = 10_000
+_PART = 12_800  # images whose features are in memory at a time
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Attributes:
+
+    identity: what was measured in which feature space, JSON.
+    moments: of the features of all images.
+    features: float32 [MOST_FEATURES or fewer, features], of images drawn at random, the same ones always, in no order.
+    """
+
+    identity: dict[str, Any]
+    moments: Moments
+    features: np.ndarray
+
+
+def identify(space: FeatureSpace, dataset: ImageDataset, count: int) -> dict[str, Any]:
+    """All that a reference's numbers depend on."""
+    meta = dataset.meta
+    images = {name: meta.get(name) for name in ("source", "split", "image_size", "channels", "crop_size", "sha256")}
+    return {"version": VERSION, **space.identity, **images, "count": count}
+
+
+def build(space: FeatureSpace, dataset: ImageDataset, count: int = 0) -> Reference:
+    """Of a pack's first `count` images, 0: of all."""
+    count = min(count or len(dataset.images), len(dataset.images))
+    chosen = np.zeros(count, bool)
+    chosen[np.random.default_rng(0).permutation(count)[:MOST_FEATURES]] = True
+    moments, kept = Moments(), []
+    for begin in tqdm(range(0, count, _PART), desc="features of the data", unit="part", disable=None):
+        end = min(begin + _PART, count)
+        features = space.embed(dataset.images[begin:end]).features
+        moments.add(features)
+        kept.append(features[chosen[begin:end]])
+    features = np.concatenate(kept)  # in the pack's order, which may be that of classes
+    return Reference(
+        identify(space, dataset, count), moments, features[np.random.default_rng(1).permutation(len(features))]
+    )
+
+
+def open_or_build(file: Path | None, space: FeatureSpace, dataset: ImageDataset, count: int = 0) -> Reference:
+    """The reference in `file`; None: in the pack's folder. Built and written there when it is not there yet.
+
+    Raises:
+      UserError: the file cannot be read, or is of other images or features.
+    """
+    identity = identify(space, dataset, min(count or len(dataset.images), len(dataset.images)))
+    path = file or dataset.path / f"reference_{space.name}.npz"
+    if path.exists():
+        try:
+            return load(path, identity)
+        except UserError:
+            if file:
+                raise
+    reference = build(space, dataset, count)
+    save(reference, path)
+    return reference
+
+
+def save(reference: Reference, path: Path) -> None:
+    """Writes a .npz file: 'identity' (JSON), 'count', 'mean' and 'scatter' float64, 'features' float32."""
+    buffer, moments = io.BytesIO(), reference.moments
+    content = {"count": moments.count, "mean": moments.mean, "scatter": moments.scatter, "features": reference.features}
+    np.savez(buffer, identity=json.dumps(reference.identity), **content)
+    run_folder.write_atomically(path, buffer.getvalue())
+
+
+def load(path: Path, identity: dict[str, Any]) -> Reference:
+    """Reads a file of `save`.
+
+    Raises:
+      UserError: the file cannot be read, or was made of something else than `identity` says; every difference is named.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            found = json.loads(str(content["identity"]))
+            moments = Moments(int(content["count"]), content["mean"], content["scatter"])
+            reference = Reference(found, moments, content["features"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not a file of reference statistics, or is damaged ({error}).") from error
+    names = [name for name in identity if found.get(name) != identity[name]]
+    if names and names != ["source"]:  # the same images may lie in another folder
+        different = [f"  {name}: {found.get(name)!r} in the file, {identity[name]!r} now" for name in names]
+        raise UserError(
+            f"{path} holds statistics of something else:\n" + "\n".join(different) + "\n"
+            "Give the settings that it was made with, or another --reference."
+        )
+    return reference

@@ -1,0 +1,76 @@
+"""Anybody's samples: a folder of images of one size, or a .npz file with one array of them."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from dcgan_jax.datasets import decode, image_folder
+from dcgan_jax.errors import UserError
+
+_SHEET = "sheet.png"  # which `python -m dcgan_jax.sample` leaves beside its images
+
+
+def read(path: Path, size: int, channels: int) -> np.ndarray:
+    """uint8 [count, size, size, channels]; grey becomes RGB, and the other way round.
+
+    Args:
+      path: a folder, whose images are read at any depth but for sheet.png; or a .npz file, with uint8
+        [count, height, width, channels] as 'images', as 'arr_0' or as its only array.
+      size: what height and width must be: nothing is resized.
+      channels: 1 or 3.
+
+    Raises:
+      UserError: there is nothing to read, or images of other sizes.
+    """
+    images = _read_folder(path, size, channels) if path.is_dir() else _read_npz(path)
+    if images.shape[1:3] != (size, size):
+        height, width = images.shape[1:3]
+        raise UserError(f"the images in {path} are {width} x {height}, not {size} x {size} like the data: give a config"
+                        " with their --config.data.image_size.")
+    if images.shape[3] != channels:
+        images = images.repeat(3, 3) if channels == 3 else decode_grey(images)
+    return images
+
+
+def decode_grey(images: np.ndarray) -> np.ndarray:
+    """RGB uint8 [count, height, width, 3] -> ITU-R 601 luma [count, height, width, 1], as datasets/decode.py does."""
+    return np.stack([np.asarray(Image.fromarray(image).convert("L"))[..., None] for image in images])
+
+
+def _read_folder(folder: Path, size: int, channels: int) -> np.ndarray:
+    source = image_folder.open_folder(folder)
+    references = [reference for reference in source.list_items().references if Path(reference[0]).name != _SHEET]
+    target = decode.Target(size, channels, allow_upsampling=True)
+    images = np.empty((len(references), size, size, channels), np.uint8)
+    for i, example in enumerate(tqdm(source.read(references), total=len(references), unit="image", disable=None)):
+        assert isinstance(example.image, Path)
+        try:
+            with Image.open(example.image, formats=decode.FORMATS) as picture:
+                found = picture.size
+            if found != (size, size):
+                raise decode.BadImage(f"is {found[0]} x {found[1]}, not {size} x {size} like the data")
+            images[i] = decode.to_square(example.image, target)
+        except (decode.BadImage, OSError) as error:
+            raise UserError(f"{example.image} {error}.") from error
+    return images
+
+
+def _read_npz(path: Path) -> np.ndarray:
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            names = [name for name in ("images", "arr_0") if name in content.files] or content.files[:2]
+            if len(names) != 1 and "images" not in names:
+                raise UserError(f"{path} holds {len(content.files)} arrays, none of them 'images' or 'arr_0'.")
+            images = content[names[0]]
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is neither a folder nor a .npz file that can be read ({error}).") from error
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):
+        raise UserError(
+            f"{path} holds {images.dtype} of shape {list(images.shape)}; it must be uint8 [count, height, width, 1 or 3]."
+        )
+    return images
