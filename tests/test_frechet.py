@@ -5,6 +5,7 @@ import pytest
 import scipy.linalg
 
 from dcgan_jax.evaluation.frechet import Moments, frechet_distance
+from tests.golden_features import golden_features
 
 
 def test_moments_in_parts_are_those_of_the_whole() -> None:
@@ -39,3 +40,10 @@ def test_singular_covariances() -> None:
     """Fewer rows than features: one set is the other, shifted by 2 in each of 8 features."""
     rows = np.random.default_rng(2).normal(size=(5, 8))
     assert frechet_distance(Moments().add(rows), Moments().add(rows + 2)) == pytest.approx(32, rel=1e-5)
+
+
+def test_against_pytorch_fid() -> None:
+    """Made with pytorch-fid 0.3.0: calculate_frechet_distance of these features' moments."""
+    real, fake, expected = golden_features()
+    found = frechet_distance(Moments().add(real), Moments().add(fake))
+    assert found == pytest.approx(expected["frechet"], rel=1e-9)
