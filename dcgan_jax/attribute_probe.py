@@ -280,9 +280,7 @@ def _make_predict(targets: tuple[Target, ...], side: int) -> Any:
     return predict
 
 
-def _predict(
-    targets: dict[str, Target], variables: Tree, images: np.ndarray, what: str = ""
-) -> dict[str, np.ndarray]:
+def _predict(targets: dict[str, Target], variables: Tree, images: np.ndarray, what: str = "") -> dict[str, np.ndarray]:
     """The outputs for all images, in batches of one size: one compiled program."""
     predict = _make_predict(tuple(target._replace(held_out=0.0) for target in targets.values()), images.shape[1])
     batches = []

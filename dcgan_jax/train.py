@@ -109,7 +109,9 @@ def open_data(config: ConfigDict) -> tuple[ImageDataset, Evaluate | None]:
     Raises:
       UserError: they cannot feed this config.
     """
-    held_out = pack.open_others(config.data, split=config.eval.split) if config.eval_every and config.eval.split else None
+    held_out = (
+        pack.open_others(config.data, split=config.eval.split) if config.eval_every and config.eval.split else None
+    )
     dataset = pack.open_or_build(config.data)
     check_dataset(config, dataset)
     evaluate = None

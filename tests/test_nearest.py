@@ -72,13 +72,12 @@ def test_samples_are_those_of_sampling_whatever_the_parts(conditional_run: Path)
         assert len(both) == len(expected) == 150
 
 
-def test_measures_during_training(conditional_run: Path) -> None:
-    """Against all pairs of images and samples, which here are rounded to whole levels."""
-    state = varied(sample.load_run(conditional_run)[1])
-    config = tiny.config(model__num_classes=2, eval__num_samples=60)
+def test_measures_during_training() -> None:
+    """Against all pairs of images and samples."""
+    config = tiny.config(model__num_classes=2)
     images, labels = tiny.images(16), np.arange(16) % 2
-    found = nearest.make_evaluate(config, images, labels)(state)
-    drawn = np.concatenate(list(sample.make_draw_images(config)(state, 60, seed=config.seed)))
+    drawn = tiny.images(60, seed=1)
+    found = nearest.make_measure(config, images, labels)(drawn)
     apart = distances(images.reshape(16, -1) / 127.5, drawn.reshape(60, -1) / 127.5)
     assert found["nnd"] == pytest.approx(apart.min(1).mean(), rel=1e-3)
     assert found["nnc_accuracy"] == pytest.approx((apart.argmin(1) % 2 == labels).mean())

@@ -94,16 +94,20 @@ def test_samples_are_compared_with_the_split_that_is_asked_for(
 
     monkeypatch.setattr(pack, "open_others", open_others)
     counts = []
-    make_evaluate = nearest.make_evaluate
+    make_measure = nearest.make_measure
 
-    def spied_make_evaluate(config: ConfigDict, images: np.ndarray, labels: np.ndarray | None) -> Any:
+    def spied_make_measure(config: ConfigDict, images: np.ndarray, labels: np.ndarray | None) -> Any:
         counts.append(len(images))
-        return make_evaluate(config, images, labels)
+        return make_measure(config, images, labels)
 
-    monkeypatch.setattr(nearest, "make_evaluate", spied_make_evaluate)
+    monkeypatch.setattr(nearest, "make_measure", spied_make_measure)
+    metrics = ("nnd", "features")
     for split in ("", "test"):
-        config = run_config(source, num_steps=1, eval_every=1, eval__num_samples=16, eval__split=split)
+        config = run_config(
+            source, num_steps=1, eval_every=1, eval__num_samples=16, eval__split=split, eval__metrics=metrics
+        )
         train.train_and_evaluate(config, tmp_path / f"run{split}")
+        assert ("pixels_memorized" in lines(tmp_path / f"run{split}")[-1]) == bool(split)
     assert (asked, counts) == (["test"], [20, 5])
 
 

@@ -35,10 +35,10 @@ def images(count: int = 32, size: int = 8, channels: int = 3, seed: int = 0) -> 
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, channels), np.uint8)
 
 
-def dataset(count: int = 32, size: int = 8, channels: int = 3, classes: int = 0) -> ImageDataset:
+def dataset(count: int = 32, size: int = 8, channels: int = 3, classes: int = 0, seed: int = 0) -> ImageDataset:
     """An in-memory data set of random images."""
     labels = np.arange(count, dtype=np.int32) % classes if classes else None
-    return ImageDataset(images(count, size, channels), labels, {}, None, {}, Path("memory"))
+    return ImageDataset(images(count, size, channels, seed), labels, {}, None, {}, Path("memory"))
 
 
 def image_folder(path: Path, count: int = 32, size: int = 8, classes: int = 0) -> str:

@@ -9,10 +9,10 @@ def analyse(name: str, workdir: Path, *flags: str) -> subprocess.CompletedProces
     return _run(f"dcgan_jax.analysis.{name}", workdir, flags)
 
 
-def evaluate(name: str, workdir: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+def evaluate(name: str, workdir: Path | None, *flags: str) -> subprocess.CompletedProcess[str]:
     return _run(f"dcgan_jax.evaluation.{name}", workdir, flags)
 
 
-def _run(module: str, workdir: Path, flags: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", module, f"--workdir={workdir}", *flags]
+def _run(module: str, workdir: Path | None, flags: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *([f"--workdir={workdir}"] if workdir else []), *flags]
     return subprocess.run(command, capture_output=True, text=True)

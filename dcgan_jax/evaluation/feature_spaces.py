@@ -24,10 +24,10 @@ _SIDE = 8  # of the averages of 'pixels': the lowest frequencies
 
 
 class Embedded(NamedTuple):
-    """float32 [images, features]; probabilities of Inception's classes float32 [images, classes], or None."""
+    """float32 [images, features]; logits of Inception's classes float32 [images, classes], or None."""
 
     features: np.ndarray
-    probabilities: np.ndarray | None = None
+    logits: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

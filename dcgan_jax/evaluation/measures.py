@@ -1,10 +1,11 @@
 """Numbers for samples against the data, in one feature space; and the evaluations that training makes with them.
 
-    frechet     the Frechet distance of the features' moments, frechet.py; FID with Inception's features
-    kernel      the kernel distance, kid.py; KID with Inception's features
-    precision, recall, density, coverage   prdc.py
-    memorized   share of samples that are nearer to a training image than they should be, memorization.py;
-                where held-out images are given
+frechet     the Frechet distance of the features' moments, frechet.py; FID with Inception's features
+kernel      the kernel distance, kid.py; KID with Inception's features
+precision, recall, density, coverage   prdc.py
+score       inception_score.py, with Inception's logits
+memorized   share of samples that are nearer to a training image than they should be, memorization.py;
+            where held-out images are given
 """
 
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from dcgan_jax.errors import UserError
 from dcgan_jax.evaluation import feature_spaces, kid, nearest, prdc, reference
 from dcgan_jax.evaluation.feature_spaces import FeatureSpace
 from dcgan_jax.evaluation.frechet import frechet_distance, moments_of
+from dcgan_jax.evaluation.inception_score import inception_score
 from dcgan_jax.evaluation.memorization import Memorization
 from dcgan_jax.evaluation.reference import Reference
 from dcgan_jax.train_state import GANState
@@ -37,7 +39,7 @@ def make_measure(space: FeatureSpace, real: Reference, memorization: Memorizatio
         raise UserError(f"there are {len(real.features)} images to compare with; more than {prdc.NEAREST} are needed.")
 
     def measure(samples: np.ndarray) -> dict[str, float]:
-        features, probabilities = space.embed(samples, "features of the samples")
+        features, logits = space.embed(samples, "features of the samples")
         found = {
             "frechet": frechet_distance(moments_of(features), real.moments),
             "kernel": kid.whole_distance(features, real.features),
@@ -46,8 +48,8 @@ def make_measure(space: FeatureSpace, real: Reference, memorization: Memorizatio
         found |= prdc.prdc(real.features[:count], features[:count])._asdict()
         if memorization:
             found["memorized"] = memorization.share(features)
-        if probabilities is not None:
-            found["score"], found["score_std"] = inception_score(probabilities)
+        if logits is not None:
+            found["score"], found["score_std"] = inception_score(logits)
         return {space.measure(name): round(value, 6) for name, value in found.items()}
 
     return measure

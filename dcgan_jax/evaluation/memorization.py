@@ -6,6 +6,7 @@ The idea of comparing samples' distances to the training set with held-out image
 Dasgupta 2020; the share is this project's own.
 """
 
+import jax.numpy as jnp
 import numpy as np
 
 from dcgan_jax.datasets.image_dataset import ImageDataset
@@ -34,5 +35,5 @@ def nearest_distances(queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Euclidean distances float32 [queries] to the nearest of rows [count, features]."""
     neighbors = nearest.Neighbors(queries)
     for begin in range(0, len(rows), _BLOCK):
-        neighbors.add(np.resize(rows[begin : begin + _BLOCK], (_BLOCK, rows.shape[1])))
+        neighbors.add(jnp.asarray(np.resize(rows[begin : begin + _BLOCK], (_BLOCK, rows.shape[1]))))
     return neighbors.distances()

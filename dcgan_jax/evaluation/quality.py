@@ -41,10 +41,10 @@ def main() -> None:
     """Measures one set of images, or checkpoints of a run; held-out images beside them."""
     if bool(_WORKDIR.value) == bool(_IMAGES.value):
         raise UserError("give either --workdir, a run, or --images, a folder or .npz file of samples.")
-    if _IMAGES.value:
-        _measure_images(Path(_IMAGES.value))
-    else:
+    if _WORKDIR.value:
         _measure_run(Path(_WORKDIR.value))
+    else:
+        _measure_images(Path(str(_IMAGES.value)))
 
 
 def _measure_images(path: Path) -> None:
@@ -129,7 +129,9 @@ if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.")
     _STEP = flags.DEFINE_integer("step", None, "Checkpoint to measure; default: the latest.")
     _ALL_CHECKPOINTS = flags.DEFINE_bool("all_checkpoints", False, "Measure all that are there.")
-    _IMAGES = flags.DEFINE_string("images", None, "Instead of a run: samples, a folder or .npz file; see samples_file.py.")
+    _IMAGES = flags.DEFINE_string(
+        "images", None, "Instead of a run: samples, a folder or .npz file; see samples_file.py."
+    )
     _CONFIG = config_flags.DEFINE_config_file("config", None, "With --images: whose data they are compared with.")
     _OUT = flags.DEFINE_string("out", None, "With --images: folder for the results.")
     _FEATURES = flags.DEFINE_enum(

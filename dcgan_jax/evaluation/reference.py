@@ -16,7 +16,6 @@ import numpy as np
 from tqdm import tqdm
 
 from dcgan_jax import run_folder
-from dcgan_jax import run_folder
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.errors import UserError
 from dcgan_jax.evaluation.feature_spaces import FeatureSpace
@@ -88,8 +87,14 @@ def open_or_build(file: Path | None, space: FeatureSpace, dataset: ImageDataset,
 def save(reference: Reference, path: Path) -> None:
     """Writes a .npz file: 'identity' (JSON), 'count', 'mean' and 'scatter' float64, 'features' float32."""
     buffer, moments = io.BytesIO(), reference.moments
-    content = {"count": moments.count, "mean": moments.mean, "scatter": moments.scatter, "features": reference.features}
-    np.savez(buffer, identity=json.dumps(reference.identity), **content)
+    np.savez(
+        buffer,
+        identity=json.dumps(reference.identity),
+        count=moments.count,
+        mean=moments.mean,
+        scatter=moments.scatter,
+        features=reference.features,
+    )
     run_folder.write_atomically(path, buffer.getvalue())
 
 

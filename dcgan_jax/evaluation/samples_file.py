@@ -28,8 +28,10 @@ def read(path: Path, size: int, channels: int) -> np.ndarray:
     images = _read_folder(path, size, channels) if path.is_dir() else _read_npz(path)
     if images.shape[1:3] != (size, size):
         height, width = images.shape[1:3]
-        raise UserError(f"the images in {path} are {width} x {height}, not {size} x {size} like the data: give a config"
-                        " with their --config.data.image_size.")
+        raise UserError(
+            f"the images in {path} are {width} x {height}, not {size} x {size} like the data: give a config"
+            " with their --config.data.image_size."
+        )
     if images.shape[3] != channels:
         images = images.repeat(3, 3) if channels == 3 else decode_grey(images)
     return images
@@ -71,6 +73,6 @@ def _read_npz(path: Path) -> np.ndarray:
         raise UserError(f"{path} is neither a folder nor a .npz file that can be read ({error}).") from error
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):
         raise UserError(
-            f"{path} holds {images.dtype} of shape {list(images.shape)}; it must be uint8 [count, height, width, 1 or 3]."
+            f"{path} holds {images.dtype} of shape {list(images.shape)}, not uint8 [count, height, width, 1 or 3]."
         )
     return images

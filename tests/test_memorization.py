@@ -1,0 +1,26 @@
+"""Copies of training images count as memorised; other images of the same kind rarely do."""
+
+import numpy as np
+
+from dcgan_jax.evaluation import feature_spaces
+from dcgan_jax.evaluation.memorization import Memorization, nearest_distances
+from tests import tiny
+
+
+def test_nearest_distances_by_hand() -> None:
+    rows = np.array([[0, 0], [3, 4], [6, 8]], np.float32)
+    queries = np.array([[3, 4], [0, 1], [9, 12]], np.float32)
+    np.testing.assert_allclose(nearest_distances(queries, rows), [0, 1, 5], atol=1e-3)
+
+
+def test_shares() -> None:
+    """Of 200 other images one in twenty is nearer than 95 % of the held-out ones, but for chance."""
+    training, held_out, others = (tiny.dataset(count=200, seed=seed) for seed in range(3))
+    space = feature_spaces.of_pixels()
+    memorization = Memorization(space, training, held_out)
+    assert memorization.share(space.embed(training.images).features) == 1
+    assert memorization.share(space.embed(held_out.images).features) == 0.05
+    assert memorization.share(space.embed(others.images).features) < 0.12
+    half = np.concatenate([training.images[:100], others.images[:100]])
+    rest = memorization.share(space.embed(others.images[:100]).features)
+    assert memorization.share(space.embed(half).features) == 0.5 + rest / 2

@@ -1,0 +1,88 @@
+"""The measures against their parts, and the command."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dcgan_jax import sample
+from dcgan_jax.errors import UserError
+from dcgan_jax.evaluation import feature_spaces, measures, reference
+from tests import tiny
+from tests.trained import evaluate
+
+SPACE = feature_spaces.of_pixels()
+
+
+def test_the_data_itself_is_at_no_distance() -> None:
+    data = tiny.dataset(count=100)
+    found = measures.make_measure(SPACE, reference.build(SPACE, data))(data.images)
+    assert found["pixels_frechet"] == pytest.approx(0, abs=1e-5)
+    assert found["pixels_precision"] == found["pixels_recall"] == found["pixels_coverage"] == 1
+    assert found["pixels_kernel"] < 0  # unbiased: pairs of equal images count for the cross term only
+
+
+def test_noise_is_farther_than_other_data_and_one_image_covers_nothing() -> None:
+    """Brightness from 0 to 120 in the data and in others; noise all over; and a single image again and again."""
+    rng = np.random.default_rng(0)
+
+    def bright(count: int) -> np.ndarray:
+        level = rng.uniform(0, 120, (count, 1, 1, 1))
+        return (level + rng.uniform(0, 9, (count, 8, 8, 3))).astype(np.uint8)
+
+    data = tiny.dataset(count=100)
+    real = reference.build(SPACE, type(data)(bright(100), None, {}, None, {}, data.path))
+    measure = measures.make_measure(SPACE, real)
+    others, noise, same = (measure(x) for x in (bright(100), tiny.images(100), np.repeat(bright(1), 100, 0)))
+    assert others["pixels_frechet"] < same["pixels_frechet"] < noise["pixels_frechet"]
+    assert others["pixels_kernel"] < same["pixels_kernel"] < noise["pixels_kernel"]
+    assert others["pixels_recall"] > 0.7 > 0.05 > same["pixels_recall"]
+    assert noise["pixels_precision"] == noise["pixels_coverage"] == 0
+
+
+def test_too_few_images() -> None:
+    with pytest.raises(UserError, match=r"there are 5 images to compare with; more than 5 are needed"):
+        measures.make_measure(SPACE, reference.build(SPACE, tiny.dataset(count=5)))
+
+
+def test_of_a_run(trained_run: Path) -> None:
+    process = evaluate("quality", trained_run, "--num_samples=32", "--all_checkpoints", "--norm=running")
+    assert process.returncode == 0, process.stderr
+    out = trained_run / "evaluation" / "quality"
+    results = json.loads((out / "results.json").read_text())
+    assert (results["best"], results["num_samples"], results["norm"]) == (1, 32, "running")
+    assert results["reference"]["features"] == "pixels" and results["reference"]["count"] == 32
+    config, state = sample.load_run(trained_run)
+    data = tiny.dataset(count=32)
+    drawn = np.concatenate(list(sample.make_draw_images(config)(state, 32, seed=0)))
+    expected = measures.make_measure(SPACE, reference.build(SPACE, data))(drawn)
+    assert results["checkpoints"] == [{"step": 1, **{n: pytest.approx(v, rel=1e-3) for n, v in expected.items()}}]
+    assert (out / "last.png").exists()
+
+
+def test_of_images(tmp_path: Path) -> None:
+    """The images of the data themselves, as a folder of somebody's."""
+    source = tiny.image_folder(tmp_path / "images")
+    file = tmp_path / "tiny.py"
+    file.write_text(f"from tests import tiny\n\n\ndef get_config():\n    return tiny.config(data__source={source!r})\n")
+    flags = (f"--images={tmp_path / 'images'}", f"--config={file}", f"--reference={tmp_path / 'mine.npz'}")
+    process = evaluate("quality", None, *flags, f"--out={tmp_path / 'out'}")
+    assert process.returncode == 0, process.stderr
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["found"]["pixels_precision"] == 1 and results["num_samples"] == 32
+    assert (tmp_path / "mine.npz").exists() and (tmp_path / "out" / "images.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "give either --workdir, a run, or --images"),
+        (("--images=x",), "--images needs --config"),
+        (("--workdir=nowhere",), "nowhere"),
+    ],
+)
+def test_bad_input(flags: tuple[str, ...], message: str) -> None:
+    process = evaluate("quality", None, *flags)
+    assert process.returncode == 2
+    assert message in process.stderr and "Traceback" not in process.stderr
