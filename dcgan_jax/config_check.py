@@ -105,6 +105,13 @@ def check_config(config: ConfigDict) -> None:
                 f"config.{name} is {config[name]}, not a multiple of config.steps_per_call {config.steps_per_call}: "
                 "change one of them, or set --config.steps_per_call=1."
             )
+    if config.checkpoint_every and config.eval_every:
+        few, many = sorted((config.checkpoint_every, config.eval_every))
+        if many % few:
+            raise UserError(
+                f"config.eval_every is {config.eval_every} and config.checkpoint_every {config.checkpoint_every}, and "
+                "neither is a multiple of the other: the best checkpoint is chosen among those that are evaluated."
+            )
     decay = config.optimizer
     if decay.decay_steps and config.num_steps > decay.decay_begin + decay.decay_steps:
         raise UserError(
