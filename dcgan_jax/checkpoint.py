@@ -231,10 +231,8 @@ def restore(workdir: Path, step: int, abstract: GANState, mesh: Mesh) -> GANStat
     Raises:
       UserError: there is no such checkpoint, or it cannot be read.
     """
-    steps, folder = run_folder.steps(workdir), run_folder.checkpoint(workdir, step)
-    if step not in steps:
-        available = ", ".join(map(str, steps)) or "none"
-        raise UserError(f"{folder.parent} has no checkpoint of step {step} (available steps: {available}).")
+    folder = run_folder.checkpoint(workdir, step)
+    _check_exists(workdir, step)
     sharding = NamedSharding(mesh, P())
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract)
     try:
@@ -243,10 +241,19 @@ def restore(workdir: Path, step: int, abstract: GANState, mesh: Mesh) -> GANStat
     except Exception as error:  # Orbax has no type for a damaged file; what it raises depends on which one it is
         if data_parallel.lost_peer(error):
             raise
+        _check_exists(workdir, step)  # a run in training may have deleted it meanwhile
         raise UserError(
             f"the checkpoint {folder} cannot be read, it may be damaged ({_first_line(error)}). Move that folder away "
             "to use the one before."
         ) from error
+
+
+def _check_exists(workdir: Path, step: int) -> None:
+    steps = run_folder.steps(workdir)
+    if step not in steps:
+        available = ", ".join(map(str, steps)) or "none"
+        folder = run_folder.checkpoints(workdir)
+        raise UserError(f"{folder} has no checkpoint of step {step} (available steps: {available}).")
 
 
 def find_damage(folder: Path) -> str | None:

@@ -10,7 +10,7 @@ import numpy as np
 from dcgan_jax.losses import Loss
 
 # The discriminator has won when its loss stays below this part of what one that cannot tell real from generated has.
-# With cross entropy that is D(x) around 0.97 and D(G(z)) around 0.03; a healthy D sits around 0.5 to 0.9 and 0.1 to 0.5.
+# With cross entropy that is D(x) around 0.97 and D(G(z)) around 0.03; a healthy D sits at 0.5 to 0.9 and 0.1 to 0.5.
 _D_LOSS = 0.05
 # Samples look alike when they are this much nearer to each other than images of the data are.
 _DIVERSITY = 0.25

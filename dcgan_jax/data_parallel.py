@@ -6,6 +6,7 @@ mappers run the same per-device function under the same axis name and give the s
 On several hosts one process runs on each, all the same program. The first one alone writes logs and sheets.
 """
 
+import functools
 import importlib.util
 import os
 import sys
@@ -50,10 +51,11 @@ def start_processes(coordinator: str = "", num_processes: int = 0, process_id: i
     given = [bool(coordinator), num_processes > 0, process_id >= 0]
     if any(given) and not all(given):
         raise UserError("--coordinator, --num_processes and --process_id go together: give all three, or none.")
-    timeouts = {
-        "initialization_timeout": _JOIN_SECONDS + _GRACE_SECONDS,
-        "heartbeat_timeout_seconds": _HEARTBEAT_SECONDS,
-    }
+    initialize = functools.partial(
+        jax.distributed.initialize,
+        initialization_timeout=_JOIN_SECONDS + _GRACE_SECONDS,
+        heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+    )
     late = threading.Timer(_JOIN_SECONDS, _exit_alone)
     late.daemon = True
     late.start()
@@ -61,9 +63,9 @@ def start_processes(coordinator: str = "", num_processes: int = 0, process_id: i
         if coordinator:
             if ":" not in coordinator or not process_id < num_processes:
                 raise ValueError(f"process {process_id} of {num_processes}, coordinator {coordinator!r}")
-            jax.distributed.initialize(coordinator, num_processes, process_id, **timeouts)
+            initialize(coordinator, num_processes, process_id)
         elif cluster_names_processes():
-            jax.distributed.initialize(**timeouts)
+            initialize()
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"the processes of this run could not be joined ({str(error).splitlines()[0]}). Start one on each host, "

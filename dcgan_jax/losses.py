@@ -17,7 +17,7 @@ from jax.nn import relu, softplus
 class Loss(NamedTuple):
     """`discriminator(real_logits, fake_logits)` and `generator(fake_logits)`, both to be minimised.
 
-    The discriminator's is never below 0, and `undecided` is the lowest that one which cannot tell the two apart reaches.
+    The discriminator's is never below 0; `undecided` is the lowest that one which cannot tell the two apart reaches.
     """
 
     discriminator: Callable[[jax.Array, jax.Array], jax.Array]

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -120,14 +121,26 @@ def load_run(workdir: Path, step: int | None = None) -> tuple[ConfigDict, GANSta
     config = run_folder.load_config(workdir)
     generator, discriminator = models.build_models(config)
     abstract = jax.eval_shape(lambda: create_state(config, generator, discriminator))
-    if step is None:
-        step = checkpoint.newest_intact(workdir, partial(print, file=sys.stderr))
-    elif damage := checkpoint.find_damage(run_folder.checkpoint(workdir, step)):
-        raise UserError(f"the checkpoint of step {step} in {workdir} is damaged: {damage}. Choose another --step.")
-    if step is None:
-        raise UserError(f"{workdir} has no checkpoint yet.")
-    state = checkpoint.restore(workdir, step, abstract, data_parallel.make_mesh(jax.device_count()))
+    state = _restore(workdir, step, abstract, data_parallel.make_mesh(jax.device_count()))
     return config, jax.device_put(state, jax.local_devices()[0])
+
+
+def _restore(workdir: Path, step: int | None, abstract: GANState, mesh: Mesh) -> GANState:
+    """The state of a step, or the newest intact one."""
+    if step is not None:
+        folder = run_folder.checkpoint(workdir, step)
+        if folder.exists() and (damage := checkpoint.find_damage(folder)):
+            raise UserError(f"the checkpoint of step {step} in {workdir} is damaged: {damage}. Choose another --step.")
+        return checkpoint.restore(workdir, step, abstract, mesh)
+    newest = checkpoint.newest_intact(workdir, partial(print, file=sys.stderr))
+    if newest is None:
+        raise UserError(f"{workdir} has no checkpoint yet.")
+    try:
+        return checkpoint.restore(workdir, newest, abstract, mesh)
+    except UserError:
+        if run_folder.checkpoint(workdir, newest).exists():
+            raise
+        return _restore(workdir, None, abstract, mesh)  # a run in training has deleted it, and has a newer one
 
 
 def make_sampling_variables(config: ConfigDict, norm: str = "running") -> Callable[[GANState], dict[str, Tree]]:

@@ -31,6 +31,7 @@ from dcgan_jax.analysis import __main__ as index
 from dcgan_jax.analysis import boxes
 from dcgan_jax.datasets import semantic_hash
 from dcgan_jax.errors import UserError
+from dcgan_jax.losses import LOSSES
 from tests import fuzz, test_import_weights, tiny
 
 # Orbax leaves tasks behind when it gives up.
