@@ -62,8 +62,8 @@ class Checkpoints:
         """
         self._workdir, self._last_step, self._warn = workdir, last_step, warn
         self._keep_latest, self._keep_every = keep_latest, keep_every
-        self._failures = 0
-        self._failed: tuple[int, str] | None = None  # the last save, if it did
+        self._failures = 0  # one after the other
+        self._last_failure: tuple[int, Exception] | None = None  # of the last save, if it failed
         if jax.process_index() == 0:
             run_folder.checkpoints(workdir).mkdir(parents=True, exist_ok=True)
             _remove_unfinished(workdir)
@@ -82,22 +82,11 @@ class Checkpoints:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
             self.wait()
-        except UserError:
-            if kind is None:
-                raise
         finally:
             self._pool.shutdown()
             self._checkpointer.close()
         if kind is None:
-            self._raise_if_not_saved()
-
-    def _raise_if_not_saved(self) -> None:
-        if self._failed:
-            step, reason = self._failed
-            raise UserError(
-                f"the state after step {step} could not be saved in {run_folder.checkpoints(self._workdir)} "
-                f"({reason}). Make room, or repair the folder; the same command continues from the one before."
-            )
+            self._raise_failure()
 
     def save(self, state: GANState, *, block: bool = False) -> None:
         """Starts to save a state under its own step, after waiting for the save before; nothing if it is there already.
@@ -111,8 +100,10 @@ class Checkpoints:
 
         Raises:
           UserError: MOST_FAILURES saves have failed one after the other, or this one with `block`.
+          JaxRuntimeError: likewise, because another process of the run is gone.
         """
         self.wait()
+        self.check()
         step = int(state.step)
         if step == self._last_step:
             return
@@ -130,7 +121,7 @@ class Checkpoints:
             self._pending = self._pool.submit(self._finish, step)
         if block:
             self.wait()
-            self._raise_if_not_saved()
+            self._raise_failure()
 
     def _finish(self, step: int) -> None:
         """In a thread of its own: waits for the files of a save, then deletes checkpoints that need not stay."""
@@ -139,7 +130,7 @@ class Checkpoints:
         except Exception as error:
             self._note_failure(step, error)
             return
-        self._failures, self._failed = 0, None
+        self._failures, self._last_failure = 0, None
         if jax.process_index() == 0:
             try:
                 steps = run_folder.steps(self._workdir)
@@ -154,26 +145,43 @@ class Checkpoints:
         return {*steps[-self._keep_latest :], *every, *([] if best is None else [best])}
 
     def _note_failure(self, step: int, error: Exception) -> None:
-        reason = _first_line(error)
-        self._failures, self._failed = self._failures + 1, (step, reason)
+        self._failures, self._last_failure = self._failures + 1, (step, error)
         self._last_step = None
         if jax.process_index() == 0:
             _remove_unfinished(self._workdir)  # frees the disk that is perhaps full
         kept = run_folder.latest_step(self._workdir)
         kept_text = "no checkpoint is there yet" if kept is None else f"the checkpoint of step {kept} is kept"
-        self._warn(f"warning: step {step} could not be saved ({reason}); {kept_text}, training goes on.")
+        self._warn(f"warning: step {step} could not be saved ({_first_line(error)}); {kept_text}, training goes on.")
 
     def wait(self) -> None:
-        """Waits for the save under way. Raises UserError as `save` does."""
+        """Waits for the save under way, whether or not it succeeds."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
+
+    def check(self) -> None:
+        """Raises as `save` does if too many have failed, without waiting for the one under way."""
         if self._failures >= MOST_FAILURES:
-            step, reason = self._failed or (0, "")
-            raise UserError(
-                f"{self._failures} saves in a row have failed, the last one after step {step} ({reason}). Make room in "
-                f"{run_folder.checkpoints(self._workdir)}; the same command then continues from the newest checkpoint."
-            )
+            self._raise_failure()
+
+    def failure(self) -> str:
+        """Which state could not be saved, and why; '' if the last save that has ended did not fail."""
+        if self._last_failure is None:
+            return ""
+        step, error = self._last_failure
+        times = f"{self._failures} saves in a row have failed: " if self._failures > 1 else ""
+        folder = run_folder.checkpoints(self._workdir)
+        return f"{times}the state after step {step} could not be saved in {folder} ({_first_line(error)})"
+
+    def _raise_failure(self) -> None:
+        if self._last_failure is None:
+            return
+        error = self._last_failure[1]
+        if data_parallel.lost_peer(error):
+            raise error
+        raise UserError(
+            f"{self.failure()}. Make room, or repair the folder; the same command continues from the newest checkpoint."
+        ) from error
 
 
 def newest_intact(workdir: Path, warn: Callable[[str], None], *, set_aside: bool = False) -> int | None:
@@ -192,6 +200,8 @@ def newest_intact(workdir: Path, warn: Callable[[str], None], *, set_aside: bool
     for step in reversed(steps):
         folder = run_folder.checkpoint(workdir, step)
         damage = find_damage(folder)
+        if damage and not folder.exists():  # deleted meanwhile by a run in training, which then has a newer one
+            return newest_intact(workdir, warn, set_aside=set_aside)
         if damage is None:
             for one in damaged if set_aside else []:  # only now: a run whose checkpoints are all gone would start over
                 _rename_to_free(one, "damaged")
@@ -221,10 +231,8 @@ def restore(workdir: Path, step: int, abstract: GANState, mesh: Mesh) -> GANStat
     Raises:
       UserError: there is no such checkpoint, or it cannot be read.
     """
-    steps, folder = run_folder.steps(workdir), run_folder.checkpoint(workdir, step)
-    if step not in steps:
-        available = ", ".join(map(str, steps)) or "none"
-        raise UserError(f"{folder.parent} has no checkpoint of step {step} (available steps: {available}).")
+    folder = run_folder.checkpoint(workdir, step)
+    _check_exists(workdir, step)
     sharding = NamedSharding(mesh, P())
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract)
     try:
@@ -233,10 +241,19 @@ def restore(workdir: Path, step: int, abstract: GANState, mesh: Mesh) -> GANStat
     except Exception as error:  # Orbax has no type for a damaged file; what it raises depends on which one it is
         if data_parallel.lost_peer(error):
             raise
+        _check_exists(workdir, step)  # a run in training may have deleted it meanwhile
         raise UserError(
             f"the checkpoint {folder} cannot be read, it may be damaged ({_first_line(error)}). Move that folder away "
             "to use the one before."
         ) from error
+
+
+def _check_exists(workdir: Path, step: int) -> None:
+    steps = run_folder.steps(workdir)
+    if step not in steps:
+        available = ", ".join(map(str, steps)) or "none"
+        folder = run_folder.checkpoints(workdir)
+        raise UserError(f"{folder} has no checkpoint of step {step} (available steps: {available}).")
 
 
 def find_damage(folder: Path) -> str | None:

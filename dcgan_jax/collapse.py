@@ -1,6 +1,6 @@
-"""Signs that training has collapsed: the discriminator has won, or all samples look alike.
+"""Signs that training has gone wrong: the discriminator has won, samples look alike, or are training images.
 
-Both are warnings: training goes on, and may recover. The limits are this project's own; the paper gives none.
+All are warnings: training goes on, and may recover. The limits are this project's own; the paper gives none.
 """
 
 from collections.abc import Iterable, Mapping
@@ -8,30 +8,36 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from dcgan_jax import pixels
+from dcgan_jax.losses import Loss
 
-# The discriminator has won when D(x) stays above the one and D(G(z)) below the other; a healthy D sits around
-# 0.5 to 0.9 and 0.1 to 0.5.
-_D_REAL, _D_FAKE = 0.97, 0.03
+# The discriminator has won when its loss stays below this part of what one that cannot tell real from generated has.
+# With cross entropy that is D(x) around 0.97 and D(G(z)) around 0.03; a healthy D sits at 0.5 to 0.9 and 0.1 to 0.5.
+_D_LOSS = 0.05
 # Samples look alike when they are this much nearer to each other than images of the data are.
 _DIVERSITY = 0.25
+# Of a generator that draws like the data, 5 % of the samples count as memorised, see evaluation/memorization.py.
+_MEMORIZED = 0.5
 # Lines of metrics.jsonl, of those that hold the numbers, that must agree one after the other.
-_LINES_D_WINS, _LINES_ALIKE = 10, 3
+_LINES = {"alarm_d_wins": 10, "alarm_alike": 3, "alarm_memorized": 1}
 # Images are compared after averaging them down to about this many pixels a side.
 _SIDE = 8
 
 _TEXTS = {
-    "alarm_d_wins": f"the discriminator wins: D(x) above {_D_REAL} and D(G(z)) below {_D_FAKE} for long, so G learns "
-    "little. A lower --config.optimizer.discriminator_learning_rate in a new --workdir may help.",
+    "alarm_d_wins": "the discriminator wins: its loss has been next to nothing for long, so G learns little. "
+    "A lower --config.optimizer.discriminator_learning_rate in a new --workdir may help.",
     "alarm_alike": f"samples look alike: they are less than {_DIVERSITY} times as far apart as images of the data. The "
     "generator may have collapsed; go back to an earlier checkpoint, or lower the learning rates in a new --workdir.",
+    "alarm_memorized": f"more than {100 * _MEMORIZED:.0f} % of the samples are as near to training images as 5 % of "
+    "held-out images are: the generator may have memorised them. More data helps.",
 }
 
 
 class Alarms:
     """Watches the lines of metrics.jsonl. After a resume it knows of the lines before."""
 
-    def __init__(self, before: Iterable[Mapping[str, float]] = ()) -> None:
-        self._d_wins = self._alike = 0
+    def __init__(self, loss: Loss, before: Iterable[Mapping[str, float]] = ()) -> None:
+        self._d_loss = _D_LOSS * loss.undecided
+        self._lines = dict.fromkeys(_LINES, 0)
         for row in before:
             self.watch(row)
 
@@ -41,16 +47,17 @@ class Alarms:
         Returns:
           What to add to it, 'alarm_...': 1.0 for every alarm that is on; and warnings for those that have just begun.
         """
-        if "d_real" in row:
-            won = row["d_real"] > _D_REAL and row["d_fake"] < _D_FAKE
-            self._d_wins = self._d_wins + 1 if won else 0
+        signs = {}
+        if "d_loss" in row:
+            signs["alarm_d_wins"] = row["d_loss"] < self._d_loss
         if "diversity" in row:
-            self._alike = self._alike + 1 if row["diversity"] < _DIVERSITY else 0
-        counts = {"alarm_d_wins": (self._d_wins, _LINES_D_WINS), "alarm_alike": (self._alike, _LINES_ALIKE)}
-        present = {"alarm_d_wins": "d_real" in row, "alarm_alike": "diversity" in row}
-        on = {name: 1.0 for name, (count, most) in counts.items() if count >= most and present[name]}
-        begun = [_TEXTS[name] for name in on if counts[name][0] == counts[name][1]]
-        return on, begun
+            signs["alarm_alike"] = row["diversity"] < _DIVERSITY
+        for share in (value for name, value in row.items() if name.endswith("_memorized")):
+            signs["alarm_memorized"] = share > _MEMORIZED
+        for name, seen in signs.items():
+            self._lines[name] = self._lines[name] + 1 if seen else 0
+        on = {name: 1.0 for name in signs if self._lines[name] >= _LINES[name]}
+        return on, [_TEXTS[name] for name in on if self._lines[name] == _LINES[name]]
 
 
 def diversity(samples: np.ndarray, data: np.ndarray) -> float:

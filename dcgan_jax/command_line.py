@@ -47,6 +47,7 @@ def run(work: Callable[[], None]) -> None:
         except Exception as error:
             reason = (str(error).splitlines() or [""])[0][:200]
             if data_parallel.lost_peer(error):
+                traceback.print_exc()  # in case it was something else after all
                 print(
                     f"error: another process of this run is gone ({reason}). The same command, on as many hosts as "
                     "there are, continues from the newest checkpoint.",

@@ -110,6 +110,13 @@ def check_config(config: ConfigDict) -> None:
     metrics = _field(config, "eval.metrics")
     if not isinstance(metrics, tuple | list) or not metrics or not set(metrics) <= set(EVAL_METRICS):
         raise UserError(f"config.eval.metrics is {metrics!r}; choose some of {', '.join(map(repr, EVAL_METRICS))}.")
+    if config.checkpoint_every and config.eval_every:
+        few, many = sorted((config.checkpoint_every, config.eval_every))
+        if many % few:
+            raise UserError(
+                f"config.eval_every is {config.eval_every} and config.checkpoint_every {config.checkpoint_every}, and "
+                "neither is a multiple of the other: the best checkpoint is chosen among those that are evaluated."
+            )
     decay = config.optimizer
     if decay.decay_steps and config.num_steps > decay.decay_begin + decay.decay_steps:
         raise UserError(

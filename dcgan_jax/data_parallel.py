@@ -6,9 +6,13 @@ mappers run the same per-device function under the same axis name and give the s
 On several hosts one process runs on each, all the same program. The first one alone writes logs and sheets.
 """
 
+import functools
 import importlib.util
 import os
+import sys
+import threading
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +28,8 @@ from dcgan_jax.errors import UserError
 AXIS = "data"
 # A process that has not been heard of for this long counts as lost, and all others stop.
 _HEARTBEAT_SECONDS = 30
+# How long a process waits for all others to start, and what it gives JAX, which then aborts it, on top.
+_JOIN_SECONDS, _GRACE_SECONDS = 300, 60
 
 
 def start_processes(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -> None:
@@ -37,26 +43,47 @@ def start_processes(coordinator: str = "", num_processes: int = 0, process_id: i
       num_processes: how many there are.
       process_id: which of them this one is, from 0.
 
+    A process that the others have not joined after five minutes says so and ends with status 76.
+
     Raises:
-      UserError: only some of the arguments are given, or the others cannot be reached.
+      UserError: only some of the arguments are given, or they are refused.
     """
     given = [bool(coordinator), num_processes > 0, process_id >= 0]
     if any(given) and not all(given):
         raise UserError("--coordinator, --num_processes and --process_id go together: give all three, or none.")
+    initialize = functools.partial(
+        jax.distributed.initialize,
+        initialization_timeout=_JOIN_SECONDS + _GRACE_SECONDS,
+        heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+    )
+    late = threading.Timer(_JOIN_SECONDS, _exit_alone)
+    late.daemon = True
+    late.start()
     try:
         if coordinator:
             if ":" not in coordinator or not process_id < num_processes:
                 raise ValueError(f"process {process_id} of {num_processes}, coordinator {coordinator!r}")
-            jax.distributed.initialize(
-                coordinator, num_processes, process_id, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS
-            )
+            initialize(coordinator, num_processes, process_id)
         elif cluster_names_processes():
-            jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
+            initialize()
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"the processes of this run could not be joined ({str(error).splitlines()[0]}). Start one on each host, "
             "with --coordinator=HOST:PORT of the first, --num_processes, and --process_id from 0 on."
         ) from error
+    finally:
+        late.cancel()
+
+
+def _exit_alone() -> None:
+    """In a thread of its own: JAX would wait on, and then abort."""
+    print(
+        f"error: not all processes of this run have started and found each other within {_JOIN_SECONDS} s. Start one "
+        "on each host, with --coordinator=HOST:PORT of the first, which all must reach.",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(os.EX_PROTOCOL)
 
 
 def cluster_names_processes() -> bool:
@@ -72,10 +99,19 @@ def cluster_names_processes() -> bool:
     return tpu or "," in env.get("TPU_WORKER_HOSTNAMES", "")
 
 
-def lost_peer(error: Exception) -> bool:
-    """Whether an error of JAX means that another process of the run has stopped."""
-    words = ("Gloo", "NCCL", "Connection closed", "heartbeat", "coordination", "Coordination", "UNAVAILABLE", "Barrier")
-    return jax.distributed.is_initialized() and any(word in str(error) for word in words)
+def lost_peer(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, means that another process of the run has stopped.
+
+    JAX has one type for all errors of its runtime; only their words tell which one it is.
+    """
+    if not jax.distributed.is_initialized():
+        return False
+    words = ("Gloo", "NCCL", "Connection closed", "heartbeat", "oordination", "UNAVAILABLE", "Barrier")
+    while error is not None:
+        if isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in words):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def from_first_process(compute: Callable[[], int | None]) -> int | None:
@@ -99,9 +135,13 @@ def make_mesh(batch_size: int) -> Mesh:
     """A one-dimensional mesh over all devices of all hosts.
 
     Raises:
-      UserError: the global batch cannot be split evenly.
+      UserError: the global batch cannot be split evenly, or hosts do not have equally many devices.
     """
     devices = jax.device_count()
+    by_host = Counter(device.process_index for device in jax.devices())
+    if len(set(by_host.values())) > 1:
+        counts = ", ".join(f"{count} on host {host}" for host, count in sorted(by_host.items()))
+        raise UserError(f"the hosts must have equally many devices, but there are {counts}. Use equal hosts.")
     if batch_size % devices:
         raise UserError(
             f"batch_size {batch_size} is not divisible by the {devices} devices: set --config.batch_size to a "

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh
@@ -125,7 +126,8 @@ class Batches:
 def over_batches(step: Callable[..., Any]) -> Callable[..., Any]:
     """Turns `step(state, batch)` into `steps(state, pack, batches)`: a step per batch [steps, batch, ...].
 
-    Gathers on the device if the pack is there. Metrics are those of the last step.
+    Gathers on the device if the pack is there. Metrics are those of the first step that has one which is not finite,
+    or else of the last.
     """
 
     def steps(state: Any, pack: dict[str, jax.Array], batches: dict[str, jax.Array]) -> Any:
@@ -138,7 +140,9 @@ def over_batches(step: Callable[..., Any]) -> Callable[..., Any]:
         if count == 1:  # no loop: inside one, XLA's CPU back end uses a single thread for most operations
             return one(state, {name: values[0] for name, values in batches.items()})
         state, metrics = lax.scan(one, state, batches)
-        return state, jax.tree.map(lambda values: values[-1], metrics)
+        finite = jnp.stack([jnp.isfinite(values).reshape(count, -1).all(axis=1) for values in metrics.values()])
+        told = jnp.argmin(finite.all(axis=0).at[-1].set(False))
+        return state, jax.tree.map(lambda values: values[told], metrics)
 
     return steps
 

@@ -5,6 +5,7 @@ generator's, of the logits of generated images. All logits are float [batch]; al
 batch. The discriminator's two terms are summed, not averaged, as in the authors' scripts.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,10 +15,14 @@ from jax.nn import relu, softplus
 
 
 class Loss(NamedTuple):
-    """`discriminator(real_logits, fake_logits)` and `generator(fake_logits)`, both to be minimised."""
+    """`discriminator(real_logits, fake_logits)` and `generator(fake_logits)`, both to be minimised.
+
+    The discriminator's is never below 0; `undecided` is the lowest that one which cannot tell the two apart reaches.
+    """
 
     discriminator: Callable[[jax.Array, jax.Array], jax.Array]
     generator: Callable[[jax.Array], jax.Array]
+    undecided: float
 
 
 def _cross_entropy(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
@@ -58,13 +63,13 @@ def _hinge_generator(fake_logits: jax.Array) -> jax.Array:
 
 LOSSES = {
     # Goodfellow et al. 2014, section 3, with the generator's log D(G(z)); the paper's and the authors' code's loss.
-    "non_saturating": Loss(_cross_entropy, _non_saturating),
+    "non_saturating": Loss(_cross_entropy, _non_saturating, 2 * math.log(2)),
     # Goodfellow et al. 2014, equation 1: the generator minimises log(1 - D(G(z))).
-    "minimax": Loss(_cross_entropy, _minimax),
+    "minimax": Loss(_cross_entropy, _minimax, 2 * math.log(2)),
     # Mao et al. 2017, equation 9: targets 1 for real, 0 for fake, 1 for the generator.
-    "least_squares": Loss(_least_squares_discriminator, _least_squares_generator),
+    "least_squares": Loss(_least_squares_discriminator, _least_squares_generator, 0.25),
     # Lim and Ye 2017; Miyato et al. 2018, equations 16 and 17.
-    "hinge": Loss(_hinge_discriminator, _hinge_generator),
+    "hinge": Loss(_hinge_discriminator, _hinge_generator, 2.0),
 }
 
 

@@ -19,7 +19,7 @@ def stop_requests() -> Iterator[Callable[[], int | None]]:
     service; Ctrl-C acts as it always does. On one, a second signal acts as it always does.
     """
     if jax.process_count() > 1:
-        calls = itertools.count()
+        calls = itertools.count(1)  # all hosts stop at the number after the largest one so far, 0 before the first call
         yield lambda: signal.SIGTERM if multihost_utils.reached_preemption_sync_point(next(calls)) else None
         return
     received: list[int] = []

@@ -20,6 +20,9 @@ from ml_collections import ConfigDict
 from dcgan_jax import file_lock
 from dcgan_jax.errors import UserError
 
+# Distances of samples to the data, see evaluation/measures.py, from the one that tells most.
+DISTANCES = ("fid", "probe_frechet", "pixels_frechet", "nnd")
+
 # Fields that may change when a run is resumed: they do not change what is computed, or only how long.
 _FREE_FIELDS = {
     "num_steps",
@@ -130,13 +133,14 @@ def check(workdir: Path, config: ConfigDict) -> None:
 
 @contextlib.contextmanager
 def lock(workdir: Path) -> Iterator[None]:
-    """Held while a run trains: two at a time would write over each other.
+    """Held while a run trains: two at a time would write over each other. Removes what a killed one left half written.
 
     Raises:
       UserError: another process trains in the folder.
     """
     try:
         with file_lock.hold(workdir / ".lock", "the run", wait=False):
+            _remove_half_written(workdir)
             yield
     except BlockingIOError:
         raise UserError(
@@ -200,16 +204,20 @@ def latest_step(workdir: Path) -> int | None:
 
 
 def best_step(workdir: Path, steps: list[int]) -> int | None:
-    """Among `steps`, the one with the lowest distance to the data, 'nnd' in metrics.jsonl; None if none has any."""
-    distances = {}
-    for row in read_metrics(workdir):
-        if row["step"] in steps and "nnd" in row:
-            distances[row["step"]] = row["nnd"]
-    return min(distances, key=distances.__getitem__, default=None)
+    """Among `steps`, the one that metrics.jsonl has the lowest distance to the data for; None if it has none for any.
+
+    The first of DISTANCES that is there for some of them decides.
+    """
+    rows = [row for row in read_metrics(workdir) if row["step"] in steps]
+    for name in DISTANCES:
+        distances = {row["step"]: row[name] for row in rows if name in row}
+        if distances:
+            return min(distances, key=distances.__getitem__)
+    return None
 
 
 def rollbacks(workdir: Path) -> list[dict[str, Any]]:
-    """What `add_rollback` has noted, oldest first.
+    """What `add_rollback` has noted, oldest first: 'diverged_at', 'back_to', 'reason'.
 
     Raises:
       UserError: the file cannot be read.
@@ -218,12 +226,30 @@ def rollbacks(workdir: Path) -> list[dict[str, Any]]:
         noted: list[dict[str, Any]] = _read_json(_rollbacks(workdir), list)
     except FileNotFoundError:
         return []
+    if not all(isinstance(rollback, dict) and type(rollback.get("back_to", 0)) is int for rollback in noted):
+        raise UserError(f"{_rollbacks(workdir)} cannot be read: it holds something else than rollbacks.")
     return noted
 
 
-def add_rollback(workdir: Path, diverged_at: int, reason: str) -> None:
+def add_rollback(workdir: Path, diverged_at: int, back_to: int, reason: str) -> None:
     """Notes that a run diverged and goes back: how often decides which random numbers it draws from then on."""
-    noted = [*rollbacks(workdir), {"diverged_at": diverged_at, "reason": reason}]
+    _write_rollbacks(workdir, [*rollbacks(workdir), {"diverged_at": diverged_at, "back_to": back_to, "reason": reason}])
+
+
+def rollbacks_before(workdir: Path, step: int) -> int:
+    """How often a run that goes on from `step` had gone back when it was there.
+
+    Those to later steps are forgotten: the run comes to them again, as it did when the checkpoints after `step` were
+    not damaged yet.
+    """
+    noted = rollbacks(workdir)
+    kept = [rollback for rollback in noted if rollback.get("back_to", 0) <= step]  # earlier versions did not note it
+    if kept != noted:
+        _write_rollbacks(workdir, kept)
+    return len(kept)
+
+
+def _write_rollbacks(workdir: Path, noted: list[dict[str, Any]]) -> None:
     write_atomically(_rollbacks(workdir), (json.dumps(noted, indent=2) + "\n").encode())
 
 
@@ -324,6 +350,15 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_half_written(workdir: Path) -> None:
+    """The temporary files of `write_atomically`, by a process that was killed."""
+    files = [_config(workdir), _data(workdir), _rollbacks(workdir), metrics(workdir), _samples(workdir) / "step_*.png"]
+    for file in files:
+        for path in file.parent.glob(f".{file.name}.*"):
+            if path.suffix[1:].isdecimal():
+                path.unlink(missing_ok=True)
 
 
 def _with_tuples(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """What a run tells: console lines, metrics.jsonl, and TensorBoard where TensorFlow is installed."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -74,6 +75,12 @@ class RunLog:
                 self.text(f"warning: {self._metrics} cannot be written ({error.strerror}); its lines are kept.")
             if self._metrics.exists():
                 os.truncate(self._metrics, size)
+
+    def sync(self) -> None:
+        """Returns when the lines are on the disk, not only in the system's cache; if the disk takes them."""
+        if self._active and self._metrics.exists():
+            with contextlib.suppress(OSError), self._metrics.open("a") as file:
+                os.fsync(file)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """TensorBoard image, uint8 [height, width, channels]."""

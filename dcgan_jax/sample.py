@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -39,6 +40,8 @@ from dcgan_jax import (
 from dcgan_jax.errors import UserError
 from dcgan_jax.train_state import GANState, Tree, create_state
 
+# In place of a step: the best checkpoint.
+BEST = "best"
 NORMS = ("running", "frozen", "batch")
 # Always drawn in batches of this size, so that an image never depends on how many are asked for.
 BATCH_SIZE = 128
@@ -111,23 +114,65 @@ def sheet_inputs(config: ConfigDict, seed: int) -> tuple[jax.Array, jax.Array | 
     return draw_noise(config, seed, 0, 8 * columns), labels, columns
 
 
-def load_run(workdir: Path, step: int | None = None) -> tuple[ConfigDict, GANState]:
+class _StepParser(flags.ArgumentParser):
+    """A number of steps, or BEST."""
+
+    syntactic_help = f"a number, or '{BEST}'"
+
+    def parse(self, argument: str | int) -> str | int:
+        if argument == BEST:
+            return BEST
+        try:
+            return int(argument)
+        except ValueError:
+            raise ValueError(f"{argument!r} is neither a number of steps nor '{BEST}'") from None
+
+
+def define_step_flag() -> flags.FlagHolder:
+    """--step, for `load_run`."""
+    text = f"Checkpoint to use: its step, or '{BEST}', the one with the lowest distance to the data among those that "
+    text += "were evaluated; default: the latest."
+    return flags.DEFINE(_StepParser(), "step", None, text, serializer=flags.ArgumentSerializer())
+
+
+def load_run(workdir: Path, step: int | str | None = None) -> tuple[ConfigDict, GANState]:
     """Config and state of a run, on this machine's default device, whatever it was trained on.
+
+    `step`: of the checkpoint, BEST, or None for the newest one.
 
     Raises:
       UserError: no run, or no such checkpoint.
     """
     config = run_folder.load_config(workdir)
+    if step == BEST:
+        step = run_folder.best_step(workdir, run_folder.steps(workdir))
+        if step is None:
+            raise UserError(
+                f"{workdir} has no checkpoint that was evaluated: give --step a number, see --config.eval_every."
+            )
+    assert not isinstance(step, str)
     generator, discriminator = models.build_models(config)
     abstract = jax.eval_shape(lambda: create_state(config, generator, discriminator))
-    if step is None:
-        step = checkpoint.newest_intact(workdir, partial(print, file=sys.stderr))
-    elif damage := checkpoint.find_damage(run_folder.checkpoint(workdir, step)):
-        raise UserError(f"the checkpoint of step {step} in {workdir} is damaged: {damage}. Choose another --step.")
-    if step is None:
-        raise UserError(f"{workdir} has no checkpoint yet.")
-    state = checkpoint.restore(workdir, step, abstract, data_parallel.make_mesh(jax.device_count()))
+    state = _restore(workdir, step, abstract, data_parallel.make_mesh(jax.device_count()))
     return config, jax.device_put(state, jax.local_devices()[0])
+
+
+def _restore(workdir: Path, step: int | None, abstract: GANState, mesh: Mesh) -> GANState:
+    """The state of a step, or the newest intact one."""
+    if step is not None:
+        folder = run_folder.checkpoint(workdir, step)
+        if folder.exists() and (damage := checkpoint.find_damage(folder)):
+            raise UserError(f"the checkpoint of step {step} in {workdir} is damaged: {damage}. Choose another --step.")
+        return checkpoint.restore(workdir, step, abstract, mesh)
+    newest = checkpoint.newest_intact(workdir, partial(print, file=sys.stderr))
+    if newest is None:
+        raise UserError(f"{workdir} has no checkpoint yet.")
+    try:
+        return checkpoint.restore(workdir, newest, abstract, mesh)
+    except UserError:
+        if run_folder.checkpoint(workdir, newest).exists():
+            raise
+        return _restore(workdir, None, abstract, mesh)  # a run in training has deleted it, and has a newer one
 
 
 def make_sampling_variables(config: ConfigDict, norm: str = "running") -> Callable[[GANState], dict[str, Tree]]:
@@ -234,7 +279,7 @@ if __name__ == "__main__":
     _OUT = flags.DEFINE_string("out", None, "Folder for the images.", required=True)
     _NUM = flags.DEFINE_integer("num", 64, "How many images.", lower_bound=1)
     _SEED = flags.DEFINE_integer("seed", 0, "Image i is a function of (seed, i).", lower_bound=0, upper_bound=2**32 - 1)
-    _STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; default: the latest.")
+    _STEP = define_step_flag()
     _LABEL = flags.DEFINE_integer("label", None, "Class of the images (conditional networks); default: all in turn.")
     _NORM = flags.DEFINE_enum(
         "norm", "running", NORMS, "Statistics of batch normalisation; see the module's docstring."

@@ -34,6 +34,7 @@ from dcgan_jax.divergence import Diverged, first_nonfinite
 from dcgan_jax.errors import Interrupted
 from dcgan_jax.evaluation import measures
 from dcgan_jax.input_pipeline import Batches, check_dataset, check_labels, over_batches
+from dcgan_jax.losses import LOSSES
 from dcgan_jax.run_log import RunLog
 from dcgan_jax.train_state import GANState, create_state
 from dcgan_jax.train_step import Metrics, make_train_step
@@ -76,20 +77,27 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> GANState:
         if jax.process_index() == 0:
             run_folder.record(workdir, config, dataset.meta)
         batches = Batches(config, dataset, mesh)
-        rollbacks = data_parallel.from_first_process(lambda: len(run_folder.rollbacks(workdir))) or 0
+        step = _newest_checkpoint(workdir)
         with preemption.stop_requests() as stop_requested:
             while True:
+                count_rollbacks = partial(run_folder.rollbacks_before, workdir, step or 0)
+                rollbacks = data_parallel.from_first_process(count_rollbacks) or 0
                 if rollbacks:
                     step_function = make_step_function(config, mesh, rollbacks)
                 try:
-                    return train(config, workdir, mesh, step_function, batches, dataset, evaluate, stop_requested)
+                    return train(config, workdir, step, mesh, step_function, batches, dataset, evaluate, stop_requested)
                 except Diverged as divergence:
                     if config.on_nonfinite == "stop" or rollbacks >= config.max_rollbacks:
                         raise
-                    rollbacks += 1
+                    step = _newest_checkpoint(workdir)
                     if jax.process_index() == 0:
-                        run_folder.add_rollback(workdir, divergence.step, str(divergence))
-                        print(f"WARNING: {divergence} Going back, rollback {rollbacks} of {config.max_rollbacks}.")
+                        run_folder.add_rollback(workdir, divergence.step, step or 0, str(divergence))
+                        print(f"WARNING: {divergence} Going back, rollback {rollbacks + 1} of {config.max_rollbacks}.")
+
+
+def _newest_checkpoint(workdir: Path) -> int | None:
+    """Step of the newest intact one, None if there is none; damaged ones are set aside."""
+    return data_parallel.from_first_process(lambda: checkpoint.newest_intact(workdir, print, set_aside=True))
 
 
 def make_step_function(config: ConfigDict, mesh: jax.sharding.Mesh, rollbacks: int) -> Callable[..., Any]:
@@ -128,6 +136,7 @@ def open_data(config: ConfigDict) -> tuple[ImageDataset, Evaluate | None]:
 def train(
     config: ConfigDict,
     workdir: Path,
+    step: int | None,
     mesh: jax.sharding.Mesh,
     step_function: Callable[..., Any],
     batches: Batches,
@@ -135,8 +144,7 @@ def train(
     evaluate: Evaluate | None,
     stop_requested: Callable[[], int | None],
 ) -> GANState:
-    """From the newest intact checkpoint to the last step, or to the first that diverges, or that is asked to be it."""
-    step = data_parallel.from_first_process(lambda: checkpoint.newest_intact(workdir, print, set_aside=True))
+    """From the checkpoint of `step` to the last one, or to the first that diverges, or that is asked to be the last."""
     state = start_state(config, workdir, step, mesh)
     first_step = int(state.step)
     log = RunLog(workdir, first_step, config.num_steps)
@@ -151,6 +159,8 @@ def train(
                 if signum := stop_requested():
                     loop.save(step, state, metrics, block=True)
                     raise Interrupted(signum, step)
+        if (best := run_folder.best_step(workdir, run_folder.steps(workdir))) is not None:
+            log.text(f"best     step {best} of the checkpoints that are there; --step={sample.BEST} samples from it")
     finally:
         log.close()
     return state
@@ -188,7 +198,7 @@ class Loop:
         self._all_finite = jax.jit(_all_finite)
         self._sheet_inputs = sample.sheet_inputs(config, config.seed)
         self._data_shown = images[np.unique(np.linspace(0, len(images) - 1, _DATA_SHOWN).astype(int))]
-        self._alarms = collapse.Alarms(run_folder.read_metrics(workdir))
+        self._alarms = collapse.Alarms(LOSSES[config.loss], run_folder.read_metrics(workdir))
         self._in_flight: deque[tuple[int, Metrics]] = deque()
         self._begin = self._done = first_step
         self._last_check = first_step  # last step whose metrics were seen to be finite
@@ -213,6 +223,8 @@ class Loop:
             self._clock.steps += step - self._done
         self._done = step
         self._log.progress(step)
+        if jax.process_count() == 1:  # on several hosts all must stop at the same step: they do so at the next save
+            self._checkpoints.check()
 
         extra: dict[str, float] = {}
         sheet_due, evaluation_due = (last or is_due(step, every) for every in (config.sample_every, config.eval_every))
@@ -236,6 +248,7 @@ class Loop:
             leaves = jax.tree_util.tree_flatten_with_path(state)[0]
             bad = next(path for path, leaf in leaves if not np.isfinite(_of_this_host(leaf)).all())
             raise self._diverged(step, f"{jax.tree_util.keystr(bad, simple=True, separator='/')} of the state")
+        self._log.sync()  # no checkpoint is newer than the metrics
         self._checkpoints.save(state, block=block)
 
     def _write_metrics(self, step: int, metrics: Metrics, extra: dict[str, float], state: GANState) -> None:
@@ -264,6 +277,8 @@ class Loop:
         self._checkpoints.wait()
         saved = run_folder.latest_step(self._workdir)
         kept = "no checkpoint was saved before" if saved is None else f"the checkpoint of step {saved} is kept"
+        if failure := self._checkpoints.failure():
+            kept += f"; {failure}"
         first = min(self._last_check + 1, step)
         return Diverged(
             f"training diverged between steps {first} and {step}: {what} is not finite; {kept}. "

@@ -6,7 +6,8 @@
 #     bash launch/background.sh stop                              the run saves; returns when it has ended
 #
 # `start` again with the same flags continues the run. A run that somebody else told to stop (exit status 75, or 143
-# before there was anything to save) is started again at once. One run at a time; its output is added to
+# before there was anything to save) is started again at once; so is one that has lost another process (76 or 134), until
+# it has been started again ten times. One run at a time; its output is added to
 # runs/background.log. --dry-run before the command prints what would be run.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -38,7 +39,7 @@ supervise() {
     exec 9>"$lock"
     flock --nonblock 9 || fail "a run is going on here."
     echo "=== $(date): $(quote "$@")"
-    child=""
+    child="" restarts=0
     trap 'signals=$((signals + 1)); [[ -z $child ]] || kill -TERM "$child" 2>/dev/null || true' TERM
     echo $$ >"$pid"
     while true; do
@@ -48,7 +49,8 @@ supervise() {
         await "$child"
         child=""
         echo "=== $(date): exit status $status"
-        if ((signals)) || ! continues "$status"; then exit "$status"; fi
+        if ((signals)) || ! continues "$status" "$restarts"; then exit "$status"; fi
+        restarts=$((restarts + 1))
         sleep 1
     done
 }

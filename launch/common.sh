@@ -65,8 +65,15 @@ await() {
     done
 }
 
-# continues STATUS: whether the same command is to be given again. 75 (EX_TEMPFAIL): the run was told to stop, and
-# saved. 143: it was told before there was anything to save. All others are final: 0 finished, 1 crashed, 2 a mistake.
+# continues STATUS RESTARTS: whether the same command is to be given again, which was given again RESTARTS times before.
+# 75 (EX_TEMPFAIL): the run was told to stop, and saved. 143: it was told before there was anything to save. 76
+# (EX_PROTOCOL): another process of the run is gone; 134 (SIGABRT): JAX's runtime found that out first. But it aborts for
+# other reasons too, and the other process may never come back: ten restarts are enough. All others are final: 0
+# finished, 1 crashed, 2 a mistake.
 continues() {
-    [[ $1 == 75 || $1 == 143 ]]
+    case $1 in
+        75 | 143) ;;
+        76 | 134) (($2 < 10)) ;;
+        *) return 1 ;;
+    esac
 }

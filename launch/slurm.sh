@@ -19,7 +19,8 @@
 # sees. The repository and --workdir lie on a file system that the nodes share.
 #
 # Two minutes before the time limit Slurm sends SIGTERM; the run saves and ends with 75, and the job goes back to the
-# queue, to continue when it starts again. To stop it for good:
+# queue, to continue when it starts again. The same happens when one of its processes is lost (76 or 134), unless it went
+# back ten times before. To stop it for good:
 #
 #     scancel --batch --signal=USR1 JOB   the run saves, and the job ends; the same sbatch continues it
 #     scancel JOB                         does not wait until it has saved
@@ -39,11 +40,12 @@ if [[ ${1:-} == --dry-run ]]; then
 fi
 [[ " $*" == *" --config="* && " $*" == *" --workdir="* ]] || fail "slurm.sh needs --config=FILE and --workdir=FOLDER."
 
-# Some clusters end a step when its first task fails; here that one would be the first to have saved.
-step=(srun --kill-on-bad-exit=0 .venv/bin/python -m dcgan_jax.main "$@")
+# Some clusters end a step when its first task fails; here that one would be the first to have saved. One that hangs, so
+# that the others gave it up, is ended five minutes after them.
+step=(srun --kill-on-bad-exit=0 --wait=300 .venv/bin/python -m dcgan_jax.main "$@")
 if [[ -n $dry_run ]]; then
     quote "${step[@]}"
-    echo "scontrol requeue \$SLURM_JOB_ID # if that ends with 75 or 143"
+    echo "scontrol requeue \$SLURM_JOB_ID # if that ends with 75, 76, 134 or 143"
     exit
 fi
 [[ -n ${SLURM_JOB_ID:-} ]] || fail "slurm.sh runs in a job: sbatch [flags of sbatch] launch/slurm.sh FLAGS"
@@ -61,7 +63,7 @@ trap tell_tasks TERM
 trap 'stopping=1; tell_tasks' USR1
 "${step[@]}" &
 await $!
-if continues "$status" && [[ -z $stopping ]]; then
+if continues "$status" "${SLURM_RESTART_COUNT:-0}" && [[ -z $stopping ]]; then
     # A job that scancel ends is COMPLETING by now; it could be requeued, against the user's will.
     if [[ $(scontrol show job "$SLURM_JOB_ID") == *JobState=RUNNING* ]]; then
         echo "Exit status $status: job $SLURM_JOB_ID goes back to the queue and will continue."

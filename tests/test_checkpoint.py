@@ -220,7 +220,7 @@ def test_a_save_that_fails_is_a_warning_and_older_ones_stay(
 
 def test_three_saves_that_fail_stop_the_run(copy: Path, state: GANState, monkeypatch: pytest.MonkeyPatch) -> None:
     FullDisk(monkeypatch)
-    with pytest.raises(UserError, match=r"3 saves in a row have failed, .* after step 5 .*No space left"):
+    with pytest.raises(UserError, match=r"3 saves in a row have failed: .* after step 5 .*No space left"):
         save_all(copy, state, [3, 4, 5, 6], last_step=2)
     assert run_folder.steps(copy) == [1, 2]
 

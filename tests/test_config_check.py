@@ -32,6 +32,10 @@ from tests import tiny
             {"steps_per_call": 3, "log_every": 9, "checkpoint_every": 10},
             "config.checkpoint_every is 10, not a multiple of config.steps_per_call 3",
         ),
+        (
+            {"eval_every": 300, "checkpoint_every": 1000},
+            "config.eval_every is 300 and config.checkpoint_every 1000, and neither is a multiple of the other",
+        ),
         ({"model__z_dim": 0}, "config.model.z_dim is 0; it must be at least 1 and below 65,536."),
         ({"model__resampling": "bilinear"}, "config.model.resampling is 'bilinear'; choose from 'strided', 'pooling'"),
         ({"model__generator__stages": ((6, 4),)}, "strides 1 or 2"),

@@ -31,6 +31,7 @@ from dcgan_jax.analysis import __main__ as index
 from dcgan_jax.analysis import boxes
 from dcgan_jax.datasets import semantic_hash
 from dcgan_jax.errors import UserError
+from dcgan_jax.losses import LOSSES
 from tests import fuzz, test_import_weights, tiny
 
 # Orbax leaves tasks behind when it gives up.
@@ -252,7 +253,7 @@ def test_any_metrics_are_plotted_or_refused(lines: list[bytes], closed: bool, go
         run_folder.metrics(folder).write_bytes(b"\n".join(rows + lines) + b"\n" * closed)
         found = run_folder.read_metrics(folder)
         assert [row["step"] for row in found[:good]][:-1] == list(range(good))[:-1]
-        collapse.Alarms(found)
+        collapse.Alarms(LOSSES["hinge"], found)
         run_folder.best_step(folder, [0, 1])
         run_log._drop_lines_after(folder, 1)
         assert all(row["step"] <= 1 for row in run_folder.read_metrics(folder))

@@ -180,7 +180,7 @@ def test_dry_runs_of_what_is_not_on_path() -> None:
     assert launch("background.sh", "--dry-run", "stop").stdout == "kill -TERM $(cat runs/background.pid)\n"
     assert "set_up_env tpu" in launch("tpu_host.sh", "--dry-run", "setup").stdout
     step, *_ = launch("slurm.sh", "--dry-run", *TRAIN, *AWKWARD).stdout.splitlines()
-    start = ["srun", "--kill-on-bad-exit=0", ".venv/bin/python", "-m", "dcgan_jax.main"]
+    start = ["srun", "--kill-on-bad-exit=0", "--wait=300", ".venv/bin/python", "-m", "dcgan_jax.main"]
     assert shlex.split(step) == [*start, *TRAIN, *AWKWARD]
 
 
@@ -320,11 +320,11 @@ def test_jobset(kind: str, hosts: int, nodes: dict[str, str], limits: dict[str, 
     assert job["template"]["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
 
 
-def test_jobset_restarts_what_was_stopped_and_nothing_else(recorded: dict[str, str]) -> None:
+def test_jobset_restarts_what_was_stopped_and_little_else(recorded: dict[str, str]) -> None:
     jobset = apply("v6e-8", recorded=recorded)["JobSet"]["spec"]
     job = jobset["replicatedJobs"][0]["template"]["spec"]
-    # Of a job's failures, those that its podFailurePolicy names restart all hosts, without limit; others never do.
-    assert jobset["failurePolicy"]["maxRestarts"] == 0
+    # Of a job's failures, those that its podFailurePolicy names restart all hosts without limit, others three times.
+    assert jobset["failurePolicy"]["maxRestarts"] == 3
     (rule,) = jobset["failurePolicy"]["rules"]
     assert rule["action"] == "RestartJobSetAndIgnoreMaxRestarts"
     assert rule["onJobFailureReasons"] == ["PodFailurePolicy"]
@@ -398,11 +398,11 @@ class Cluster:
             SLURM_JOB_ID="7",
         )
 
-    def start(self, status: str, state: str = "RUNNING") -> subprocess.Popen[str]:
+    def start(self, status: str, state: str = "RUNNING", restarts: str = "") -> subprocess.Popen[str]:
         return subprocess.Popen(
             ["bash", str(self._script), *TRAIN, *AWKWARD],
             cwd="/",
-            env=self._environment | {"STATUS": status, "STATE": state},
+            env=self._environment | {"STATUS": status, "STATE": state, "SLURM_RESTART_COUNT": restarts},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -421,22 +421,28 @@ def cluster(tmp_path: Path) -> Cluster:
 
 
 @pytest.mark.parametrize(
-    ("status", "state", "requeued"),
+    ("status", "state", "restarts", "requeued"),
     [
-        (75, "RUNNING", True),
-        (143, "RUNNING", True),
-        (0, "RUNNING", False),
-        (1, "RUNNING", False),
-        (2, "RUNNING", False),
-        (137, "RUNNING", False),
-        (75, "COMPLETING", False),  # scancel
+        (75, "RUNNING", "", True),
+        (75, "RUNNING", "99", True),
+        (143, "RUNNING", "", True),
+        (76, "RUNNING", "", True),
+        (134, "RUNNING", "9", True),
+        (134, "RUNNING", "10", False),
+        (0, "RUNNING", "", False),
+        (1, "RUNNING", "", False),
+        (2, "RUNNING", "", False),
+        (137, "RUNNING", "", False),
+        (75, "COMPLETING", "", False),  # scancel
     ],
 )
-def test_slurm_requeues_what_was_told_to_stop(status: int, state: str, requeued: bool, cluster: Cluster) -> None:
-    job = cluster.start(str(status), state)
+def test_slurm_requeues_what_was_told_to_stop_or_lost_a_process(
+    status: int, state: str, restarts: str, requeued: bool, cluster: Cluster
+) -> None:
+    job = cluster.start(str(status), state, restarts)
     output, _ = job.communicate(timeout=60)
     assert job.returncode == status, output
-    start = ["srun", "--kill-on-bad-exit=0", ".venv/bin/python", "-m", "dcgan_jax.main"]
+    start = ["srun", "--kill-on-bad-exit=0", "--wait=300", ".venv/bin/python", "-m", "dcgan_jax.main"]
     assert cluster.calls("srun") == [[*start, *TRAIN, *AWKWARD]]
     assert cluster.requeued() == requeued
     assert ("goes back to the queue" in output) == requeued
@@ -512,9 +518,11 @@ def _wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 
 @pytest.mark.parametrize(
-    ("statuses", "runs"), [([75, 143, 0, 75], 3), ([1, 0], 1), ([2, 0], 1), ([0, 0], 1), ([137, 0], 1)]
+    ("statuses", "runs"), [([75, 143, 76, 134, 0, 75], 5), ([1, 0], 1), ([2, 0], 1), ([0, 0], 1), ([137, 0], 1)]
 )
-def test_a_run_that_was_told_to_stop_is_started_again(statuses: list[int], runs: int, box: Path) -> None:
+def test_a_run_that_was_told_to_stop_or_lost_a_process_is_started_again(
+    statuses: list[int], runs: int, box: Path
+) -> None:
     (box / "statuses").write_text("".join(f"{status}\n" for status in statuses))
     result = launch("gpu_box.sh", "run", "--a=b c", root=box)
     assert result.returncode == 0, result.stderr
@@ -523,6 +531,14 @@ def test_a_run_that_was_told_to_stop_is_started_again(statuses: list[int], runs:
     _wait_for(lambda: "No run is going on here." in launch("gpu_box.sh", "stop", root=box).stdout)
     assert _log(box).count("flags: --a=b c\n") == runs
     assert (box / "statuses").read_text().split() == [str(status) for status in statuses[runs:]]
+
+
+@pytest.mark.parametrize(
+    ("status", "restarts", "again"), [(75, 99, True), (76, 9, True), (76, 10, False), (134, 10, False)]
+)
+def test_restarts_after_a_loss_have_an_end(status: int, restarts: int, again: bool) -> None:
+    program = f"source launch/common.sh; continues {status} {restarts}"
+    assert (subprocess.run(["bash", "-c", program], cwd=ROOT).returncode == 0) == again
 
 
 def test_stop_waits_until_the_run_has_saved_and_does_not_start_it_again(box: Path) -> None:

@@ -1,5 +1,8 @@
 """Which machines start several processes by themselves, and what the flags ask of jax.distributed."""
 
+import socket
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -10,6 +13,7 @@ from dcgan_jax.errors import UserError
 
 SLURM = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 KUBERNETES = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}
+TIMEOUTS = {"initialization_timeout": 360, "heartbeat_timeout_seconds": 30}
 
 
 @pytest.fixture
@@ -42,7 +46,7 @@ def test_clusters_start_without_flags(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     data_parallel.start_processes()
-    assert calls == ([((), {"heartbeat_timeout_seconds": 30})] if starts else [])
+    assert calls == ([((), TIMEOUTS)] if starts else [])
 
 
 @pytest.mark.parametrize("switched_off", [False, True])
@@ -62,7 +66,7 @@ def test_flags_come_first(calls: list[tuple[Any, ...]], monkeypatch: pytest.Monk
     for name, value in (SLURM | {"SLURM_NTASKS": "8"}).items():
         monkeypatch.setenv(name, value)
     data_parallel.start_processes("10.0.0.7:1234", 4, 3)
-    assert calls == [(("10.0.0.7:1234", 4, 3), {"heartbeat_timeout_seconds": 30})]
+    assert calls == [(("10.0.0.7:1234", 4, 3), TIMEOUTS)]
 
 
 @pytest.mark.parametrize(
@@ -87,3 +91,22 @@ def test_others_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax.distributed, "initialize", fail)
     with pytest.raises(UserError, match=r"could not be joined \(DEADLINE_EXCEEDED: Failed to connect\)\. Start one"):
         data_parallel.start_processes("10.0.0.7:1234", 2, 1)
+
+
+@pytest.mark.parametrize("process_id", [0, 1])
+def test_others_that_do_not_come(process_id: int) -> None:
+    """In a process of its own, which ends; the first one is the coordinator."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    program = (
+        "from dcgan_jax import data_parallel\n"
+        "data_parallel._JOIN_SECONDS = 1\n"
+        f"data_parallel.start_processes('localhost:{port}', 2, {process_id})\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 76
+    assert ended.stderr.endswith(
+        "error: not all processes of this run have started and found each other within 1 s. Start one on each host, "
+        "with --coordinator=HOST:PORT of the first, which all must reach.\n"
+    )

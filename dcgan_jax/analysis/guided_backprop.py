@@ -260,7 +260,7 @@ def _visible(gradients: np.ndarray) -> np.ndarray:
 
 if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
-    _STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; default: the latest.")
+    _STEP = sample.define_step_flag()
     _FEATURES = flags.DEFINE_string(
         "features", ",".join(map(str, range(FEATURES))), "Maps of the last convolution, by number, with commas."
     )

@@ -25,7 +25,7 @@ def define_flags() -> RunFlags:
     """--workdir, --step, --seed, --norm and --label."""
     return RunFlags(
         workdir=flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True),
-        step=flags.DEFINE_integer("step", None, "Checkpoint to use; default: the latest."),
+        step=sample.define_step_flag(),
         seed=flags.DEFINE_integer("seed", 0, "Of everything that is drawn.", lower_bound=0, upper_bound=2**31 - 1),
         norm=flags.DEFINE_enum(
             "norm", "running", ("running", "frozen"), "Statistics of batch normalisation; see sample.py."

@@ -238,7 +238,7 @@ def _pixels(images: np.ndarray) -> np.ndarray:
 
 if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
-    _STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; default: the latest.")
+    _STEP = sample.define_step_flag()
     _SOURCE = flags.DEFINE_string("source", "tfds:cifar10", "Labelled images, as config.data.source says.")
     _TEST_SOURCE = flags.DEFINE_string("test_source", None, "Images to test on; default: another split of --source.")
     _TRAIN_SPLIT = flags.DEFINE_string("train_split", "train", "Split to train on.")

@@ -138,7 +138,7 @@ def _read_counts(texts: list[str], classes: int) -> list[int]:
 
 if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
-    _STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; default: the latest.")
+    _STEP = sample.define_step_flag()
     _NUM = flags.DEFINE_list("num", ["50000"], "Numbers of samples, with commas.")
     _TEST_SOURCE = flags.DEFINE_string("test_source", None, "Images to test on; default: another split of the run's.")
     _TEST_SPLIT = flags.DEFINE_string("test_split", "test", "Split to test on; for folders, give 'train'.")

@@ -127,7 +127,7 @@ def _plot(curve: list[dict[str, float]], name: str) -> bytes:
 
 if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.")
-    _STEP = flags.DEFINE_integer("step", None, "Checkpoint to measure; default: the latest.")
+    _STEP = sample.define_step_flag()
     _ALL_CHECKPOINTS = flags.DEFINE_bool("all_checkpoints", False, "Measure all that are there.")
     _IMAGES = flags.DEFINE_string(
         "images", None, "Instead of a run: samples, a folder or .npz file; see samples_file.py."
