@@ -138,9 +138,10 @@ def get_config() -> ConfigDict:
     # What is measured: 'nnd' [C], evaluation/nearest.py; 'features', distances that need no download; 'inception', FID,
     # KID and Inception score, which need a file of weights and a GPU or patience.
     evaluation.metrics = ("nnd", "features")
-    # Split of data.source with held-out images, 10,000 of them [C], for 'nnd', and to see whether training images are
-    # memorised; '' is none: 'nnd' then takes those of training.
+    # Split, and source if it is not data.source, of held-out images, for 'nnd' (10,000 of them [C]) and to see whether
+    # training images are memorised. '' for both: there are none, and 'nnd' takes those of training.
     evaluation.split = ""
+    evaluation.source = ""
 
     # --- Machine -------------------------------------------------------------------------------------------------
     # How the step is mapped over devices: 'shard_map' or 'pmap'. Same results.

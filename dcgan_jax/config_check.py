@@ -78,6 +78,7 @@ _TYPES: dict[str, type] = {
     "data.dir": str,
     "data.source": str,
     "data.split": str,
+    "eval.source": str,
     "eval.split": str,
     "model.cross_replica_norm": bool,
     "model.norm_affine": bool,

@@ -117,15 +117,15 @@ def open_data(config: ConfigDict) -> tuple[ImageDataset, Evaluate | None]:
     Raises:
       UserError: they cannot feed this config.
     """
-    held_out = (
-        pack.open_others(config.data, split=config.eval.split) if config.eval_every and config.eval.split else None
-    )
+    others, held_out = config.eval, None
+    if config.eval_every and (others.source or others.split):
+        held_out = pack.open_others(config.data, source=others.source, split=others.split)
     dataset = pack.open_or_build(config.data)
     check_dataset(config, dataset)
     evaluate = None
     if config.eval_every and jax.process_index() == 0:
         if held_out:
-            check_labels(config, f"{config.data.source} {config.eval.split}", held_out)
+            check_labels(config, f"{others.source or config.data.source} {others.split}", held_out)
         evaluate = measures.make_evaluate(config, dataset, held_out)
     checksums = f"{dataset.meta.get('sha256')} {dataset.meta.get('labels_sha256')}"
     remedy = "Give all of them the same files, or one --config.data.cache_dir that they share."

@@ -1,5 +1,6 @@
 """One folder, one run; files appear whole or not at all."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,18 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         run_folder.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_best_step_by_the_distance_that_tells_most(tmp_path: Path) -> None:
+    rows = [
+        {"step": 1, "nnd": 1.0, "probe_frechet": 9.0},
+        {"step": 2, "nnd": 2.0, "probe_frechet": 3.0},
+        {"step": 3, "nnd": 3.0, "probe_frechet": 2.0},
+        {"step": 4, "nnd": 0.5},
+        {"step": 5, "d_loss": 0.0},
+    ]
+    run_folder.metrics(tmp_path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run_folder.best_step(tmp_path, [1, 2, 3, 4, 5]) == 3
+    assert run_folder.best_step(tmp_path, [1, 2, 4]) == 2
+    assert run_folder.best_step(tmp_path, [4, 5]) == 4
+    assert run_folder.best_step(tmp_path, [5]) is None

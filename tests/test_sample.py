@@ -107,3 +107,7 @@ def test_checkpoints_come_back_on_any_number_of_devices(tmp_path: Path) -> None:
     _, loaded = sample.load_run(tmp_path)
     assert int(loaded.step) == 3
     assert tiny.largest_difference(loaded.discriminator, state.discriminator) == 0
+    with pytest.raises(UserError, match=r"no checkpoint that was evaluated"):
+        sample.load_run(tmp_path, sample.BEST)
+    run_folder.metrics(tmp_path).write_text('{"step": 2, "nnd": 1.0}\n{"step": 3, "nnd": 2.0}\n')
+    assert int(sample.load_run(tmp_path, sample.BEST)[1].step) == 2

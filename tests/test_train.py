@@ -88,7 +88,8 @@ def test_samples_are_compared_with_the_split_that_is_asked_for(
     """With none it is the pack of training itself, and no other is made; otherwise another split's."""
     asked = []
 
-    def open_others(data: ConfigDict, *, split: str) -> ImageDataset:
+    def open_others(data: ConfigDict, *, source: str, split: str) -> ImageDataset:
+        assert source == ""
         asked.append(split)
         return tiny.dataset(count=5)
 

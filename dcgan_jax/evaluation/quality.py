@@ -96,12 +96,13 @@ def _prepare(config: ConfigDict) -> tuple[Measure, dict[str, Any], list[Row]]:
     file = Path(_REFERENCE.value) if _REFERENCE.value else None
     real = reference.open_or_build(file, space, dataset, _NUM_REFERENCE.value)
     figures: dict[str, Any] = {"reference": real.identity}
-    if not _HELD_OUT_SPLIT.value:
+    source, split = _HELD_OUT_SOURCE.value, _HELD_OUT_SPLIT.value
+    if not (source or split):
         return measures.make_measure(space, real), figures, []
-    held_out = pack.open_others(config.data, split=_HELD_OUT_SPLIT.value)
+    held_out = pack.open_others(config.data, source=source, split=split)
     measure = measures.make_measure(space, real, Memorization(space, dataset, held_out))
     figures["held_out"] = measure(nearest.some(held_out.images))
-    return measure, figures, [_row(f"held-out images ({_HELD_OUT_SPLIT.value})", figures["held_out"])]
+    return measure, figures, [_row("held-out images", figures["held_out"])]
 
 
 def _open_space(dataset: ImageDataset) -> FeatureSpace:
@@ -142,7 +143,8 @@ if __name__ == "__main__":
     _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 10_000, "Samples of each checkpoint.", lower_bound=2)
     _NUM_REFERENCE = flags.DEFINE_integer("num_reference", 0, "Images of the data; 0: all.", lower_bound=0)
     _REFERENCE = flags.DEFINE_string("reference", None, "File of reference statistics; written if it is not there.")
-    _HELD_OUT_SPLIT = flags.DEFINE_string("held_out_split", "", "Split to measure besides, as if it were samples.")
+    _HELD_OUT_SPLIT = flags.DEFINE_string("held_out_split", "", "Split with images that were not trained on.")
+    _HELD_OUT_SOURCE = flags.DEFINE_string("held_out_source", "", "Their source, if it is not that of the data.")
     _NORM = flags.DEFINE_enum("norm", "frozen", sample.NORMS, "Statistics of batch normalisation; see sample.py.")
     _SEED = flags.DEFINE_integer("seed", 0, "Of the samples.", lower_bound=0, upper_bound=2**32 - 1)
     _DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS data folder; default: the config's.")

@@ -1,0 +1,120 @@
+"""Do the distances say what the eye says, and how much of them is chance?
+
+    python -m dcgan_jax.evaluation.calibration --config=configs/cifar10.py --held_out_split=test --out=calibration/
+
+Measures held-out images instead of samples, in the feature spaces that need no download (feature_spaces.py):
+
+    damaged ever more   blurred, under noise, or only a few of them again and again, as a generator that has lost most
+                        of the data draws them. A distance that can rank checkpoints rises from each strength to the
+                        next. [Heusel et al. 2017, figure 3, do this with FID]
+    fewer of them       a distance falls with the number of images, and scatters: several draws of each number
+"""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.ndimage
+from absl import flags
+from ml_collections import config_flags
+
+from dcgan_jax import command_line, image_grid, report, run_folder
+from dcgan_jax.datasets import pack
+from dcgan_jax.errors import UserError
+from dcgan_jax.evaluation import feature_spaces, measures, nearest, reference
+from dcgan_jax.report import Picture, Report, Row
+
+_COUNTS = (500, 1000, 2000, 5000, 10_000)
+_DRAWS = 5
+_SHOWN = 12  # images of each kind in the picture
+
+
+def _blur(images: np.ndarray, sigma: float) -> np.ndarray:
+    return scipy.ndimage.gaussian_filter(images, (0, sigma, sigma, 0))
+
+
+def _add_noise(images: np.ndarray, std: float) -> np.ndarray:
+    noise = np.random.default_rng(0).normal(0, std, images.shape)
+    return np.clip(np.round(images + noise), 0, 255).astype(np.uint8)
+
+
+def _repeat(images: np.ndarray, distinct: float) -> np.ndarray:
+    """`distinct`: share of the images that are left; all of them are drawn equally often."""
+    return images[np.arange(len(images)) % max(1, round(distinct * len(images)))]
+
+
+# Strengths in rising order: standard deviations in pixels, in levels of 255, and shares.
+DAMAGES: dict[str, tuple[Callable[[np.ndarray, float], np.ndarray], tuple[float, ...]]] = {
+    "blur": (_blur, (0.5, 1.0, 2.0, 4.0)),
+    "noise": (_add_noise, (8.0, 16.0, 32.0, 64.0)),
+    "few": (_repeat, (0.1, 0.01, 0.001, 0.0001)),
+}
+
+
+def rises(values: list[float]) -> bool:
+    """Whether each value is above the one before."""
+    return all(a < b for a, b in itertools.pairwise(values))
+
+
+def main() -> None:
+    """Every damage and number, in every space."""
+    config, out = _CONFIG.value, Path(_OUT.value)
+    run_folder.make_writable(out, "--out")
+    held_out = pack.open_others(config.data, source=_HELD_OUT_SOURCE.value, split=_HELD_OUT_SPLIT.value)
+    dataset = pack.open_or_build(config.data)
+    if held_out.path == dataset.path:
+        raise UserError(
+            "the held-out images are those of training: give another --held_out_split or --held_out_source."
+        )
+    images = nearest.some(held_out.images)
+    images = images[np.random.default_rng(0).permutation(len(images))]
+
+    spaces = {space.name: space for space in (feature_spaces.without_download(dataset), feature_spaces.of_pixels())}
+    figures: dict[str, Any] = {"images": len(images)}
+    rows = []
+    for name, space in spaces.items():
+        real = reference.open_or_build(None, space, dataset)
+        measure = measures.make_measure(space, real)
+        found: dict[str, Any] = {"undamaged": measure(images)}
+        figures[name] = found
+        distance = space.measure("frechet")
+        for damage, (apply, strengths) in DAMAGES.items():
+            outcomes = [measure(apply(images, strength)) for strength in strengths]
+            found[damage] = [{"strength": s, **outcome} for s, outcome in zip(strengths, outcomes, strict=True)]
+            values = [outcome[distance] for outcome in (found["undamaged"], *outcomes)]
+            text = ", ".join(f"{value:.3g}" for value in values) + ("" if rises(values) else "  (does not always rise)")
+            rows.append(Row(f"{distance}, {damage} {', '.join(f'{s:g}' for s in (0, *strengths))}", text))
+        counts = [count for count in _COUNTS if count <= len(images)]
+        found["counts"] = [_scatter(measure, images, count) for count in counts]
+        for count, scatter in zip(counts, found["counts"], strict=True):
+            mean, std = scatter[distance]
+            rows.append(Row(f"{distance}, {count:,} undamaged images", f"{mean:.4g} ± {std:.2g}"))
+
+    kinds = [images] + [apply(images, s) for apply, strengths in DAMAGES.values() for s in strengths]
+    sheet = np.concatenate([image_grid.make_grid(kind[:_SHOWN], _SHOWN) for kind in kinds])
+    caption = f"Held-out images, then {', '.join(DAMAGES)}, in rising strengths."
+    title = "How distances answer to damage and to chance"
+    report.publish(out, Report(title, figures, rows, [Picture("damages.png", sheet, caption)], {}))
+
+
+def _scatter(measure: measures.Measure, images: np.ndarray, count: int) -> dict[str, Any]:
+    """Mean and standard deviation (n - 1) of every measure over _DRAWS draws of `count` images; and the count."""
+    rng = np.random.default_rng(count)
+    drawn = [measure(images[rng.choice(len(images), count, replace=False)]) for _ in range(_DRAWS)]
+    scatter = {name: [float(f([row[name] for row in drawn])) for f in (np.mean, _std)] for name in drawn[0]}
+    return {"count": count, **scatter}
+
+
+def _std(values: list[float]) -> float:
+    return float(np.std(values, ddof=1))
+
+
+if __name__ == "__main__":
+    _CONFIG = config_flags.DEFINE_config_file("config", None, "Whose data are taken.")
+    _OUT = flags.DEFINE_string("out", None, "Folder for the results.", required=True)
+    _HELD_OUT_SOURCE = flags.DEFINE_string("held_out_source", "", "Images that stand for samples; default: the data's.")
+    _HELD_OUT_SPLIT = flags.DEFINE_string("held_out_split", "test", "Their split; for folders, give 'train'.")
+    flags.mark_flag_as_required("config")
+    command_line.run(main)

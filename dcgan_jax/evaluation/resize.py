@@ -1,1 +1,0 @@
-RULES = ("pytorch-fid",)
