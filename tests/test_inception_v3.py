@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -32,7 +33,7 @@ def test_names_and_shapes_are_those_of_pytorch_fid() -> None:
 
 def test_pools_leave_the_padding_out() -> None:
     """Of ones all means are 1; of -1 at a corner, the maximum is not the padding's 0."""
-    ones = np.ones((1, 4, 4, 1), np.float32)
+    ones = jnp.ones((1, 4, 4, 1))
     np.testing.assert_array_equal(inception_v3._average_pool(ones), ones)
     np.testing.assert_array_equal(inception_v3._max_pool(-ones), -ones)
 
@@ -42,7 +43,7 @@ def test_against_pytorch_fid(side: int, weights: dict[str, np.ndarray]) -> None:
     variables = inception_v3.convert(weights, "seeded")
     outputs = inception_v3.make_extract(variables, "none")(golden_inception.images(side))
     expected = golden_inception.EXPECTED[side]
-    found = {
+    found: dict[str, Any] = {
         "features": outputs.features[0, np.array(golden_inception.FEATURES)],
         "logits": outputs.logits[0, np.array(golden_inception.LOGITS)],
         "unbiased_logits": outputs.unbiased_logits[0, np.array(golden_inception.LOGITS)],
@@ -55,7 +56,7 @@ def test_against_pytorch_fid(side: int, weights: dict[str, np.ndarray]) -> None:
 def test_a_file_of_weights(weights: dict[str, np.ndarray], tmp_path: Path) -> None:
     """A file that is named is used whatever its checksum, which is told."""
     file = tmp_path / "mine.pth"
-    file.write_bytes(saved({**weights, "fc.num_batches_tracked": np.float32([0.0])}))
+    file.write_bytes(saved({**weights, "fc.num_batches_tracked": np.zeros(1, np.float32)}))
     variables, sha256 = inception_v3.load_weights(file)
     assert sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
     params: Any = variables["params"]

@@ -17,7 +17,7 @@ from dcgan_jax.errors import UserError
 from dcgan_jax.evaluation.torch_file import read_state_dict
 
 FILES = Path(__file__).parent / "torch_files"
-EXPECTED = {
+EXPECTED: dict[str, np.ndarray] = {
     "dense": np.array([[1.5, -2], [0.25, 3]], np.float32),
     "transposed": np.arange(12, dtype=np.float32).reshape(3, 4).T,
     "part": np.array([5, 6, 7, 8], np.float32),  # of the same storage

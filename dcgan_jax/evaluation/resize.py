@@ -89,5 +89,5 @@ def _clean(images: np.ndarray) -> np.ndarray:
     for image, target in zip(images, resized, strict=True):
         for channel in range(images.shape[3]):
             plane = Image.fromarray(image[:, :, channel].astype(np.float32))
-            target[:, :, channel] = plane.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+            target[:, :, channel] = np.asarray(plane.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
     return resized.clip(0, 255)

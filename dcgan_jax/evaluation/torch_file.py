@@ -37,7 +37,7 @@ _STORAGES = {
 class _Storage(NamedTuple):
     key: str
     dtype: np.dtype
-    count: int
+    length: int
 
 
 class _Tensor(NamedTuple):
@@ -84,7 +84,7 @@ def _read_zip(file: Path, opened: BinaryIO) -> dict[str, np.ndarray]:
         if f"{folder}byteorder" in members and read(f"{folder}byteorder") != b"little":
             raise UserError(f"{file} was saved on a big-endian machine: save it anew on a usual one.")
         tree = _load_pickle(file, io.BytesIO(read(pickles[0])))
-        return _make_arrays(file, tree, lambda one: read(f"{folder}data/{one.key}", one.count * one.dtype.itemsize))
+        return _make_arrays(file, tree, lambda one: read(f"{folder}data/{one.key}", one.length * one.dtype.itemsize))
 
 
 def _read_pickles(file: Path, content: mmap.mmap) -> dict[str, np.ndarray]:
@@ -105,9 +105,9 @@ def _read_pickles(file: Path, content: mmap.mmap) -> dict[str, np.ndarray]:
         raise UserError(f"{file} has {len(content)} bytes, but its tensors need {position}: get it anew.")
 
     def read(one: _Storage) -> bytes:
-        if counts[one.key] != one.count:
-            raise UserError(f"{file} is damaged: storage {one.key} has {counts[one.key]} numbers, not {one.count}.")
-        return content[begins[one.key] : begins[one.key] + one.count * one.dtype.itemsize]
+        if counts[one.key] != one.length:
+            raise UserError(f"{file} is damaged: storage {one.key} has {counts[one.key]} numbers, not {one.length}.")
+        return content[begins[one.key] : begins[one.key] + one.length * one.dtype.itemsize]
 
     return _make_arrays(file, tree, read)
 
@@ -146,7 +146,7 @@ def _load_pickle(file: Path, stream: Any) -> Any:
     """The next object of a stream. Memo numbers are checked first: Python would set aside memory for the largest."""
     begin = stream.tell()
     for opcode, argument, position in pickletools.genops(stream):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > position:
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > (position or 0):
             raise pickle.UnpicklingError("a memo number is out of range")
     stream.seek(begin)
     return _Unpickler(file, stream).load()
@@ -169,7 +169,7 @@ def _make_arrays(file: Path, tree: Any, read: Callable[[_Storage], bytes]) -> di
             storages[storage.key] = np.frombuffer(read(storage), storage.dtype)
         last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
         count = int(np.prod(shape, dtype=object))
-        if min(offset, *shape, *strides, 0) < 0 or (count and max(last + 1, count) > storage.count):
+        if min(offset, *shape, *strides, 0) < 0 or (count and max(last + 1, count) > storage.length):
             raise UserError(f"{file} is damaged: {name} does not lie within its storage.")
         numbers = storages[storage.key]
         steps = [stride * numbers.itemsize for stride in strides]
