@@ -18,7 +18,7 @@ def check_features(**sets: np.ndarray) -> None:
     for name, rows in sets.items():
         if rows.ndim != 2 or rows.dtype.kind != "f" or 0 in rows.shape:
             raise UserError(
-                f"the {name} features are {rows.dtype} of shape {list(rows.shape)}, not floats of shape [rows, features]."
+                f"the {name} features are {rows.dtype} of shape {list(rows.shape)}: floats [rows, features] are needed."
             )
         widths[name] = rows.shape[1]
         for begin in range(0, len(rows), BLOCK):

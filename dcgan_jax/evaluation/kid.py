@@ -83,7 +83,7 @@ def subset_distances(
 def whole_distance(a: np.ndarray, b: np.ndarray, what: str = "") -> float:
     """The distance over all pairs of rows.
 
-    It reads the sets in blocks and so needs 100 MB besides them at 2,048 features; they may be memory-mapped.
+    It reads the sets in blocks and so needs 200 MB besides them at 2,048 features; they may be memory-mapped.
 
     Args:
       a, b: float [rows, features], two rows or more.
