@@ -11,15 +11,23 @@ not called so, and mean nothing beside numbers of another data set.
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from dcgan_jax import attribute_probe, pixels
+from dcgan_jax import attribute_probe, pixels, sample
 from dcgan_jax.attribute_probe import AttributeProbe
 from dcgan_jax.datasets.image_dataset import ImageDataset
+from dcgan_jax.evaluation import inception_v3, resize
 
+_INCEPTION_NAMES = {
+    "frechet": "fid",
+    "kernel": "kid",
+    "score": "inception_score",
+    "score_std": "inception_score_std",
+}
 _SIDE = 8  # of the averages of 'pixels': the lowest frequencies
 
 
@@ -64,6 +72,31 @@ def of_probe(probe: AttributeProbe) -> FeatureSpace:
         checksum.update(np.asarray(leaf).tobytes())
     identity = {"features": "probe", "weights_sha256": checksum.hexdigest(), "targets": sorted(probe.targets)}
     return FeatureSpace("probe", lambda images, what="": Embedded(probe.embed(images, what)), identity)
+
+
+def inception(weights: str | None = None, rule: str = resize.RULES[0]) -> FeatureSpace:
+    """'inception', which downloads its weights if they are not there; 11 GFLOP an image.
+
+    Args:
+      weights: another file of weights; None: the released one in the cache folder.
+      rule: of resizing, one of `resize.RULES`.
+
+    Raises:
+      UserError: see `inception_v3.load_weights`.
+    """
+    variables, checksum = inception_v3.load_weights(Path(weights) if weights else None)
+    extract = inception_v3.make_extract(variables, rule)
+
+    def embed(images: np.ndarray, what: str = "") -> Embedded:
+        features, logits = [], []
+        for batch, count in sample.full_batches(images, what):
+            outputs = extract(batch)
+            features.append(np.asarray(outputs.features)[:count])
+            logits.append(np.asarray(outputs.unbiased_logits)[:count])
+        return Embedded(np.concatenate(features), np.concatenate(logits))
+
+    identity = {"features": "inception", "weights_sha256": checksum, "resize": rule}
+    return FeatureSpace("inception", embed, identity, _INCEPTION_NAMES)
 
 
 def of_pixels() -> FeatureSpace:
