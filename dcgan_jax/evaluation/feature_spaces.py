@@ -22,12 +22,10 @@ from dcgan_jax.attribute_probe import AttributeProbe
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.evaluation import inception_v3, resize
 
-_INCEPTION_NAMES = {
-    "frechet": "fid",
-    "kernel": "kid",
-    "score": "inception_score",
-    "score_std": "inception_score_std",
-}
+# What measures in Inception's features are called in the literature.
+_INCEPTION_NAMES = {"frechet": "fid", "kernel": "kid", "score": "inception_score", "score_std": "inception_score_std"}
+# Rules of resizing whose numbers agree [README of pytorch-fid; torch-fidelity]; those of others get the rule's name.
+_USUAL_RULES = ("pytorch-fid", "torch-fidelity")
 _SIDE = 8  # of the averages of 'pixels': the lowest frequencies
 
 
@@ -96,7 +94,9 @@ def inception(weights: str | None = None, rule: str = resize.RULES[0]) -> Featur
         return Embedded(np.concatenate(features), np.concatenate(logits))
 
     identity = {"features": "inception", "weights_sha256": checksum, "resize": rule}
-    return FeatureSpace("inception", embed, identity, _INCEPTION_NAMES)
+    prefix = "" if rule in _USUAL_RULES else f"{rule}_"
+    names = {measure: prefix + name for measure, name in _INCEPTION_NAMES.items()}
+    return FeatureSpace("inception" if not prefix else f"{rule}_inception", embed, identity, names)
 
 
 def of_pixels() -> FeatureSpace:
