@@ -240,6 +240,21 @@ def test_a_save_that_is_waited_for_must_not_fail(copy: Path, state: GANState, mo
         raise KeyboardInterrupt
 
 
+def test_a_process_that_is_lost_during_the_last_save_counts_as_lost(
+    tmp_path: Path, state: GANState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its error is handed on; it is no mistake of the user's."""
+
+    def lose_peer(self: Any, directory: Any) -> None:
+        raise jax.errors.JaxRuntimeError("UNAVAILABLE: Connection reset by peer")
+
+    monkeypatch.setattr(checkpoint._Handler, "finalize", lose_peer)
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="UNAVAILABLE") as error, Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state)
+    assert data_parallel.lost_peer(error.value)
+
+
 def test_what_is_written_is_a_copy(tmp_path: Path, state: GANState, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its memory is not that of the state, which the next step reuses."""
     given: list[GANState] = []
