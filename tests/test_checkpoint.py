@@ -218,6 +218,25 @@ def test_a_save_that_fails_is_a_warning_and_older_ones_stay(
     ]
 
 
+def test_the_first_save_after_a_failed_one_succeeds(
+    copy: Path, state: GANState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if files of Orbax's own could not be written, whose errors it keeps."""
+
+    def fail(self: Any, *args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    warnings: list[str] = []
+    with Checkpoints(copy, 2, warn=warnings.append) as checkpoints:
+        with monkeypatch.context() as patch:
+            patch.setattr("etils.epath.abstract_path.Path.write_text", fail)
+            checkpoints.save(at(state, 3))
+            checkpoints.wait()
+        checkpoints.save(at(state, 4))
+    assert run_folder.steps(copy) == [4]
+    assert len(warnings) == 1
+
+
 def test_three_saves_that_fail_stop_the_run(copy: Path, state: GANState, monkeypatch: pytest.MonkeyPatch) -> None:
     FullDisk(monkeypatch)
     with pytest.raises(UserError, match=r"3 saves in a row have failed: .* after step 5 .*No space left"):
