@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -44,22 +43,35 @@ def write_config(folder: Path, **changes: Any) -> Path:
 
 
 class Process(subprocess.Popen[str]):
-    """A training process. Its output goes to a file, which is never full as a pipe is."""
+    """A training process. A thread reads its output, so that the pipe is never full.
+
+    A file would do as well, but for processes that may not write files: a limit stands for the full disk.
+    """
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
-        self._output = tempfile.NamedTemporaryFile("w")  # noqa: SIM115  # closed with the process's object
         super().__init__(
             command,
             cwd=Path(__file__).parents[1],
             env=environment,
-            stdout=self._output,
+            stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            errors="replace",
         )
+        self._lines: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.stdout is not None
+        for line in self.stdout:
+            self._lines.append(line)
 
     def output(self) -> str:
-        """What it has written so far, on stdout and stderr."""
-        return Path(self._output.name).read_text(errors="replace")
+        """What it has written so far, on stdout and stderr; all of it once it has ended."""
+        if self.poll() is not None:
+            self._reader.join()
+        return "".join(self._lines)
 
 
 _started: list[Process] = []
