@@ -131,7 +131,7 @@ def test_killed_at_twenty_random_moments(config: Path, tmp_path: Path) -> None:
     while kills < 20:
         process = processes.start(config, tmp_path / "killed", *flags)
         first = run_folder.latest_step(tmp_path / "killed") or 0
-        begin, moment = time.monotonic(), rng.uniform(0, 14)
+        begin, moment = time.monotonic(), rng.uniform(0, 10)
         while time.monotonic() < begin + moment and process.poll() is None:
             time.sleep(0.01)
         assert process.poll() is None, processes.finish(process)  # ended by itself: the run is too short
