@@ -8,6 +8,7 @@ A checkpoint gets its name, in one rename, when all of it is on the disk; until 
 has a longer name that nobody reads. So a process may be killed at any moment.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -35,6 +36,8 @@ _UNFINISHED = ("*.orbax-checkpoint-tmp*", "*.deleted")
 MOST_FAILURES = 3
 # A save that takes longer has failed. On several hosts the others wait this long for one that could not write its part.
 _SAVE_SECONDS = 120
+# Orbax raises the errors of a save one at a time, whenever it is asked; the next save must not fail for this one's.
+_MOST_ERRORS = 10
 
 
 class Checkpoints:
@@ -147,6 +150,10 @@ class Checkpoints:
     def _note_failure(self, step: int, error: Exception) -> None:
         self._failures, self._last_failure = self._failures + 1, (step, error)
         self._last_step = None
+        for _ in range(_MOST_ERRORS):
+            with contextlib.suppress(Exception):
+                self._checkpointer.wait_until_finished()
+                break
         if jax.process_index() == 0:
             _remove_unfinished(self._workdir)  # frees the disk that is perhaps full
         kept = run_folder.latest_step(self._workdir)

@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from functools import partial
+from logging import ERROR
 from types import FrameType
 from typing import NoReturn
 
@@ -67,6 +68,8 @@ def run(work: Callable[[], None]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no text
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.set_verbosity(logging.WARNING)
+    # `checkpoint` tells of saves that fail in a line; Orbax would add hundreds.
+    logging.get_absl_logger().addFilter(lambda record: record.levelno < ERROR or "orbax" not in record.pathname)
     allocator.keep_buffers()
     configure_compilation_cache()
     app.run(main, flags_parser=_parse_flags)

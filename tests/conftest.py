@@ -2,7 +2,9 @@
 
 import atexit
 import os
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,14 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ["NO_GCE_CHECK"] = "true"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    """What a failed test has started ends with it."""
+    yield
+    if processes := sys.modules.get("tests.processes"):
+        processes.end_all()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,9 @@
 """Runs of dcgan_jax.main in processes of their own, which tests kill; and runs that kill themselves at a chosen moment.
 
-python -m tests.processes FAULT --config=... --workdir=...     dies, as by kill -9, at FAULT (one of FAULTS)
+python -m tests.processes FAULT --config=... --workdir=...     dies, as by kill -9, at FAULT, one of FAULTS; or not at
+all: "none", and "diverging once", where the state after step 4 is not finite
+
+They write no TensorBoard files: TensorFlow takes longer to import than all the rest.
 """
 
 import os
@@ -10,6 +13,8 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,41 +42,102 @@ def write_config(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def start(config: Path, workdir: Path, *flags: str, devices: int = 1, fault: str = "") -> subprocess.Popen[str]:
-    """A training process on so many devices; its output goes to one pipe."""
-    command = ["tests.processes", fault] if fault else ["dcgan_jax.main"]
+class Process(subprocess.Popen[str]):
+    """A training process. A thread reads its output, so that the pipe is never full.
+
+    A file would do as well, but for processes that may not write files: a limit stands for the full disk.
+    """
+
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        super().__init__(
+            command,
+            cwd=Path(__file__).parents[1],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        self._lines: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.stdout is not None
+        for line in self.stdout:
+            self._lines.append(line)
+
+    def output(self) -> str:
+        """What it has written so far, on stdout and stderr; all of it once it has ended."""
+        if self.poll() is not None:
+            self._reader.join()
+        return "".join(self._lines)
+
+
+_started: list[Process] = []
+
+
+def end_all() -> None:
+    """Kills what a test has started and not waited for."""
+    while _started:
+        process = _started.pop()
+        process.kill()
+        process.wait()
+
+
+def start(config: Path, workdir: Path, *flags: str, devices: int = 1, fault: str = "none") -> Process:
+    """A training process on so many devices; ended with the test at the latest, see conftest.py."""
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_ENABLE_COMPILATION_CACHE": "true",  # as in production; the next ones start sooner
         "PYTHONPATH": str(Path(__file__).parents[1]),
         "PYTHONUNBUFFERED": "1",
     }
-    return subprocess.Popen(
-        [sys.executable, "-m", *command, f"--config={config}", f"--workdir={workdir}", *flags],
-        cwd=Path(__file__).parents[1],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    command = [sys.executable, "-m", "tests.processes", fault, f"--config={config}", f"--workdir={workdir}", *flags]
+    _started.append(Process(command, environment))
+    return _started[-1]
 
 
-def start_all(count: int, config: Path, workdir: Path, *flags: str, devices: int = 1) -> list[subprocess.Popen[str]]:
-    """`count` processes on this machine that train together, as on so many hosts with `devices` each."""
+def start_all(
+    count: int,
+    config: Path,
+    workdir: Path,
+    *flags: str,
+    own_flags: Sequence[Sequence[str]] = (),
+    devices: int = 1,
+    fault: str = "none",
+) -> list[Process]:
+    """`count` processes on this machine that train together, as on so many hosts with `devices` each.
+
+    `own_flags`: more flags, of each process.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     together = (f"--coordinator=localhost:{port}", f"--num_processes={count}")
-    return [start(config, workdir, *flags, *together, f"--process_id={i}", devices=devices) for i in range(count)]
+    own = own_flags or [()] * count
+    return [
+        start(config, workdir, *flags, *own[i], *together, f"--process_id={i}", devices=devices, fault=fault)
+        for i in range(count)
+    ]
 
 
-def finish(process: subprocess.Popen[str], status: int = 0, timeout: float = 300) -> str:
-    """Waits for a process, asserts its exit status, and returns its output."""
+def finish(process: Process, *statuses: int, timeout: float = 300) -> str:
+    """Waits for a process, asserts its exit status, 0 or one of those given, and returns its output."""
     try:
-        output, _ = process.communicate(timeout=timeout)
-    finally:
-        process.kill()
-    assert process.returncode == status, f"exit status {process.returncode}, not {status}:\n{output}"
-    return output
+        process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        raise AssertionError(f"still running after {timeout} s:\n{process.output()}") from None
+    expected = statuses or (0,)
+    assert process.returncode in expected, f"exit status {process.returncode}, not {expected}:\n{process.output()}"
+    return process.output()
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
 
 
 def _die(*args: Any, **kwargs: Any) -> NoReturn:
@@ -81,10 +147,14 @@ def _die(*args: Any, **kwargs: Any) -> NoReturn:
 
 def _arm(fault: str) -> None:
     """Patches the program so that it dies at `fault`."""
+    import jax
+
     from dcgan_jax import checkpoint, image_grid, run_log, train
     from dcgan_jax.datasets import pack
 
-    if fault == "packing":
+    if fault == "none":
+        pass
+    elif fault == "packing":
         pack._meta = _die  # type: ignore[assignment]  # when the arrays are there, and meta.json is not
     elif fault == "compiling":
         make_step = train.make_step_function
@@ -137,6 +207,22 @@ def _arm(fault: str) -> None:
             _die()
 
         checkpoint._delete = delete_half
+    elif fault == "diverging once":
+        make_sound_step = train.make_step_function
+
+        def make_broken_step(config: Any, mesh: Any, rollbacks: int) -> Any:
+            step = make_sound_step(config, mesh, rollbacks)
+
+            def call(state: Any, *rest: Any) -> Any:
+                state, metrics = step(state, *rest)
+                if rollbacks == 0 and int(state.step) == 4:
+                    broken = jax.tree.map(lambda leaf: leaf * np.nan, state.generator.params)
+                    state = state.replace(generator=state.generator.replace(params=broken))
+                return state, metrics
+
+            return call
+
+        train.make_step_function = make_broken_step
     else:
         raise ValueError(f"{fault!r} is not one of {FAULTS}")
 
@@ -165,5 +251,8 @@ def contents(workdir: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    from dcgan_jax import run_log
+
+    run_log._open_tensorboard = lambda workdir, warn: None  # type: ignore[assignment]
     _arm(sys.argv.pop(1))
     runpy.run_module("dcgan_jax.main", run_name="__main__", alter_sys=True)

@@ -218,6 +218,25 @@ def test_a_save_that_fails_is_a_warning_and_older_ones_stay(
     ]
 
 
+def test_the_first_save_after_a_failed_one_succeeds(
+    copy: Path, state: GANState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if files of Orbax's own could not be written, whose errors it keeps."""
+
+    def fail(self: Any, *args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    warnings: list[str] = []
+    with Checkpoints(copy, 2, warn=warnings.append) as checkpoints:
+        with monkeypatch.context() as patch:
+            patch.setattr("etils.epath.abstract_path.Path.write_text", fail)
+            checkpoints.save(at(state, 3))
+            checkpoints.wait()
+        checkpoints.save(at(state, 4))
+    assert run_folder.steps(copy) == [4]
+    assert len(warnings) == 1
+
+
 def test_three_saves_that_fail_stop_the_run(copy: Path, state: GANState, monkeypatch: pytest.MonkeyPatch) -> None:
     FullDisk(monkeypatch)
     with pytest.raises(UserError, match=r"3 saves in a row have failed: .* after step 5 .*No space left"):
@@ -238,6 +257,21 @@ def test_a_save_that_is_waited_for_must_not_fail(copy: Path, state: GANState, mo
         with pytest.raises(UserError, match=r"the state after step 3 could not be saved .*No space left"):
             checkpoints.save(at(state, 3), block=True)
         raise KeyboardInterrupt
+
+
+def test_a_process_that_is_lost_during_the_last_save_counts_as_lost(
+    tmp_path: Path, state: GANState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its error is handed on; it is no mistake of the user's."""
+
+    def lose_peer(self: Any, directory: Any) -> None:
+        raise jax.errors.JaxRuntimeError("UNAVAILABLE: Connection reset by peer")
+
+    monkeypatch.setattr(checkpoint._Handler, "finalize", lose_peer)
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="UNAVAILABLE") as error, Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state)
+    assert data_parallel.lost_peer(error.value)
 
 
 def test_what_is_written_is_a_copy(tmp_path: Path, state: GANState, monkeypatch: pytest.MonkeyPatch) -> None:

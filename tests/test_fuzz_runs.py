@@ -126,7 +126,7 @@ def test_any_record_of_the_images_is_read_or_refused(content: bytes, same: bool)
 
 @fuzz.examples(150)
 @given(
-    fuzz.damaged(b'[{"diverged_at": 3, "reason": "text"}]')
+    fuzz.damaged(b'[{"diverged_at": 3, "back_to": 2, "reason": "text"}]')
     | fuzz.any_json.map(lambda value: json.dumps(value).encode())
 )
 def test_any_rollbacks_are_read_or_refused(content: bytes) -> None:
@@ -135,7 +135,7 @@ def test_any_rollbacks_are_read_or_refused(content: bytes) -> None:
         with contextlib.suppress(UserError):
             count = len(run_folder.rollbacks(folder))
             assert isinstance(json.loads(content), list)
-            run_folder.add_rollback(folder, 4, "reason")
+            run_folder.add_rollback(folder, 4, 2, "reason")
             assert len(run_folder.rollbacks(folder)) == count + 1
 
 

@@ -1,6 +1,7 @@
 """Order of examples, placement of batches, and what a data set must offer."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -85,3 +86,18 @@ def test_labels_needed_but_absent() -> None:
 def test_more_classes_than_the_network_has() -> None:
     with pytest.raises(UserError, match=r"5 classes.*set --config.model.num_classes=5"):
         check_dataset(tiny.config(model__num_classes=3), tiny.dataset(classes=5))
+
+
+def test_a_call_tells_of_its_first_step_that_is_not_finite_or_of_its_last() -> None:
+    def step(state: jax.Array, batch: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+        norms = jnp.stack([batch["value"][0], state])
+        return state + 1, {"loss": state.astype(jnp.float32), "norms": norms}
+
+    def losses_of(*values: float) -> tuple[float, list[float]]:
+        batches = {"value": jnp.array(values)[:, None]}
+        _, metrics = jax.jit(over_batches(step))(jnp.float32(0), {}, batches)
+        return float(metrics["loss"]), metrics["norms"].tolist()
+
+    assert losses_of(7, 8, 9) == (2, [9, 2])
+    assert losses_of(7, np.inf, np.nan) == (1, [np.inf, 1])
+    assert losses_of(7, 8, np.inf) == (2, [np.inf, 2])

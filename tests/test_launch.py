@@ -590,6 +590,7 @@ def test_the_notebook_is_stored_without_its_output() -> None:
 def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "true")  # the second training starts sooner
     notebook = copy.deepcopy(nbformat.read(NOTEBOOK, as_version=4))
     (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     parameters.source += f"\nSTEPS, WIDTH, EXAMPLES, SAMPLES = 2, 0.01, 64, 3\nWORKDIR = {str(tmp_path / 'run')!r}\n"

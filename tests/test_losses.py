@@ -17,6 +17,13 @@ def test_names() -> None:
     assert set(LOSSES) == {"non_saturating", "minimax", "least_squares", "hinge"}
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_undecided_is_the_best_that_equal_logits_reach(name: str) -> None:
+    logits = np.linspace(-3, 3, 601, dtype=np.float32)
+    best = min(float(LOSSES[name].discriminator(jnp.array([x]), jnp.array([x]))) for x in logits)
+    assert best == pytest.approx(LOSSES[name].undecided, rel=1e-5)
+
+
 # sigmoid(0) = 1/2, sigmoid(ln 3) = 3/4.
 @pytest.mark.parametrize(
     ("name", "real", "fake", "expected"),

@@ -9,7 +9,6 @@ import pytest
 
 from dcgan_jax import run_folder
 from tests import processes, tiny
-from tests.test_reliability import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +86,15 @@ def test_four_processes_and_a_resume_on_two_and_one(config: Path, alone: Path, t
 @pytest.mark.parametrize("killed", [1, pytest.param(0, marks=pytest.mark.long)])
 def test_when_one_process_is_killed_the_others_stop(config: Path, tmp_path: Path, killed: int) -> None:
     started = processes.start_all(2, config, tmp_path, "--config.num_steps=100000", "--config.checkpoint_every=20")
-    wait_for(lambda: run_folder.latest_step(tmp_path) is not None)
+    processes.wait_for(lambda: run_folder.latest_step(tmp_path) is not None)
     os.kill(started[killed].pid, signal.SIGKILL)
     begin = time.monotonic()
     other = started[1 - killed]
-    output, _ = other.communicate(timeout=60)
+    output = processes.finish(other, 76, -signal.SIGABRT, timeout=60)
     # The first line is ours, the second that of JAX's runtime, which ends the process itself when it is faster.
     if "another process of this run is gone" in output:
         assert other.returncode == 76
+        assert "Traceback" in output  # in case it was something else
     else:
         assert "another task died" in output and other.returncode == -signal.SIGABRT, output
     print(f"stopped after {time.monotonic() - begin:.1f} s")
@@ -104,16 +104,41 @@ def test_when_one_process_is_killed_the_others_stop(config: Path, tmp_path: Path
     assert f"resumed at step {step}" in output
 
 
-def test_sigterm_to_one_process_stops_all_after_the_same_step(config: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["stepping", pytest.param("compiling", marks=pytest.mark.long)])
+def test_sigterm_to_one_process_stops_all_after_the_same_step(config: Path, tmp_path: Path, moment: str) -> None:
     started = processes.start_all(2, config, tmp_path, "--config.num_steps=100000")
-    wait_for(lambda: len(run_folder.read_metrics(tmp_path)) >= 5)
+    if moment == "stepping":
+        processes.wait_for(lambda: len(run_folder.read_metrics(tmp_path)) >= 5)
+    else:
+        processes.wait_for(lambda: "running  from the start" in started[0].output())
     started[1].terminate()
-    outputs = [processes.finish(process, status=75) for process in started]
+    outputs = [processes.finish(process, 75) for process in started]
     step = run_folder.latest_step(tmp_path)
+    assert step is not None
+    assert step > 5 if moment == "stepping" else step == 1
     assert all(f"stopped by SIGTERM; step {step} is saved" in output for output in outputs)
     assert run_folder.read_metrics(tmp_path)[-1]["step"] == step
 
 
 def test_processes_that_cannot_be_joined(config: Path, tmp_path: Path) -> None:
-    output = processes.finish(processes.start(config, tmp_path, "--num_processes=2"), status=2)
+    output = processes.finish(processes.start(config, tmp_path, "--num_processes=2"), 2)
     assert "error: --coordinator, --num_processes and --process_id go together: give all three, or none." in output
+
+
+def test_processes_with_other_configs_are_refused(config: Path, tmp_path: Path) -> None:
+    flags = ("--config.seed=1",), ("--config.seed=2",)
+    outputs = [processes.finish(process, 2) for process in processes.start_all(2, config, tmp_path, own_flags=flags)]
+    for output in outputs:
+        assert "error: the hosts do not have the same configuration. Give all of them the same command." in output
+
+
+@pytest.mark.long
+def test_two_processes_go_back_together(config: Path, tmp_path: Path) -> None:
+    """They do exactly what one process with two devices does that diverges at the same step."""
+    flags = ["--config.checkpoint_every=2", "--config.on_nonfinite=rollback"]
+    started = processes.start_all(2, config, tmp_path / "two", *flags, fault="diverging once")
+    outputs = [processes.finish(process) for process in started]
+    assert "Going back, rollback 1 of 3." in outputs[0]
+    processes.finish(processes.start(config, tmp_path / "one", *flags, devices=2, fault="diverging once"))
+    assert processes.contents(tmp_path / "two") == processes.contents(tmp_path / "one")
+    assert [rollback["back_to"] for rollback in run_folder.rollbacks(tmp_path / "two")] == [2]

@@ -119,3 +119,23 @@ def test_the_best_step_by_the_distance_that_tells_most(tmp_path: Path) -> None:
     assert run_folder.best_step(tmp_path, [1, 2, 4]) == 2
     assert run_folder.best_step(tmp_path, [4, 5]) == 4
     assert run_folder.best_step(tmp_path, [5]) is None
+
+
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:
+    ours = [".config.json.123", ".metrics.jsonl.7", ".rollbacks.json.9", "samples/.step_00000500.png.123"]
+    others = [".config.json.mine", ".hidden.123", "notes.txt", "samples/step_00000500.png", "analysis/.page.html.5"]
+    for name in ours + others:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with run_folder.lock(tmp_path):
+        left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {*others, ".lock"}
+
+
+def test_rollbacks_to_later_steps_are_forgotten(tmp_path: Path) -> None:
+    for back_to in (10, 10, 20):
+        run_folder.add_rollback(tmp_path, 25, back_to, "reason")
+    assert run_folder.rollbacks_before(tmp_path, 20) == 3
+    assert run_folder.rollbacks_before(tmp_path, 19) == 2
+    assert run_folder.rollbacks_before(tmp_path, 99) == 2
+    assert run_folder.rollbacks_before(tmp_path, 0) == 0

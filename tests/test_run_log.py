@@ -1,6 +1,7 @@
 """metrics.jsonl on a disk that is full for a while."""
 
 import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +43,15 @@ def test_lines_that_could_not_be_written_follow_later(
     assert run_folder.metrics(tmp_path).read_text().count("\n") == 4
     assert run_folder.read_metrics(tmp_path) == [{"step": step, **VALUES} for step in (1, 2, 3, 4)]
     assert capsys.readouterr().out.count("cannot be written (No space left on device); its lines are kept.") == 1
+
+
+def test_sync_puts_the_lines_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    log = run_log.RunLog(tmp_path, 0, 10)
+    log.sync()  # there is nothing yet
+    log.scalars(1, VALUES, 0.0)
+    synced: list[int] = []
+    monkeypatch.setattr("os.fsync", lambda file: synced.append(os.fstat(file.fileno()).st_ino))
+    log.sync()
+    log.close()
+    assert synced == [run_folder.metrics(tmp_path).stat().st_ino]

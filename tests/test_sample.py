@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -111,3 +112,29 @@ def test_checkpoints_come_back_on_any_number_of_devices(tmp_path: Path) -> None:
         sample.load_run(tmp_path, sample.BEST)
     run_folder.metrics(tmp_path).write_text('{"step": 2, "nnd": 1.0}\n{"step": 3, "nnd": 2.0}\n')
     assert int(sample.load_run(tmp_path, sample.BEST)[1].step) == 2
+
+
+@pytest.mark.parametrize("moment", ["verified", "read"])
+def test_a_checkpoint_that_a_run_deletes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """The newest one that is there then is used."""
+    config = tiny.config()
+    run_folder.record(tmp_path, config, {})
+    state = tiny.fresh_state(config)
+    with checkpoint.Checkpoints(tmp_path, keep_latest=9) as checkpoints:
+        checkpoints.save(state.replace(step=jax.numpy.int32(1)))
+    name = {"verified": "find_damage", "read": "restore"}[moment]
+    function = getattr(checkpoint, name)
+
+    def delete_before(*args: Any) -> Any:
+        folder = run_folder.checkpoint(tmp_path, 1)
+        if folder.exists():
+            folder.rename(run_folder.checkpoint(tmp_path, 2))  # as if 2 had been saved, and 1 deleted
+        return function(*args)
+
+    monkeypatch.setattr(checkpoint, name, delete_before)
+    sample.load_run(tmp_path)
+    assert run_folder.steps(tmp_path) == [2]
+    with pytest.raises(UserError, match=r"no checkpoint of step 1 \(available steps: 2\)"):
+        sample.load_run(tmp_path, 1)

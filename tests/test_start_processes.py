@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -110,3 +111,26 @@ def test_others_that_do_not_come(process_id: int) -> None:
         "error: not all processes of this run have started and found each other within 1 s. Start one on each host, "
         "with --coordinator=HOST:PORT of the first, which all must reach.\n"
     )
+
+
+def test_what_tells_that_a_process_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = jax.errors.JaxRuntimeError("UNKNOWN: Gloo all-reduce failed: Connection closed by peer")
+    wrapped = ValueError("cannot be saved")
+    wrapped.__cause__ = gone
+    others = [
+        ValueError("Barrier"),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+        OSError(28, "NCCL"),
+    ]
+    assert not data_parallel.lost_peer(gone)  # it is a run of one process
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    assert data_parallel.lost_peer(gone)
+    assert data_parallel.lost_peer(wrapped)
+    assert not any(map(data_parallel.lost_peer, others))
+
+
+def test_hosts_must_have_equally_many_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = [SimpleNamespace(process_index=host, id=i) for i, host in enumerate([0, 0, 1, 0])]
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+    with pytest.raises(UserError, match=r"equally many devices, but there are 3 on host 0, 1 on host 1\."):
+        data_parallel.make_mesh(8)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -299,3 +300,71 @@ def test_rollbacks_are_counted(source: str, tmp_path: Path, monkeypatch: pytest.
         train.train_and_evaluate(config, tmp_path)
     assert len(run_folder.rollbacks(tmp_path)) == 2
     assert run_folder.latest_step(tmp_path) == 1  # a state that is not finite is never saved
+
+
+def test_a_run_that_loses_checkpoints_from_after_a_rollback_comes_to_it_again(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And ends where it ended before: what it draws depends on the step, not on what happened later."""
+    diverge_at(5, monkeypatch)
+    config = run_config(source, num_steps=7, checkpoint_every=2, on_nonfinite="rollback", keep_checkpoints=9)
+    state, before = train.train_and_evaluate(config, tmp_path), lines(tmp_path)
+    assert [rollback["back_to"] for rollback in run_folder.rollbacks(tmp_path)] == [4]
+    for step in (4, 6, 7):
+        (run_folder.checkpoint(tmp_path, step) / "default" / "manifest.ocdbt").unlink()
+    assert_equal(train.train_and_evaluate(config, tmp_path), state)
+    assert lines(tmp_path) == before
+    assert len(run_folder.rollbacks(tmp_path)) == 1
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0) -> None:
+    """No save succeeds; each takes at least so long."""
+
+    def fail(self: Any, directory: Any) -> None:
+        time.sleep(seconds)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint._Handler, "finalize", fail)
+
+
+def test_three_saves_in_vain_end_the_run_before_a_fourth(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_disk(monkeypatch)
+    with pytest.raises(UserError, match=r"3 saves in a row have failed: .* after step 150 .*No space left"):
+        train.train_and_evaluate(run_config(source, num_steps=200, checkpoint_every=50), tmp_path)
+    assert lines(tmp_path)[-1]["step"] < 200
+
+
+def test_divergence_is_told_even_if_saves_have_failed(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_disk(monkeypatch, seconds=0.3)  # the third save is under way when the fourth state is seen not to be finite
+    diverge_at(4, monkeypatch)
+    with pytest.raises(Diverged, match=r"steps 4 and 4: .* not finite; no checkpoint .*; 3 saves .* step 3 .*No space"):
+        train.train_and_evaluate(run_config(source, num_steps=7, checkpoint_every=1), tmp_path)
+
+
+def test_the_line_of_a_step_is_on_the_disk_before_its_checkpoint(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, saved = [], []
+    save = checkpoint.Checkpoints.save
+    monkeypatch.setattr(run_log.RunLog, "sync", lambda self: synced.append(lines(tmp_path)[-1]["step"]))
+
+    def spied_save(self: checkpoint.Checkpoints, state: GANState, **options: Any) -> None:
+        saved.append(synced[-1])
+        save(self, state, **options)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", spied_save)
+    train.train_and_evaluate(run_config(source, num_steps=4, checkpoint_every=2), tmp_path)
+    assert saved == [2, 4]
+
+
+def test_a_discriminator_that_learns_too_fast_raises_the_alarm(source: str, tmp_path: Path) -> None:
+    rates = {"optimizer__discriminator_learning_rate": 0.02, "optimizer__generator_learning_rate": 1e-6}
+    train.train_and_evaluate(run_config(source, num_steps=60, **rates), tmp_path)
+    rows = run_folder.read_metrics(tmp_path)
+    alarmed = [row["step"] for row in rows if "alarm_d_wins" in row]
+    assert alarmed and alarmed[0] > 10
+    assert alarmed[-1] == 60
