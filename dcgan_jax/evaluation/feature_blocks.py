@@ -30,9 +30,9 @@ def check_features(**sets: np.ndarray) -> None:
         raise UserError(f"the sets have {told} features a row: take both from one network.")
 
 
-def mean(rows: np.ndarray) -> np.ndarray:
-    """Mean of rows [count, features] as float64 [features], without a copy of them."""
-    return rows.mean(0, dtype=np.float64)
+def centre_of(rows: np.ndarray) -> np.ndarray:
+    """Mean of rows [count, features] as float32 [features], summed in float64 without a copy of them."""
+    return rows.mean(0, dtype=np.float64).astype(np.float32)
 
 
 def load(rows: np.ndarray, begin: int, centre: np.ndarray | float = 0.0) -> tuple[jax.Array, int]:
@@ -40,11 +40,9 @@ def load(rows: np.ndarray, begin: int, centre: np.ndarray | float = 0.0) -> tupl
 
     It is float32 [BLOCK, features]; rows past the end are 0.
     """
-    part = (
-        np.asarray(rows[begin : begin + BLOCK], np.float64) - centre if np.any(centre) else rows[begin : begin + BLOCK]
-    )
+    part = rows[begin : begin + BLOCK]
     block = np.zeros((BLOCK, rows.shape[1]), np.float32)
-    block[: len(part)] = part
+    np.subtract(part, centre, out=block[: len(part)], casting="same_kind")
     return jnp.asarray(block), len(part)
 
 

@@ -40,7 +40,7 @@ class Prdc(NamedTuple):
 def prdc(real: np.ndarray, fake: np.ndarray, k: int = NEAREST, what: str = "") -> Prdc:
     """The measures above, exactly: every distance is computed.
 
-    It reads the sets in blocks and so needs 150 MB besides them at 2,048 features, and (k + 4) * 4 bytes a row; they
+    It reads the sets in blocks and so needs 300 MB besides them at 2,048 features, and (k + 4) * 4 bytes a row; they
     may be memory-mapped.
 
     Args:
@@ -55,7 +55,7 @@ def prdc(real: np.ndarray, fake: np.ndarray, k: int = NEAREST, what: str = "") -
     most = min(len(real), len(fake)) - 1
     if not 1 <= k <= most:
         raise UserError(f"k={k} must be from 1 to {most}: there are {len(real)} real and {len(fake)} fake rows.")
-    real_centre, fake_centre = feature_blocks.mean(real), feature_blocks.mean(fake)
+    real_centre, fake_centre = feature_blocks.centre_of(real), feature_blocks.centre_of(fake)
     real_radii, fake_radii = _squared_radii(real, real_centre, k, what), _squared_radii(fake, fake_centre, k, what)
 
     centre = (real_centre + fake_centre) / 2
