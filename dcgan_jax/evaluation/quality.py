@@ -53,17 +53,19 @@ def _measure_images(path: Path) -> None:
     config, out = _CONFIG.value, Path(_OUT.value)
     run_folder.make_writable(out, "--out")
     images = samples_file.read(path, config.data.image_size, config.data.channels)
-    measure, figures, rows = _prepare(config)
-    figures |= {"images": str(path), "num_samples": len(images), "found": measure(images)}
-    rows.append(_row(str(path), figures["found"]))
+    measure, figures, outcomes = _prepare(config)
+    outcomes[str(path)] = measure(images)
+    figures |= {"images": str(path), "num_samples": len(images), "found": outcomes[str(path)]}
     sheet = image_grid.make_grid(images[:_SHOWN], 8)
-    report.publish(out, Report(_TITLE, figures, rows, [Picture("images.png", sheet, "The first images.")], {}))
+    report.publish(
+        out, Report(_TITLE, figures, _table(outcomes), [Picture("images.png", sheet, "The first images.")], {})
+    )
 
 
 def _measure_run(workdir: Path) -> None:
     config = run_folder.load_config(workdir)
     wanted = run_folder.steps(workdir) if _ALL_CHECKPOINTS.value else [_STEP.value]
-    measure, figures, rows = _prepare(config)
+    measure, figures, outcomes = _prepare(config)
     draw = sample.make_draw_images(config, _NORM.value)
     curve: list[dict[str, float]] = []
     sheets: dict[int, np.ndarray] = {}
@@ -72,9 +74,9 @@ def _measure_run(workdir: Path) -> None:
         step = int(state.step)
         samples = np.concatenate(list(draw(state, _NUM_SAMPLES.value, _SEED.value)))
         sheets[step] = image_grid.make_grid(samples[:_SHOWN], 8)
-        found = measure(samples)
+        outcomes[f"step {step}"] = found = measure(samples)
         curve.append({"step": step, **found})
-        rows.append(_row(f"step {step}", found))
+    rows = _table(outcomes)
     name = next(iter(found))  # the Frechet distance
     best = int(min(curve, key=lambda row: row[name])["step"])
     figures |= {"num_samples": _NUM_SAMPLES.value, "norm": _NORM.value, "seed": _SEED.value}
@@ -87,7 +89,7 @@ def _measure_run(workdir: Path) -> None:
     report.publish(report.folder(workdir, "evaluation", NAME), Report(_TITLE, figures, rows, pictures, {}))
 
 
-def _prepare(config: ConfigDict) -> tuple[Measure, dict[str, Any], list[Row]]:
+def _prepare(config: ConfigDict) -> tuple[Measure, dict[str, Any], dict[str, dict[str, float]]]:
     """What measures samples, the settings that it depends on, and what held-out images get."""
     if _DATA_DIR.value:
         config.data.dir = _DATA_DIR.value
@@ -98,11 +100,11 @@ def _prepare(config: ConfigDict) -> tuple[Measure, dict[str, Any], list[Row]]:
     figures: dict[str, Any] = {"reference": real.identity}
     source, split = _HELD_OUT_SOURCE.value, _HELD_OUT_SPLIT.value
     if not (source or split):
-        return measures.make_measure(space, real), figures, []
+        return measures.make_measure(space, real), figures, {}
     held_out = pack.open_others(config.data, source=source, split=split)
     measure = measures.make_measure(space, real, Memorization(space, dataset, held_out))
     figures["held_out"] = measure(nearest.some(held_out.images))
-    return measure, figures, [_row("held-out images", figures["held_out"])]
+    return measure, figures, {"held-out images": figures["held_out"]}
 
 
 def _open_space(dataset: ImageDataset) -> FeatureSpace:
@@ -111,8 +113,14 @@ def _open_space(dataset: ImageDataset) -> FeatureSpace:
     return feature_spaces.of_pixels() if _FEATURES.value == "pixels" else feature_spaces.without_download(dataset)
 
 
-def _row(what: str, found: dict[str, float]) -> Row:
-    return Row(what, "  ".join(f"{name} {value:.4g}" for name, value in found.items()))
+def _table(outcomes: dict[str, dict[str, float]]) -> list[Row]:
+    """A row of numbers for each, under a row of their names without the feature space's."""
+    names = [f"{name.split('_', 1)[-1]:>9}" for name in next(iter(outcomes.values()))]
+    rows = [Row("", "  ".join(names))]
+    for what, found in outcomes.items():
+        numbers = [f"{value:>{len(name)}.4g}" for name, value in zip(names, found.values(), strict=True)]
+        rows.append(Row(what, "  ".join(numbers)))
+    return rows
 
 
 def _plot(curve: list[dict[str, float]], name: str) -> bytes:
