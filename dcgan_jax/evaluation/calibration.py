@@ -26,7 +26,7 @@ from dcgan_jax.errors import UserError
 from dcgan_jax.evaluation import feature_spaces, measures, nearest, reference
 from dcgan_jax.report import Picture, Report, Row
 
-_COUNTS = (500, 1000, 2000, 5000, 10_000)
+_COUNTS = (500, 1000, 2000, 5000)
 _DRAWS = 5
 _SHOWN = 12  # images of each kind in the picture
 
@@ -86,7 +86,7 @@ def main() -> None:
             values = [outcome[distance] for outcome in (found["undamaged"], *outcomes)]
             text = ", ".join(f"{value:.3g}" for value in values) + ("" if rises(values) else "  (does not always rise)")
             rows.append(Row(f"{distance}, {damage} {', '.join(f'{s:g}' for s in (0, *strengths))}", text))
-        counts = [count for count in _COUNTS if count <= len(images)]
+        counts = [count for count in _COUNTS if count < len(images)]
         found["counts"] = [_scatter(measure, images, count) for count in counts]
         for count, scatter in zip(counts, found["counts"], strict=True):
             mean, std = scatter[distance]
