@@ -26,8 +26,8 @@ def get_config() -> ConfigDict:
     config.log_every = 100
     config.sample_every = 500
     config.checkpoint_every = 1000
-    # Steps between evaluations, see `eval`; the last step evaluates too. 0: none at all. Of this and checkpoint_every one
-    # must be a multiple of the other.
+    # Steps between evaluations, see `eval`; the last step evaluates too. 0: none at all. It is a
+    # multiple of checkpoint_every, or checkpoint_every one of it.
     config.eval_every = 0
     # How many of the newest checkpoints stay on disk; the best one of a run with evaluations stays too.
     config.keep_checkpoints = 3
