@@ -138,7 +138,7 @@ def _restore(workdir: Path, step: int | None, abstract: GANState, mesh: Mesh) ->
     try:
         return checkpoint.restore(workdir, newest, abstract, mesh)
     except UserError:
-        if run_folder.checkpoint(workdir, newest).exists():
+        if newest in run_folder.steps(workdir):
             raise
         return _restore(workdir, None, abstract, mesh)  # a run in training has deleted it, and has a newer one
 
