@@ -103,7 +103,7 @@ def cluster_names_processes() -> bool:
 def lost_peer(error: BaseException | None) -> bool:
     """Whether an error, or what caused it, means that another process of the run has stopped.
 
-    Errors of JAX's runtime begin with a status, "UNKNOWN: Gloo all-reduce failed", but come as one type or another; only
+    Errors of JAX's runtime begin with a status, "UNKNOWN: Gloo all-reduce failed", but have one type or another; only
     their words tell which they are.
     """
     if not jax.distributed.is_initialized():
