@@ -134,8 +134,9 @@ def get_config() -> ConfigDict:
 
     # --- Evaluation during training: numbers in metrics.jsonl, see docs/quality.md -------------------------------
     config.eval = evaluation = ConfigDict()
-    # Samples that are drawn; those of the same noise each time.
+    # Samples that are drawn; those of the same noise each time. Images that they are compared with; 0: all.
     evaluation.num_samples = 10_000
+    evaluation.num_reference = 0
     # What is measured: 'nnd' [C], evaluation/nearest.py; 'features', distances that need no download; 'inception', FID,
     # KID and Inception score, which need a file of weights and a GPU or patience.
     evaluation.metrics = ("nnd", "features")

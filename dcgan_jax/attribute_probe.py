@@ -14,6 +14,7 @@ image is from the data: the Mahalanobis distance of the mean activations of all 
 images [Lee et al. 2018]. An image is *plausible* if it is no farther than 95 % of the held-out images.
 """
 
+import contextlib
 import functools
 import logging
 import math
@@ -30,7 +31,7 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from dcgan_jax import models, rng, run_folder, sample
+from dcgan_jax import file_lock, models, rng, run_folder, sample
 from dcgan_jax.activations import leaky_relu
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.errors import UserError
@@ -165,6 +166,13 @@ def open_or_train(dataset: ImageDataset) -> AttributeProbe:
             f"{dataset.meta['source']} has {len(dataset.images)} images, too few to train a probe; it needs {_FEWEST}."
         )
     path = dataset.path / _FILE
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # of a folder that cannot be written
+            stack.enter_context(file_lock.hold(path.with_suffix(".lock"), f"the probe of {dataset.meta['source']}"))
+        return _load_or_train(path, dataset, truth)
+
+
+def _load_or_train(path: Path, dataset: ImageDataset, truth: dict[str, np.ndarray]) -> AttributeProbe:
     probe = _load(path, dataset) if path.exists() else None
     if probe is None:
         probe = _train(dataset, truth)

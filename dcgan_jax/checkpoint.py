@@ -144,8 +144,7 @@ class Checkpoints:
 
     def _staying(self, steps: list[int]) -> set[int]:
         every = {step for step in steps if self._keep_every and step % self._keep_every == 0}
-        best = run_folder.best_step(self._workdir, steps)
-        return {*steps[-self._keep_latest :], *every, *([] if best is None else [best])}
+        return {*steps[-self._keep_latest :], *every, *run_folder.best_steps(self._workdir, steps)}
 
     def _note_failure(self, step: int, error: Exception) -> None:
         self._failures, self._last_failure = self._failures + 1, (step, error)
@@ -207,7 +206,9 @@ def newest_intact(workdir: Path, warn: Callable[[str], None], *, set_aside: bool
     for step in reversed(steps):
         folder = run_folder.checkpoint(workdir, step)
         damage = find_damage(folder)
-        if damage and not folder.exists():  # deleted meanwhile by a run in training, which then has a newer one
+        if damage and step not in run_folder.steps(
+            workdir
+        ):  # deleted meanwhile by a run in training, which then has a newer one
             return newest_intact(workdir, warn, set_aside=set_aside)
         if damage is None:
             for one in damaged if set_aside else []:  # only now: a run whose checkpoints are all gone would start over

@@ -70,6 +70,9 @@ def run(work: Callable[[], None]) -> None:
     logging.set_verbosity(logging.WARNING)
     # `checkpoint` tells of saves that fail in a line; Orbax would add hundreds.
     logging.get_absl_logger().addFilter(lambda record: record.levelno < ERROR or "orbax" not in record.pathname)
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():  # --help then shows those that modules share
+        for flag in defined if module.startswith("dcgan_jax") else []:
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     allocator.keep_buffers()
     configure_compilation_cache()
     app.run(main, flags_parser=_parse_flags)

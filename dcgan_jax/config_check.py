@@ -30,6 +30,8 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "precision": ("float32", "bfloat16"),
     "update_order": ("discriminator_first", "generator_first"),
 }
+# For the ten parts of an Inception score; and no fewer than the neighbours of precision and recall.
+FEWEST_SAMPLES = 10
 # Of which config.eval.metrics holds some.
 EVAL_METRICS = ("nnd", "features", "inception")
 # Intervals between things that happen after a step.
@@ -45,7 +47,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "data.image_size": (1, _MOST_PIXELS),
     "data.num_examples": (0, math.inf),
     "ema_decay": (0.0, 1),
-    "eval.num_samples": (1, _MOST_STEPS),
+    "eval.num_reference": (0, math.inf),
+    "eval.num_samples": (FEWEST_SAMPLES, _MOST_STEPS),
     "eval_every": (0, _MOST_STEPS),
     "keep_checkpoints": (1, math.inf),
     "keep_every": (0, _MOST_STEPS),
@@ -109,7 +112,8 @@ def check_config(config: ConfigDict) -> None:
                 "change one of them, or set --config.steps_per_call=1."
             )
     metrics = _field(config, "eval.metrics")
-    if not isinstance(metrics, tuple | list) or not metrics or not set(metrics) <= set(EVAL_METRICS):
+    chosen = [name for name in EVAL_METRICS if isinstance(metrics, tuple | list) and name in metrics]
+    if not chosen or len(chosen) != len(metrics):
         raise UserError(f"config.eval.metrics is {metrics!r}; choose some of {', '.join(map(repr, EVAL_METRICS))}.")
     if config.checkpoint_every and config.eval_every:
         few, many = sorted((config.checkpoint_every, config.eval_every))

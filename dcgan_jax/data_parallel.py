@@ -9,6 +9,7 @@ On several hosts one process runs on each, all the same program. The first one a
 import functools
 import importlib.util
 import os
+import re
 import sys
 import threading
 import zlib
@@ -102,13 +103,15 @@ def cluster_names_processes() -> bool:
 def lost_peer(error: BaseException | None) -> bool:
     """Whether an error, or what caused it, means that another process of the run has stopped.
 
-    JAX has one type for all errors of its runtime; only their words tell which one it is.
+    Errors of JAX's runtime begin with a status, "UNKNOWN: Gloo all-reduce failed", but have one type or another; only
+    their words tell which they are.
     """
     if not jax.distributed.is_initialized():
         return False
     words = ("Gloo", "NCCL", "Connection closed", "heartbeat", "oordination", "UNAVAILABLE", "Barrier")
     while error is not None:
-        if isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in words):
+        of_runtime = isinstance(error, jax.errors.JaxRuntimeError | ValueError) and re.match("[A-Z_]+: ", str(error))
+        if of_runtime and any(word in str(error) for word in words):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -92,7 +92,7 @@ def _without_nan(value: Any) -> Any:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows under a line of heads, aligned."""
-    lines = [Row("", "here", "paper"), *rows]
+    lines = [Row("", "here", "paper" if any(row.paper for row in rows) else ""), *rows]
     widths = [max(len(row[i]) for row in lines) for i in range(3)]
     return "\n".join(
         f"{row.what:{widths[0]}}  {row.here:>{widths[1]}}  {row.paper:>{widths[2]}}".rstrip() for row in lines

@@ -9,6 +9,7 @@ The folder is self-contained: sampling, analysis and evaluation read the config 
 import contextlib
 import functools
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ _FREE_FIELDS = {
     "sample_every",
     "checkpoint_every",
     "eval_every",
+    "eval.num_reference",
     "eval.num_samples",
     "eval.source",
     "eval.split",
@@ -51,6 +53,7 @@ _ADDED_FIELDS = {
     "data.dedup": False,
     "data.dedup_radius": 0,
     "eval_every": 0,
+    "eval.num_reference": 0,
     "eval.num_samples": 10_000,
     "eval.source": "",
     "eval.split": "",
@@ -174,25 +177,31 @@ def make_writable(folder: Path, flag: str) -> None:
 
 
 def record(workdir: Path, config: ConfigDict, data: dict[str, Any]) -> None:
-    """Writes config.json, and the pack's meta.json as data.json.
+    """Writes config.json, and the pack's meta.json as data.json. Raises UserError as `check_data` does."""
+    check_data(workdir, data)
+    write_atomically(_data(workdir), (json.dumps(data, indent=2) + "\n").encode())
+    write_atomically(_config(workdir), (config.to_json(indent=2) + "\n").encode())
+
+
+def check_data(workdir: Path, data: dict[str, Any]) -> None:
+    """Compares a pack's meta.json with data.json.
 
     Raises:
       UserError: the run in the folder began with other images or labels, or its data.json cannot be read. A run at step
         0, such as imported weights, has seen no images yet.
     """
     path = _data(workdir)
-    if latest_step(workdir) and path.exists():
-        before = _read_json(path, dict)
-        if any(before.get(name) != data.get(name) for name in ("sha256", "labels_sha256")):
-            count = before.get("count")
-            then = f"{count:,}" if isinstance(count, int) else "other"
-            raise UserError(
-                f"the images of {data['source']} are not those that the run in {workdir} began with: "
-                f"{then} images then, {data['count']:,} now, with other pixels or labels. "
-                "Restore them, or choose another --workdir."
-            )
-    write_atomically(path, (json.dumps(data, indent=2) + "\n").encode())
-    write_atomically(_config(workdir), (config.to_json(indent=2) + "\n").encode())
+    if not (latest_step(workdir) and path.exists()):
+        return
+    before = _read_json(path, dict)
+    if any(before.get(name) != data.get(name) for name in ("sha256", "labels_sha256")):
+        count = before.get("count")
+        then = f"{count:,}" if isinstance(count, int) else "other"
+        raise UserError(
+            f"the images of {data['source']} are not those that the run in {workdir} began with: "
+            f"{then} images then, {data['count']:,} now, with other pixels or labels. "
+            "Restore them, or choose another --workdir."
+        )
 
 
 def steps(workdir: Path) -> list[int]:
@@ -206,16 +215,26 @@ def latest_step(workdir: Path) -> int | None:
 
 
 def best_step(workdir: Path, steps: list[int]) -> int | None:
-    """Among `steps`, the one that metrics.jsonl has the lowest distance to the data for; None if it has none for any.
+    """Among `steps`, the one with the lowest distance to the data in metrics.jsonl, as it was measured last.
 
-    The first of DISTANCES that is there for some of them decides.
+    None if there is none. See `best_steps`.
     """
-    rows = [row for row in read_metrics(workdir) if row["step"] in steps]
-    for name in DISTANCES:
-        distances = {row["step"]: row[name] for row in rows if name in row}
-        if distances:
-            return min(distances, key=distances.__getitem__)
-    return None
+    return next(reversed(best_steps(workdir, steps)), None)
+
+
+def best_steps(workdir: Path, steps: list[int]) -> list[int]:
+    """The best ones for each way of measuring that the run has had, in the order in which they were first used.
+
+    A run that goes on may be evaluated otherwise than before, and distances are comparable only where 'evaluation' is
+    equal. The first of DISTANCES that is there decides.
+    """
+    best: dict[Any, tuple[float, int]] = {}
+    for row in read_metrics(workdir):
+        name = next((name for name in DISTANCES if name in row), None)
+        if name and row["step"] in steps:
+            way = name, row.get("evaluation")
+            best[way] = min(best.get(way, (math.inf, row["step"])), (row[name], row["step"]))
+    return [step for _, step in best.values()]
 
 
 def rollbacks(workdir: Path) -> list[dict[str, Any]]:

@@ -80,18 +80,18 @@ def draw_noise_of(config: ConfigDict, seed: int, numbers: jax.Array) -> jax.Arra
 def make_estimate_statistics(config: ConfigDict) -> Callable[[Tree, Tree], Tree]:
     """`estimate(params, batch_stats) -> batch_stats`: frozen statistics of a generator with these parameters.
 
-    From STATISTICS_BATCHES batches of BATCH_SIZE, labels drawn uniformly; see frozen_statistics.py.
+    From STATISTICS_BATCHES batches of BATCH_SIZE, the classes in turn; see frozen_statistics.py.
     """
-    estimate = frozen_statistics.make_estimate(models.build_models(config)[0])
-    labels = jnp.arange(BATCH_SIZE) % config.model.num_classes if config.model.num_classes else None
+    estimate, classes = frozen_statistics.make_estimate(models.build_models(config)[0]), config.model.num_classes
 
     @jax.jit
-    def noise(i: jax.Array) -> jax.Array:
+    def draw(i: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         key = rng.stream(config.seed, "statistics", i)
-        return models.sample_noise(key, (BATCH_SIZE, config.model.z_dim), config.model.z_distribution)
+        z = models.sample_noise(key, (BATCH_SIZE, config.model.z_dim), config.model.z_distribution)
+        return z, (i * BATCH_SIZE + jnp.arange(BATCH_SIZE)) % classes if classes else None
 
     def estimate_statistics(params: Tree, batch_stats: Tree) -> Tree:
-        return estimate(params, batch_stats, ((noise(jnp.int32(i)), labels) for i in range(STATISTICS_BATCHES)))
+        return estimate(params, batch_stats, (draw(jnp.int32(i)) for i in range(STATISTICS_BATCHES)))
 
     return estimate_statistics
 
@@ -170,7 +170,7 @@ def _restore(workdir: Path, step: int | None, abstract: GANState, mesh: Mesh) ->
     try:
         return checkpoint.restore(workdir, newest, abstract, mesh)
     except UserError:
-        if run_folder.checkpoint(workdir, newest).exists():
+        if newest in run_folder.steps(workdir):
             raise
         return _restore(workdir, None, abstract, mesh)  # a run in training has deleted it, and has a newer one
 
@@ -203,6 +203,16 @@ def full_batches(values: np.ndarray, what: str = "") -> Iterator[tuple[np.ndarra
             part = values[first : first + BATCH_SIZE]
             yield np.resize(part, (BATCH_SIZE, *values.shape[1:])), len(part)
             bar.update(len(part))
+
+
+def collect(config: ConfigDict, batches: Iterable[np.ndarray], num: int) -> np.ndarray:
+    """`num` images in one array, uint8 [num, height, width, channels], without a second copy of them."""
+    size = config.data.image_size
+    images, done = np.empty((num, size, size, config.data.channels), np.uint8), 0
+    for batch in batches:
+        images[done : done + len(batch)] = batch
+        done += len(batch)
+    return images
 
 
 def check_label(config: ConfigDict, label: int | None) -> None:

@@ -123,7 +123,7 @@ def open_data(config: ConfigDict) -> tuple[ImageDataset, Evaluate | None]:
     dataset = pack.open_or_build(config.data)
     check_dataset(config, dataset)
     evaluate = None
-    if config.eval_every and jax.process_index() == 0:
+    if config.eval_every:
         if held_out:
             check_labels(config, f"{others.source or config.data.source} {others.split}", held_out)
         evaluate = measures.make_evaluate(config, dataset, held_out)
@@ -233,7 +233,7 @@ class Loop:
                 extra |= self._write_sheet(step, state)
         if self._evaluate and evaluation_due:
             with self._clock.paused(metrics):
-                extra |= self._evaluate(_of_this_host(state)) if jax.process_index() == 0 else {}
+                extra |= self._evaluate(_of_this_host(state))  # on every host: none waits for another
         # The same on all hosts: all of them look at the metrics of this step, or none.
         if (first and self._begin == 0) or is_due(step, config.log_every) or sheet_due or evaluation_due:
             self._write_metrics(step, metrics, extra, state)

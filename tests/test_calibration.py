@@ -19,8 +19,8 @@ def test_damages() -> None:
     assert blur(images, 1.0).std() < blur(images, 0.5).std() < images.std()
     grey = np.full((50, 8, 8, 3), 128, np.uint8)
     assert abs(noise(grey, 16.0).std() - 16) < 0.5
-    assert len(np.unique(few(images, 0.1), axis=0)) == 10 and len(few(images, 0.1)) == 100
-    assert len(np.unique(few(images, 0.0001), axis=0)) == 1
+    assert len(np.unique(few(images, 10), axis=0)) == 10 and len(few(images, 10)) == 100
+    assert len(np.unique(few(images, 1), axis=0)) == 1
 
 
 def test_rises() -> None:

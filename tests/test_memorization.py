@@ -1,7 +1,12 @@
 """Copies of training images count as memorised; other images of the same kind rarely do."""
 
-import numpy as np
+import dataclasses
+from pathlib import Path
 
+import numpy as np
+import pytest
+
+from dcgan_jax.errors import UserError
 from dcgan_jax.evaluation import feature_spaces
 from dcgan_jax.evaluation.memorization import Memorization, nearest_distances
 from tests import tiny
@@ -15,7 +20,9 @@ def test_nearest_distances_by_hand() -> None:
 
 def test_shares() -> None:
     """Of 200 other images one in twenty is nearer than 95 % of the held-out ones, but for chance."""
-    training, held_out, others = (tiny.dataset(count=200, seed=seed) for seed in range(3))
+    training, held_out, others = (
+        dataclasses.replace(tiny.dataset(count=200, seed=seed), path=Path(str(seed))) for seed in range(3)
+    )
     space = feature_spaces.of_pixels()
     memorization = Memorization(space, training, held_out)
     assert memorization.share(space.embed(training.images).features) == 1
@@ -24,3 +31,17 @@ def test_shares() -> None:
     half = np.concatenate([training.images[:100], others.images[:100]])
     rest = memorization.share(space.embed(others.images[:100]).features)
     assert memorization.share(space.embed(half).features) == 0.5 + rest / 2
+
+
+def test_copies_count_also_if_some_held_out_images_are_copies() -> None:
+    """A tenth of the held-out images is among the training images too: nothing is nearer than they are."""
+    training, held_out, others = (
+        dataclasses.replace(tiny.dataset(count=100, seed=seed), path=Path(str(seed))) for seed in range(3)
+    )
+    mixed = dataclasses.replace(held_out, images=np.concatenate([training.images[:10], held_out.images[:90]]))
+    space = feature_spaces.of_pixels()
+    memorization = Memorization(space, training, mixed)
+    assert memorization.share(space.embed(training.images).features) == 1
+    assert memorization.share(space.embed(others.images).features) == 0
+    with pytest.raises(UserError, match=r"held-out images are those of training"):
+        Memorization(space, training, training)

@@ -1,12 +1,13 @@
 """The measures against their parts, and the command."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dcgan_jax import sample
+from dcgan_jax import sample, train
 from dcgan_jax.errors import UserError
 from dcgan_jax.evaluation import feature_spaces, measures, reference
 from tests import tiny
@@ -41,24 +42,44 @@ def test_noise_is_farther_than_other_data_and_one_image_covers_nothing() -> None
     assert noise["pixels_precision"] == noise["pixels_coverage"] == 0
 
 
+def test_sorted_samples_are_drawn_from_at_random(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten classes, one after the other; only a tenth of the reference's features is kept."""
+    monkeypatch.setattr(reference, "MOST_FEATURES", 40)
+    images = np.arange(400)[:, None, None, None] // 40 * 25 + np.random.default_rng(0).integers(0, 5, (400, 8, 8, 3))
+    data = dataclasses.replace(tiny.dataset(), images=images.astype(np.uint8))
+    found = measures.make_measure(SPACE, reference.build(SPACE, data))(data.images)
+    assert found["pixels_coverage"] > 0.8  # of the first 40 samples it would be about 0.1
+
+
 def test_too_few_images() -> None:
-    with pytest.raises(UserError, match=r"there are 5 images to compare with; more than 5 are needed"):
+    with pytest.raises(UserError, match=r"there are 5 images to compare with; at least 10 are needed"):
         measures.make_measure(SPACE, reference.build(SPACE, tiny.dataset(count=5)))
+    with pytest.raises(UserError, match=r"there are 9 samples; at least 10 are needed"):
+        measures.make_measure(SPACE, reference.build(SPACE, tiny.dataset()))(tiny.images(9))
 
 
-def test_of_a_run(trained_run: Path) -> None:
-    process = evaluate("quality", trained_run, "--num_samples=32", "--all_checkpoints", "--norm=running")
+def test_of_a_run(tmp_path: Path) -> None:
+    """Two checkpoints, numbers against those of the parts; held-out images beside them."""
+    config = tiny.config(num_steps=2, checkpoint_every=1, data__source=tiny.image_folder(tmp_path / "images"))
+    train.train_and_evaluate(config, tmp_path / "run")
+    others = tiny.image_folder(tmp_path / "others", count=20)
+    flags = ("--num_samples=32", "--all_checkpoints", f"--held_out_source={others}", "--held_out_split=train")
+    process = evaluate("quality", tmp_path / "run", *flags)
     assert process.returncode == 0, process.stderr
-    out = trained_run / "evaluation" / "quality"
+    out = tmp_path / "run" / "evaluation" / "quality" / "pixels"
     results = json.loads((out / "results.json").read_text())
-    assert (results["best"], results["num_samples"], results["norm"]) == (1, 32, "running")
+    assert (results["num_samples"], results["norm"], results["num_held_out"]) == (32, "frozen", 20)
     assert results["reference"]["features"] == "pixels" and results["reference"]["count"] == 32
-    config, state = sample.load_run(trained_run)
-    data = tiny.dataset(count=32)
-    drawn = np.concatenate(list(sample.make_draw_images(config)(state, 32, seed=0)))
-    expected = measures.make_measure(SPACE, reference.build(SPACE, data))(drawn)
-    assert results["checkpoints"] == [{"step": 1, **{n: pytest.approx(v, rel=1e-3) for n, v in expected.items()}}]
-    assert (out / "last.png").exists()
+    draw, distances = sample.make_draw_images(config, "frozen"), {}
+    measure = measures.make_measure(SPACE, reference.build(SPACE, tiny.dataset(count=32)))
+    for row in results["checkpoints"]:
+        _, state = sample.load_run(tmp_path / "run", row["step"])
+        expected = measure(np.concatenate(list(draw(state, 32, seed=0))))
+        assert {name: row[name] for name in expected} == {n: pytest.approx(v, rel=1e-3) for n, v in expected.items()}
+        assert row["pixels_memorized"] < 0.5
+        distances[row["step"]] = row["pixels_frechet"]
+    assert results["best"] == min(distances, key=distances.__getitem__)
+    assert sorted(path.name for path in out.iterdir()) == ["best.png", "curve.png", "last.png", "results.json"]
 
 
 def test_of_images(tmp_path: Path) -> None:
@@ -80,6 +101,11 @@ def test_of_images(tmp_path: Path) -> None:
         ((), "give either --workdir, a run, or --images"),
         (("--images=x",), "--images needs --config"),
         (("--workdir=nowhere",), "nowhere"),
+        (("--workdir=nowhere", "--out=x"), "--out has no effect with --workdir"),
+        (("--images=x", "--norm=batch"), "--norm has no effect with --images"),
+        (("--workdir=nowhere", "--resize=clean"), "--resize has no effect with --features=auto"),
+        (("--workdir=nowhere", "--all_checkpoints", "--step=3"), "--step has no effect with --all_checkpoints"),
+        (("--workdir=nowhere", "--num_samples=3"), "--num_samples"),
     ],
 )
 def test_bad_input(flags: tuple[str, ...], message: str) -> None:

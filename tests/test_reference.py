@@ -2,10 +2,12 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from dcgan_jax import run_folder
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.errors import UserError
 from dcgan_jax.evaluation import feature_spaces, reference
@@ -20,7 +22,8 @@ def dataset(path: Path, **meta: str) -> ImageDataset:
 
 def test_moments_and_features_are_those_of_the_images(tmp_path: Path) -> None:
     found = reference.build(SPACE, dataset(tmp_path), 30)
-    features = tiny.images(40)[:30].reshape(30, -1) / 255  # 8 pixels a side: a block is a pixel
+    chosen = np.random.default_rng(0).permutation(40)[:30]
+    features = tiny.images(40)[chosen].reshape(30, -1) / 255  # 8 pixels a side: a block is a pixel
     assert found.moments.count == 30
     np.testing.assert_allclose(found.moments.mean, features.mean(0), rtol=1e-6)
     np.testing.assert_allclose(found.moments.covariance, np.cov(features.T), atol=1e-7)
@@ -66,9 +69,25 @@ def test_other_images_or_counts_are_refused(tmp_path: Path) -> None:
         reference.open_or_build(path, other, dataset(tmp_path))
 
 
-def test_a_file_beside_the_pack_that_does_not_match_is_made_again(tmp_path: Path) -> None:
-    reference.open_or_build(None, SPACE, dataset(tmp_path), 30)
-    assert reference.open_or_build(None, SPACE, dataset(tmp_path), 20).moments.count == 20
+def test_files_beside_the_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for each identity; a damaged one is made again."""
+    for count in (30, 20):
+        assert reference.open_or_build(None, SPACE, dataset(tmp_path), count).moments.count == count
+    assert len(list(tmp_path.glob("reference_pixels_*.npz"))) == 2
+    with monkeypatch.context() as patched:
+        patched.setattr(reference, "build", pytest.fail)
+        reference.open_or_build(None, SPACE, dataset(tmp_path), 30)
+    for file in tmp_path.glob("reference_pixels_*.npz"):
+        file.write_bytes(b"damaged")
+    assert reference.open_or_build(None, SPACE, dataset(tmp_path), 30).moments.count == 30
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_folder, "write_atomically", full)
+    assert reference.open_or_build(None, SPACE, dataset(tmp_path), 30).moments.count == 30
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04"])
@@ -76,6 +95,22 @@ def test_what_is_no_reference(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "mine.npz").write_bytes(content)
     with pytest.raises(UserError, match=r"is not a file of reference statistics, or is damaged"):
         reference.open_or_build(tmp_path / "mine.npz", SPACE, dataset(tmp_path))
+
+
+@pytest.mark.parametrize("change", [{"identity": "[1]"}, {"count": [1, 2]}, {"scatter": np.zeros(3)}])
+def test_other_arrays(tmp_path: Path, change: dict[str, Any]) -> None:
+    content = {
+        "identity": "{}",
+        "count": 3,
+        "mean": np.zeros(2),
+        "scatter": np.zeros((2, 2)),
+        "features": np.ones((3, 2)),
+    }
+    np.savez(tmp_path / "mine.npz", **content)
+    reference.load(tmp_path / "mine.npz", {})
+    np.savez(tmp_path / "mine.npz", **(content | change))
+    with pytest.raises(UserError, match=r"is not a file of reference statistics, or is damaged"):
+        reference.load(tmp_path / "mine.npz", {})
 
 
 def test_pickles_are_not_loaded(tmp_path: Path) -> None:

@@ -115,10 +115,25 @@ def test_the_best_step_by_the_distance_that_tells_most(tmp_path: Path) -> None:
         {"step": 5, "d_loss": 0.0},
     ]
     run_folder.metrics(tmp_path).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert run_folder.best_step(tmp_path, [1, 2, 3, 4, 5]) == 3
-    assert run_folder.best_step(tmp_path, [1, 2, 4]) == 2
+    assert run_folder.best_step(tmp_path, [1, 2, 3, 5]) == 3
+    assert run_folder.best_step(tmp_path, [1, 2]) == 2
     assert run_folder.best_step(tmp_path, [4, 5]) == 4
     assert run_folder.best_step(tmp_path, [5]) is None
+
+
+def test_what_is_measured_otherwise_is_not_compared(tmp_path: Path) -> None:
+    """The best of before stays, beside the best of now."""
+    rows = [
+        {"step": 1, "probe_frechet": 5.0, "evaluation": 7},
+        {"step": 2, "probe_frechet": 9.0, "evaluation": 7},
+        {"step": 3, "probe_frechet": 4.0, "evaluation": 8},
+        {"step": 4, "probe_frechet": 3.0, "evaluation": 8},
+        {"step": 5, "probe_frechet": 2.0, "fid": 80.0, "evaluation": 9},
+        {"step": 6, "probe_frechet": 1.0, "fid": 90.0, "evaluation": 9},
+    ]
+    run_folder.metrics(tmp_path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run_folder.best_steps(tmp_path, [1, 2, 3, 4, 5, 6]) == [1, 4, 5]
+    assert run_folder.best_step(tmp_path, [1, 2, 3, 4]) == 4
 
 
 def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:

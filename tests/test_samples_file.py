@@ -1,5 +1,6 @@
 """Anybody's samples: what is read, and what is refused."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,13 @@ def test_other_npz_files_are_refused(tmp_path: Path, arrays: dict[str, np.ndarra
     with pytest.raises(UserError) as error:
         samples_file.read(tmp_path / "samples.npz", 8, 3)
     assert message in str(error.value)
+
+
+def test_a_zip_of_something_else(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "samples.zip", "w") as file:
+        file.writestr("image.png", b"no array")
+    with pytest.raises(UserError, match=r"neither a folder nor a .npz file"):
+        samples_file.read(tmp_path / "samples.zip", 8, 3)
 
 
 def test_what_is_neither(tmp_path: Path) -> None:

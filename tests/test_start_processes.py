@@ -114,7 +114,8 @@ def test_others_that_do_not_come(process_id: int) -> None:
 
 
 def test_what_tells_that_a_process_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = jax.errors.JaxRuntimeError("UNKNOWN: Gloo all-reduce failed: Connection closed by peer")
+    message = "UNKNOWN: Gloo all-reduce failed: Connection closed by peer"
+    gone = jax.errors.JaxRuntimeError(message)
     wrapped = ValueError("cannot be saved")
     wrapped.__cause__ = gone
     others = [
@@ -125,6 +126,7 @@ def test_what_tells_that_a_process_is_gone(monkeypatch: pytest.MonkeyPatch) -> N
     assert not data_parallel.lost_peer(gone)  # it is a run of one process
     monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
     assert data_parallel.lost_peer(gone)
+    assert data_parallel.lost_peer(ValueError(message))  # as jitted functions raise it when they are called
     assert data_parallel.lost_peer(wrapped)
     assert not any(map(data_parallel.lost_peer, others))
 

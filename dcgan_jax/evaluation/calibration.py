@@ -41,15 +41,15 @@ def _add_noise(images: np.ndarray, std: float) -> np.ndarray:
 
 
 def _repeat(images: np.ndarray, distinct: float) -> np.ndarray:
-    """`distinct`: share of the images that are left; all of them are drawn equally often."""
-    return images[np.arange(len(images)) % max(1, round(distinct * len(images)))]
+    """`distinct`: how many of the images are left, all of them equally often."""
+    return images[np.arange(len(images)) % int(distinct)]
 
 
-# Strengths in rising order: standard deviations in pixels, in levels of 255, and shares.
+# Strengths in rising order: standard deviations in pixels, in levels of 255, and numbers of images.
 DAMAGES: dict[str, tuple[Callable[[np.ndarray, float], np.ndarray], tuple[float, ...]]] = {
     "blur": (_blur, (0.5, 1.0, 2.0, 4.0)),
     "noise": (_add_noise, (8.0, 16.0, 32.0, 64.0)),
-    "few": (_repeat, (0.1, 0.01, 0.001, 0.0001)),
+    "few": (_repeat, (1000.0, 100.0, 10.0, 1.0)),
 }
 
 
@@ -71,6 +71,7 @@ def main() -> None:
     images = nearest.some(held_out.images)
     images = images[np.random.default_rng(0).permutation(len(images))]
 
+    damages = DAMAGES | {"few": (_repeat, tuple(n for n in DAMAGES["few"][1] if 2 * n <= len(images)))}
     spaces = {space.name: space for space in (feature_spaces.without_download(dataset), feature_spaces.of_pixels())}
     figures: dict[str, Any] = {"images": len(images)}
     rows = []
@@ -80,19 +81,19 @@ def main() -> None:
         found: dict[str, Any] = {"undamaged": measure(images)}
         figures[name] = found
         distance = space.measure("frechet")
-        for damage, (apply, strengths) in DAMAGES.items():
+        for damage, (apply, strengths) in damages.items():
             outcomes = [measure(apply(images, strength)) for strength in strengths]
             found[damage] = [{"strength": s, **outcome} for s, outcome in zip(strengths, outcomes, strict=True)]
             values = [outcome[distance] for outcome in (found["undamaged"], *outcomes)]
             text = ", ".join(f"{value:.3g}" for value in values) + ("" if rises(values) else "  (does not always rise)")
-            rows.append(Row(f"{distance}, {damage} {', '.join(f'{s:g}' for s in (0, *strengths))}", text))
-        counts = [count for count in _COUNTS if count < len(images)]
+            rows.append(Row(f"{distance}, undamaged, {damage} {', '.join(f'{s:g}' for s in strengths)}", text))
+        counts = [count for count in _COUNTS if 2 * count <= len(images)]
         found["counts"] = [_scatter(measure, images, count) for count in counts]
         for count, scatter in zip(counts, found["counts"], strict=True):
             mean, std = scatter[distance]
             rows.append(Row(f"{distance}, {count:,} undamaged images", f"{mean:.4g} ± {std:.2g}"))
 
-    kinds = [images] + [apply(images, s) for apply, strengths in DAMAGES.values() for s in strengths]
+    kinds = [images] + [apply(images, s) for apply, strengths in damages.values() for s in strengths]
     sheet = np.concatenate([image_grid.make_grid(kind[:_SHOWN], _SHOWN) for kind in kinds])
     caption = f"Held-out images, then {', '.join(DAMAGES)}, in rising strengths."
     title = "How distances answer to damage and to chance"

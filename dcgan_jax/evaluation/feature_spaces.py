@@ -23,7 +23,14 @@ from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.evaluation import inception_v3, resize
 
 # What measures in Inception's features are called in the literature.
-_INCEPTION_NAMES = {"frechet": "fid", "kernel": "kid", "score": "inception_score", "score_std": "inception_score_std"}
+_INCEPTION_NAMES = {
+    "frechet": "fid",
+    "kernel": "kid",
+    "kernel_subsets": "kid_subsets",
+    "kernel_subsets_std": "kid_subsets_std",
+    "score": "inception_score",
+    "score_std": "inception_score_std",
+}
 # Rules of resizing whose numbers agree [README of pytorch-fid; torch-fidelity]; those of others get the rule's name.
 _USUAL_RULES = ("pytorch-fid", "torch-fidelity")
 _SIDE = 8  # of the averages of 'pixels': the lowest frequencies

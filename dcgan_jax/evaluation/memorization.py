@@ -6,29 +6,44 @@ The idea of comparing samples' distances to the training set with held-out image
 Dasgupta 2020; the share is this project's own.
 """
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 
 from dcgan_jax.datasets.image_dataset import ImageDataset
+from dcgan_jax.errors import UserError
 from dcgan_jax.evaluation import nearest
 from dcgan_jax.evaluation.feature_spaces import FeatureSpace
 
 _NEAR = 0.05  # share of held-out images that are nearer to a training image than the limit
+_PART = 12_800  # training images whose features are made at a time
 _BLOCK = 2048  # training images that are compared at a time
 
 
 class Memorization:
-    """What is known of the training images and of held-out ones."""
+    """What is known of the training images and of held-out ones; looked at when first asked."""
 
     def __init__(self, space: FeatureSpace, training: ImageDataset, held_out: ImageDataset) -> None:
-        """Keeps the features of all training images: 2 KB each for a probe's 500."""
-        self._training = space.embed(training.images, "features of the training images").features
-        others = space.embed(nearest.some(held_out.images), "features of held-out images").features
-        self._limit = float(np.quantile(nearest_distances(others, self._training), _NEAR))
+        """Raises UserError if both are the same images."""
+        if training.path == held_out.path:
+            raise UserError("the held-out images are those of training: name another split or source.")
+        self._space, self._training, self._held_out = space, training, held_out
 
     def share(self, features: np.ndarray) -> float:
         """Share of samples, float32 [count, features], that count as memorised."""
-        return float((nearest_distances(features, self._training) < self._limit).mean())
+        training, limit = self._known
+        return float((nearest_distances(features, training) <= limit).mean())
+
+    @functools.cached_property
+    def _known(self) -> tuple[np.ndarray, float]:
+        """Features of all training images, 2 KB each for a probe's 500; the distance within which one is memorised."""
+        images, parts = self._training.images, []
+        for begin in range(0, len(images), _PART):
+            parts.append(self._space.embed(images[begin : begin + _PART]).features)
+        training = np.concatenate(parts)
+        held_out = self._space.embed(nearest.some(self._held_out.images)).features
+        return training, float(np.quantile(nearest_distances(held_out, training), _NEAR))
 
 
 def nearest_distances(queries: np.ndarray, rows: np.ndarray) -> np.ndarray:

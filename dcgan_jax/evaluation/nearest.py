@@ -60,11 +60,10 @@ def _nearer(
 
 def add_images(neighbors: Neighbors, images: np.ndarray, labels: np.ndarray | None, output: str, what: str) -> None:
     """Adds uint8 images [count, height, width, channels], whose range is that of `output`; what: progress bar."""
-    flat = jax.jit(lambda batch: pixels.to_network(batch, output).reshape(len(batch), -1))
     for label in [0] if labels is None else np.unique(labels):
         mine = images if labels is None else images[np.flatnonzero(labels == label)]
         for batch, _ in sample.full_batches(mine, f"{what} {label}" if labels is not None and what else what):
-            neighbors.add(flat(batch), int(label))
+            neighbors.add(_flatten(batch, output), int(label))
 
 
 def make_stream(config: ConfigDict, seed: int) -> Callable[..., Iterator[tuple[jax.Array, int]]]:
@@ -97,6 +96,11 @@ def make_stream(config: ConfigDict, seed: int) -> Callable[..., Iterator[tuple[j
     return stream
 
 
+@partial(jax.jit, static_argnums=1)
+def _flatten(images: jax.Array | np.ndarray, output: str) -> jax.Array:
+    return pixels.to_network(jnp.asarray(images), output).reshape(len(images), -1)
+
+
 def some(rows: np.ndarray) -> np.ndarray:
     """HELD_OUT of the rows, always the same, or all if there are no more; at random, as folders are sorted by class."""
     if len(rows) <= HELD_OUT:
@@ -118,7 +122,7 @@ def make_measure(
     output, classes = config.model.output, config.model.num_classes
 
     def measure(samples: np.ndarray) -> dict[str, float]:
-        neighbors = Neighbors(pixels.to_network(jnp.asarray(images), output).reshape(len(images), -1))
+        neighbors = Neighbors(_flatten(images, output))
         add_images(neighbors, samples, np.arange(len(samples)) % classes if classes else None, output, what="")
         result = {"nnd": float(neighbors.distances().mean())}
         if classes and labels is not None:

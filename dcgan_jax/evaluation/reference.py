@@ -5,8 +5,10 @@ images, and the feature space with the checksum of its weights and the rule of r
 to be measured is refused.
 """
 
+import hashlib
 import io
 import json
+import logging
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +17,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from dcgan_jax import run_folder
+from dcgan_jax import file_lock, run_folder
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.errors import UserError
 from dcgan_jax.evaluation.feature_spaces import FeatureSpace
 from dcgan_jax.evaluation.frechet import Moments
+
+_log = logging.getLogger(__name__)
 
 VERSION = 1  # of the file
 # Of all images, those whose features stay, for measures that need more than moments [10,000: clovaai/prdc].
@@ -49,36 +53,43 @@ def identify(space: FeatureSpace, dataset: ImageDataset, count: int) -> dict[str
 
 
 def build(space: FeatureSpace, dataset: ImageDataset, count: int = 0) -> Reference:
-    """Of a pack's first `count` images, 0: of all."""
-    count = min(count or len(dataset.images), len(dataset.images))
-    chosen = np.zeros(count, bool)
-    chosen[np.random.default_rng(0).permutation(count)[:MOST_FEATURES]] = True
+    """Of `count` images of a pack, drawn at random, the same ones always; 0: of all."""
+    chosen = np.random.default_rng(0).permutation(len(dataset.images))  # folders are sorted by class
+    chosen = chosen[: count or len(chosen)]
     moments, kept = Moments(), []
-    for begin in tqdm(range(0, count, _PART), desc="features of the data", unit="part", disable=None):
-        end = min(begin + _PART, count)
-        features = space.embed(dataset.images[begin:end]).features
+    for begin in tqdm(range(0, len(chosen), _PART), desc="features of the data", unit="part", disable=None):
+        features = space.embed(dataset.images[np.sort(chosen[begin : begin + _PART])]).features
         moments.add(features)
-        kept.append(features[chosen[begin:end]])
-    features = np.concatenate(kept)  # in the pack's order, which may be that of classes
-    return Reference(
-        identify(space, dataset, count), moments, features[np.random.default_rng(1).permutation(len(features))]
-    )
+        kept.append(features[: max(0, MOST_FEATURES - begin)])
+    features = np.concatenate(kept)
+    order = np.random.default_rng(1).permutation(len(features))
+    return Reference(identify(space, dataset, len(chosen)), moments, features[order])
 
 
 def open_or_build(file: Path | None, space: FeatureSpace, dataset: ImageDataset, count: int = 0) -> Reference:
     """The reference in `file`; None: in the pack's folder. Built and written there when it is not there yet.
 
     Raises:
-      UserError: the file cannot be read, or is of other images or features.
+      UserError: the file cannot be read or written, or is of other images or features.
     """
     identity = identify(space, dataset, min(count or len(dataset.images), len(dataset.images)))
-    path = file or dataset.path / f"reference_{space.name}.npz"
+    if file:
+        return _load_or_build(file, identity, space, dataset, count)
+    checksum = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    path = dataset.path / f"reference_{space.name}_{checksum}.npz"
+    try:
+        with file_lock.hold(path.with_suffix(".lock"), f"the features of {dataset.meta.get('source')}"):
+            return _load_or_build(path, identity, space, dataset, count)
+    except (OSError, UserError) as error:
+        _log.warning("%s cannot be kept (%s): it will be made again.", path, error)
+        return build(space, dataset, count)
+
+
+def _load_or_build(
+    path: Path, identity: dict[str, Any], space: FeatureSpace, dataset: ImageDataset, count: int
+) -> Reference:
     if path.exists():
-        try:
-            return load(path, identity)
-        except UserError:
-            if file:
-                raise
+        return load(path, identity)
     reference = build(space, dataset, count)
     save(reference, path)
     return reference
@@ -109,7 +120,11 @@ def load(path: Path, identity: dict[str, Any]) -> Reference:
             found = json.loads(str(content["identity"]))
             moments = Moments(int(content["count"]), content["mean"], content["scatter"])
             reference = Reference(found, moments, content["features"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            width = moments.mean.size
+            shapes = [array.shape for array in (moments.mean, moments.scatter, reference.features[:1])]
+            if not isinstance(found, dict) or shapes != [(width,), (width, width), (1, width)]:
+                raise ValueError("it holds other arrays")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not a file of reference statistics, or is damaged ({error}).") from error
     names = [name for name in identity if found.get(name) != identity[name]]
     if names and names != ["source"]:  # the same images may lie in another folder

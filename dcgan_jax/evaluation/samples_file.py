@@ -63,16 +63,17 @@ def _read_folder(folder: Path, size: int, channels: int) -> np.ndarray:
 def _read_npz(path: Path) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as content:
-            names = [name for name in ("images", "arr_0") if name in content.files] or content.files[:2]
+            names = [name for name in ("images", "arr_0") if name in content.files] or content.files
             if len(names) != 1 and "images" not in names:
-                raise UserError(f"{path} holds {len(content.files)} arrays, none of them 'images' or 'arr_0'.")
+                raise UserError(f"{path} holds {len(names)} arrays, none of them 'images' or 'arr_0'.")
             images = content[names[0]]
+            if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+                shape = list(images.shape)
+                raise UserError(
+                    f"{path} holds {images.dtype} of shape {shape}, not uint8 [count, height, width, 1 or 3]."
+                )
+    except UserError:
+        raise
     except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{path} is neither a folder nor a .npz file that can be read ({error}).") from error
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):
-        raise UserError(
-            f"{path} holds {images.dtype} of shape {list(images.shape)}, not uint8 [count, height, width, 1 or 3]."
-        )
     return images
