@@ -48,7 +48,7 @@ def test_sorted_samples_are_drawn_from_at_random(monkeypatch: pytest.MonkeyPatch
     images = np.arange(400)[:, None, None, None] // 40 * 25 + np.random.default_rng(0).integers(0, 5, (400, 8, 8, 3))
     data = dataclasses.replace(tiny.dataset(), images=images.astype(np.uint8))
     found = measures.make_measure(SPACE, reference.build(SPACE, data))(data.images)
-    assert found["pixels_coverage"] > 0.8  # of the first 40 samples it would be about 0.1
+    assert found["pixels_coverage"] > 0.4  # the first 40 samples are of one class: about 0.1
 
 
 def test_too_few_images() -> None:

@@ -106,9 +106,9 @@ def test_other_arrays(tmp_path: Path, change: dict[str, Any]) -> None:
         "scatter": np.zeros((2, 2)),
         "features": np.ones((3, 2)),
     }
-    np.savez(tmp_path / "mine.npz", **content)
+    np.savez(tmp_path / "mine.npz", **content)  # type: ignore[arg-type]  # for mypy it might be allow_pickle
     reference.load(tmp_path / "mine.npz", {})
-    np.savez(tmp_path / "mine.npz", **(content | change))
+    np.savez(tmp_path / "mine.npz", **(content | change))  # type: ignore[arg-type]  # as above
     with pytest.raises(UserError, match=r"is not a file of reference statistics, or is damaged"):
         reference.load(tmp_path / "mine.npz", {})
 

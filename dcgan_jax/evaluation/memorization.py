@@ -17,6 +17,7 @@ from dcgan_jax.evaluation import nearest
 from dcgan_jax.evaluation.feature_spaces import FeatureSpace
 
 _NEAR = 0.05  # share of held-out images that are nearer to a training image than the limit
+_ROUNDING = 2e-6  # of a squared distance, in float32, relative to the squared norm of the features
 _PART = 12_800  # training images whose features are made at a time
 _BLOCK = 2048  # training images that are compared at a time
 
@@ -43,7 +44,8 @@ class Memorization:
             parts.append(self._space.embed(images[begin : begin + _PART]).features)
         training = np.concatenate(parts)
         held_out = self._space.embed(nearest.some(self._held_out.images)).features
-        return training, float(np.quantile(nearest_distances(held_out, training), _NEAR))
+        rounding = np.sqrt(_ROUNDING * np.square(training).sum(1).max())  # of copies, which may be among the held-out
+        return training, float(max(np.quantile(nearest_distances(held_out, training), _NEAR), rounding))
 
 
 def nearest_distances(queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
