@@ -13,11 +13,20 @@ from tests import processes, tiny
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six steps on 20 images in batches of 8."""
+    """Six steps on 20 images in batches of 8, and an evaluation."""
     folder = tmp_path_factory.mktemp("config")
     source = tiny.image_folder(folder / "images", count=20)
     cache = str(folder / "cache")
-    return processes.write_config(folder, data__source=source, data__cache_dir=cache, num_steps=6, sample_every=3)
+    return processes.write_config(
+        folder,
+        data__source=source,
+        data__cache_dir=cache,
+        num_steps=6,
+        sample_every=3,
+        eval_every=6,
+        eval__num_samples=16,
+        eval__metrics=("features",),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +94,8 @@ def test_four_processes_and_a_resume_on_two_and_one(config: Path, alone: Path, t
 
 @pytest.mark.parametrize("killed", [1, pytest.param(0, marks=pytest.mark.long)])
 def test_when_one_process_is_killed_the_others_stop(config: Path, tmp_path: Path, killed: int) -> None:
-    started = processes.start_all(2, config, tmp_path, "--config.num_steps=100000", "--config.checkpoint_every=20")
+    flags = ("--config.num_steps=100000", "--config.checkpoint_every=20", "--config.eval_every=0")
+    started = processes.start_all(2, config, tmp_path, *flags)
     processes.wait_for(lambda: run_folder.latest_step(tmp_path) is not None)
     os.kill(started[killed].pid, signal.SIGKILL)
     begin = time.monotonic()

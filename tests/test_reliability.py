@@ -21,7 +21,7 @@ from tests.test_checkpoint import flip_a_bit
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve steps on 20 images in batches of 8, with a save and a sheet now and then."""
+    """Twelve steps on 20 images in batches of 8, with a save, a sheet and an evaluation now and then."""
     folder = tmp_path_factory.mktemp("config")
     source = tiny.image_folder(folder / "images", count=20)
     return processes.write_config(
@@ -33,6 +33,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sample_every=5,
         keep_checkpoints=2,
         ema_decay=0.9,
+        eval_every=8,
+        eval__num_samples=16,
+        eval__metrics=("features",),
     )
 
 

@@ -7,7 +7,7 @@
                     et al. 2022]
     none            images stay as large as they are, as in jax-fid unless it is given a size
 
-Scores of one network differ by 10 to 20 % between 'clean' and the others, so the rule belongs beside every score.
+Rules move scores: clean-fid's tables have StyleGAN2 on CIFAR-10 at 12.96 with 'clean', at 11.07 with 'pytorch-fid'.
 """
 
 import functools
