@@ -105,7 +105,7 @@ def test_two_runs_in_one_folder_are_refused(config: Path, tmp_path: Path) -> Non
 @pytest.mark.long
 def test_a_full_disk_ends_the_run_after_three_saves_and_loses_nothing(config: Path, tmp_path: Path) -> None:
     """A limit on the size of files makes the system refuse to write, as a full disk does."""
-    flags = ["--config.num_steps=1000", "--config.checkpoint_every=50"]
+    flags = ["--config.num_steps=1000", "--config.checkpoint_every=50", "--config.eval_every=0"]
     process = processes.start(config, tmp_path / "full", *flags)
     processes.wait_for(lambda: run_folder.latest_step(tmp_path / "full") is not None)
     _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
@@ -128,7 +128,7 @@ def test_a_full_disk_ends_the_run_after_three_saves_and_loses_nothing(config: Pa
 @pytest.mark.long
 def test_killed_at_twenty_random_moments(config: Path, tmp_path: Path) -> None:
     """A longer run with saves and sheets all the time. Moments are spread over starting, compiling and stepping."""
-    flags = ["--config.num_steps=3000", "--config.checkpoint_every=15", "--config.sample_every=10"]
+    flags = ["--config.num_steps=3000", "--config.checkpoint_every=15", "--config.sample_every=10", "--config.eval_every=300"]
     processes.finish(processes.start(config, tmp_path / "straight", *flags))
     rng, kills, lost = random.Random(0), 0, []
     while kills < 20:
