@@ -128,7 +128,8 @@ def test_a_full_disk_ends_the_run_after_three_saves_and_loses_nothing(config: Pa
 @pytest.mark.long
 def test_killed_at_twenty_random_moments(config: Path, tmp_path: Path) -> None:
     """A longer run with saves and sheets all the time. Moments are spread over starting, compiling and stepping."""
-    flags = ["--config.num_steps=3000", "--config.checkpoint_every=15", "--config.sample_every=10", "--config.eval_every=300"]
+    flags = ["--config.num_steps=3000", "--config.checkpoint_every=15", "--config.sample_every=10"]
+    flags += ["--config.eval_every=300"]
     processes.finish(processes.start(config, tmp_path / "straight", *flags))
     rng, kills, lost = random.Random(0), 0, []
     while kills < 20:
