@@ -106,8 +106,8 @@ def configure_compilation_cache() -> None:
 def _parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, with clear lines for a config file that cannot be used or a config field that does not exist."""
     try:
-        if (file := _config_file(argv)) is not None:
-            _check_fields(argv, list(run_folder.flatten(_load_config_file(file))))
+        if configs := [_load_config_file(file) for file in _config_files(argv)]:  # absl reads all; the last one counts
+            _check_fields(argv, list(run_folder.flatten(configs[-1])))
         return flags.FLAGS(argv)
     except (flags.Error, OSError, ValueError) as error:  # UserError is a ValueError; others are absl's own
         _fail(error)
@@ -142,14 +142,14 @@ def _check_fields(argv: list[str], known: list[str]) -> None:
         raise UserError("\n".join(lines))
 
 
-def _config_file(argv: list[str]) -> str | None:
-    """The value of the last --config=FILE or --config FILE."""
+def _config_files(argv: list[str]) -> list[str]:
+    """The values of all --config=FILE and --config FILE."""
     files = []
     for i, part in enumerate(argv):
         name, equals, value = part.lstrip("-").partition("=")
         if part.startswith("-") and name == "config":
             files += [value] if equals else argv[i + 1 : i + 2]
-    return files[-1] if files else None
+    return files
 
 
 def _similarity(name: str, field: str) -> float:

@@ -13,7 +13,7 @@ from unittest import mock
 import jax
 import pytest
 from absl import flags
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict, config_flags
 
@@ -176,6 +176,7 @@ def parse(arguments: list[str]) -> tuple[flags.FlagValues, str, int]:
 
 @fuzz.examples(400)
 @given(st.lists(FLAGS, max_size=3), st.booleans())
+@example(["-config", "\x00"], False)
 def test_any_flags_are_refused_in_a_line_or_parsed(extra: list[str], behind: bool) -> None:
     usual = [f"--config={default.__file__}", "--workdir=x"]
     values, said, status = parse(usual + extra if behind else extra + usual)

@@ -99,13 +99,9 @@ def test_of_images(tmp_path: Path) -> None:
     ("flags", "message"),
     [
         ((), "give either --workdir, a run, or --images"),
-        (("--images=x",), "--images needs --config"),
         (("--workdir=nowhere",), "nowhere"),
-        (("--workdir=nowhere", "--out=x"), "--out has no effect with --workdir"),
         (("--images=x", "--norm=batch"), "--norm has no effect with --images"),
         (("--workdir=nowhere", "--resize=clean"), "--resize has no effect with --features=auto"),
-        (("--workdir=nowhere", "--all_checkpoints", "--step=3"), "--step has no effect with --all_checkpoints"),
-        (("--workdir=nowhere", "--num_samples=3"), "--num_samples"),
     ],
 )
 def test_bad_input(flags: tuple[str, ...], message: str) -> None:
