@@ -206,9 +206,7 @@ def newest_intact(workdir: Path, warn: Callable[[str], None], *, set_aside: bool
     for step in reversed(steps):
         folder = run_folder.checkpoint(workdir, step)
         damage = find_damage(folder)
-        if damage and step not in run_folder.steps(
-            workdir
-        ):  # deleted meanwhile by a run in training, which then has a newer one
+        if damage and step not in run_folder.steps(workdir):  # a run in training deleted it, and has a newer one
             return newest_intact(workdir, warn, set_aside=set_aside)
         if damage is None:
             for one in damaged if set_aside else []:  # only now: a run whose checkpoints are all gone would start over

@@ -223,7 +223,7 @@ def best_step(workdir: Path, steps: list[int]) -> int | None:
 
 
 def best_steps(workdir: Path, steps: list[int]) -> list[int]:
-    """The best ones for each way of measuring that the run has had, in the order in which they were first used.
+    """The best ones for each way of measuring that the run has had, in the order in which they were last used.
 
     A run that goes on may be evaluated otherwise than before, and distances are comparable only where 'evaluation' is
     equal. The first of DISTANCES that is there decides.
@@ -233,7 +233,7 @@ def best_steps(workdir: Path, steps: list[int]) -> list[int]:
         name = next((name for name in DISTANCES if name in row), None)
         if name and row["step"] in steps:
             way = name, row.get("evaluation")
-            best[way] = min(best.get(way, (math.inf, row["step"])), (row[name], row["step"]))
+            best[way] = min(best.pop(way, (math.inf, row["step"])), (row[name], row["step"]))  # to the end
     return [step for _, step in best.values()]
 
 

@@ -134,6 +134,9 @@ def test_what_is_measured_otherwise_is_not_compared(tmp_path: Path) -> None:
     run_folder.metrics(tmp_path).write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert run_folder.best_steps(tmp_path, [1, 2, 3, 4, 5, 6]) == [1, 4, 5]
     assert run_folder.best_step(tmp_path, [1, 2, 3, 4]) == 4
+    with run_folder.metrics(tmp_path).open("a") as file:
+        file.write('{"step": 7, "probe_frechet": 6.0, "evaluation": 7}\n')
+    assert run_folder.best_step(tmp_path, [1, 2, 3, 4, 7]) == 1  # measured as at first again
 
 
 def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ images, and the feature space with the checksum of its weights and the rule of r
 to be measured is refused.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -25,10 +26,10 @@ from dcgan_jax.evaluation.frechet import Moments
 
 _log = logging.getLogger(__name__)
 
-VERSION = 1  # of the file
-# Of all images, those whose features stay, for measures that need more than moments [10,000: clovaai/prdc].
+VERSION = 2  # of the file
+# Images whose features stay, for measures that need more than moments [10,000: clovaai/prdc]; as many are in memory at
+# a time.
 MOST_FEATURES = 10_000
-_PART = 12_800  # images whose features are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -56,43 +57,48 @@ def build(space: FeatureSpace, dataset: ImageDataset, count: int = 0) -> Referen
     """Of `count` images of a pack, drawn at random, the same ones always; 0: of all."""
     chosen = np.random.default_rng(0).permutation(len(dataset.images))  # folders are sorted by class
     chosen = chosen[: count or len(chosen)]
-    moments, kept = Moments(), []
-    for begin in tqdm(range(0, len(chosen), _PART), desc="features of the data", unit="part", disable=None):
-        features = space.embed(dataset.images[np.sort(chosen[begin : begin + _PART])]).features
+    moments, kept = Moments(), np.zeros(0)
+    for begin in tqdm(range(0, len(chosen), MOST_FEATURES), desc="features of the data", unit="part", disable=None):
+        features = space.embed(dataset.images[np.sort(chosen[begin : begin + MOST_FEATURES])]).features
         moments.add(features)
-        kept.append(features[: max(0, MOST_FEATURES - begin)])
-    features = np.concatenate(kept)
-    order = np.random.default_rng(1).permutation(len(features))
-    return Reference(identify(space, dataset, len(chosen)), moments, features[order])
+        if begin == 0:
+            kept = features[np.random.default_rng(1).permutation(len(features))]
+    return Reference(identify(space, dataset, len(chosen)), moments, kept)
 
 
 def open_or_build(file: Path | None, space: FeatureSpace, dataset: ImageDataset, count: int = 0) -> Reference:
     """The reference in `file`; None: in the pack's folder. Built and written there when it is not there yet.
 
     Raises:
-      UserError: the file cannot be read or written, or is of other images or features.
+      UserError: `file` cannot be read, or is of other images or features.
+      OSError: `file` cannot be written.
     """
     identity = identify(space, dataset, min(count or len(dataset.images), len(dataset.images)))
-    if file:
-        return _load_or_build(file, identity, space, dataset, count)
+    if file is None:
+        return _open_beside_pack(identity, space, dataset, count)
+    if file.exists():
+        return load(file, identity)
+    reference = build(space, dataset, count)
+    save(reference, file)
+    return reference
+
+
+def _open_beside_pack(identity: dict[str, Any], space: FeatureSpace, dataset: ImageDataset, count: int) -> Reference:
+    """A file for each identity; one that is damaged is made again, one that cannot be written is a warning."""
     checksum = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     path = dataset.path / f"reference_{space.name}_{checksum}.npz"
-    try:
-        with file_lock.hold(path.with_suffix(".lock"), f"the features of {dataset.meta.get('source')}"):
-            return _load_or_build(path, identity, space, dataset, count)
-    except (OSError, UserError) as error:
-        _log.warning("%s cannot be kept (%s): it will be made again.", path, error)
-        return build(space, dataset, count)
-
-
-def _load_or_build(
-    path: Path, identity: dict[str, Any], space: FeatureSpace, dataset: ImageDataset, count: int
-) -> Reference:
-    if path.exists():
-        return load(path, identity)
-    reference = build(space, dataset, count)
-    save(reference, path)
-    return reference
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # of a folder that cannot be written
+            stack.enter_context(file_lock.hold(path.with_suffix(".lock"), f"the features of {dataset.path}"))
+        if path.exists():
+            with contextlib.suppress(UserError):
+                return load(path, identity)
+        reference = build(space, dataset, count)
+        try:
+            save(reference, path)
+        except OSError as error:
+            _log.warning("%s cannot be kept (%s): it will be made again.", path, error.strerror)
+        return reference
 
 
 def save(reference: Reference, path: Path) -> None:

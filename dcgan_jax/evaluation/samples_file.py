@@ -33,11 +33,11 @@ def read(path: Path, size: int, channels: int) -> np.ndarray:
             " with their --config.data.image_size."
         )
     if images.shape[3] != channels:
-        images = images.repeat(3, 3) if channels == 3 else decode_grey(images)
+        images = images.repeat(3, 3) if channels == 3 else _to_grey(images)
     return images
 
 
-def decode_grey(images: np.ndarray) -> np.ndarray:
+def _to_grey(images: np.ndarray) -> np.ndarray:
     """RGB uint8 [count, height, width, 3] -> ITU-R 601 luma [count, height, width, 1], as datasets/decode.py does."""
     return np.stack([np.asarray(Image.fromarray(image).convert("L"))[..., None] for image in images])
 
