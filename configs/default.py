@@ -137,7 +137,7 @@ def get_config() -> ConfigDict:
     # Samples that are drawn; those of the same noise each time. Images that they are compared with; 0: all.
     evaluation.num_samples = 10_000
     evaluation.num_reference = 0
-    # What is measured: 'nnd' [C], evaluation/nearest.py; 'features', distances that need no download; 'inception', FID,
+    # What is measured: 'nnd' [C], metrics/nearest.py; 'features', distances that need no download; 'inception', FID,
     # KID and Inception score, which need a file of weights and a GPU or patience.
     evaluation.metrics = ("nnd", "features")
     # Split, and source if it is not data.source, of held-out images, for 'nnd' (10,000 of them [C]) and to see whether

@@ -18,9 +18,10 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from dcgan_jax import allocator, data_parallel, run_folder
-from dcgan_jax.cache import cache_folder
-from dcgan_jax.errors import Interrupted, UserError
+from dcgan_jax.config import flatten
+from dcgan_jax.machine import allocator, processes
+from dcgan_jax.machine.compilation_cache import configure_compilation_cache
+from dcgan_jax.machine.errors import Interrupted, UserError
 
 
 def run(work: Callable[[], None]) -> None:
@@ -47,7 +48,7 @@ def run(work: Callable[[], None]) -> None:
             _exit(128 + signal.SIGINT)
         except Exception as error:
             reason = (str(error).splitlines() or [""])[0][:200]
-            if data_parallel.lost_peer(error):
+            if processes.lost_peer(error):
                 traceback.print_exc()  # in case it was something else after all
                 print(
                     f"error: another process of this run is gone ({reason}). The same command, on as many hosts as "
@@ -97,17 +98,11 @@ def _exit_on_signal(signum: int, frame: FrameType | None) -> NoReturn:
     sys.exit(128 + signum)  # an exception, unlike the signal's own effect: temporary files are removed
 
 
-def configure_compilation_cache() -> None:
-    """Compiled programs are kept in the user's cache folder, so that the second start of a config is quick."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
-
-
 def _parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, with clear lines for a config file that cannot be used or a config field that does not exist."""
     try:
         if configs := [_load_config_file(file) for file in _config_files(argv)]:  # absl reads all; the last one counts
-            _check_fields(argv, list(run_folder.flatten(configs[-1])))
+            _check_fields(argv, list(flatten(configs[-1])))
         return flags.FLAGS(argv)
     except (flags.Error, OSError, ValueError) as error:  # UserError is a ValueError; others are absl's own
         _fail(error)

@@ -23,11 +23,15 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from dcgan_jax import checkpoint, command_line, data_parallel, models, run_folder
-from dcgan_jax.config_check import need_convolutions
-from dcgan_jax.errors import UserError
-from dcgan_jax.sample import make_estimate_statistics
-from dcgan_jax.train_state import GANState, Tree, create_state
+from dcgan_jax import command_line
+from dcgan_jax.config import need_convolutions
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.machine.mesh import make_mesh, replicate
+from dcgan_jax.nets import models
+from dcgan_jax.nets.models import Tree
+from dcgan_jax.runs import checkpoint, run_folder
+from dcgan_jax.runs.trained import make_estimate_statistics
+from dcgan_jax.train_state import GANState, create_state
 
 
 def import_weights(config: ConfigDict, weights: Path) -> GANState:
@@ -137,7 +141,7 @@ def main() -> None:
     run_folder.check(workdir, _CONFIG.value)
     run_folder.record(workdir, _CONFIG.value, {"source": str(_WEIGHTS.value)})
     with checkpoint.Checkpoints(workdir) as checkpoints:
-        checkpoints.save(data_parallel.replicate(data_parallel.make_mesh(jax.device_count()), state))
+        checkpoints.save(replicate(make_mesh(jax.device_count()), state))
     print(f"imported into {workdir}")
 
 

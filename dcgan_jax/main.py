@@ -1,17 +1,18 @@
 """Trains a DCGAN: python -m dcgan_jax.main --config=configs/lsun.py --workdir=runs/lsun [--config.field=value ...]
 
-Flags and the start of the processes, nothing else; the work is in `train.train_and_evaluate`.
+Flags and the start of the processes, nothing else; the work is in `training.train_and_evaluate`.
 """
 
 from absl import flags
 from ml_collections import config_flags
 
-from dcgan_jax import command_line, data_parallel, train
+from dcgan_jax import command_line, training
+from dcgan_jax.machine import processes
 
 
 def main() -> None:
-    data_parallel.start_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+    processes.start_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    training.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
 
 
 if __name__ == "__main__":

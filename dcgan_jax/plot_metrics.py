@@ -15,8 +15,10 @@ import numpy as np
 from absl import flags
 from matplotlib import pyplot as plt
 
-from dcgan_jax import command_line, run_folder
-from dcgan_jax.errors import UserError
+from dcgan_jax import command_line
+from dcgan_jax.machine import files
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.runs import run_folder
 
 _PANELS = {
     "loss": {"d_loss": "discriminator", "g_loss": "generator"},
@@ -51,7 +53,7 @@ def plot(workdir: Path) -> Path:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     plt.close(figure)
-    run_folder.write_atomically(workdir / "metrics.png", buffer.getvalue())
+    files.write_atomically(workdir / "metrics.png", buffer.getvalue())
     return workdir / "metrics.png"
 
 

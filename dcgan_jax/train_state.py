@@ -1,24 +1,21 @@
 """The state of a run: both players and a step counter. Everything that a checkpoint holds is in here."""
 
-from typing import Any
-
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from dcgan_jax import rng
-from dcgan_jax.models import Discriminator, Generator
-
-Tree = Any  # a pytree of arrays
+from dcgan_jax.machine import rng
+from dcgan_jax.nets import models
+from dcgan_jax.nets.models import Discriminator, Generator
 
 
 class Player(flax.struct.PyTreeNode):
     """One network: its parameters, running averages of batch normalisation, and optimizer state."""
 
-    params: Tree
-    batch_stats: Tree
+    params: models.Tree
+    batch_stats: models.Tree
     opt_state: optax.OptState
 
 
@@ -28,7 +25,7 @@ class GANState(flax.struct.PyTreeNode):
     step: jax.Array
     generator: Player
     discriminator: Player
-    ema: Tree | None
+    ema: models.Tree | None
 
 
 def make_optimizers(config: ConfigDict) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:

@@ -1,6 +1,6 @@
 """One training step of both players, as a pure function of one device's share of the batch.
 
-It runs inside a mapped axis (`data_parallel.AXIS`): each device sees its slice of the global batch, gradients and
+It runs inside a mapped axis (`mesh.AXIS`): each device sees its slice of the global batch, gradients and
 metrics are averaged over devices, and noise is a function of (seed, step, position in the global batch). So a run does
 not depend on the number of devices, up to float rounding, as long as batch statistics are shared between them.
 
@@ -14,6 +14,7 @@ Update orders (config.update_order):
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +22,12 @@ import optax
 from jax import lax
 from ml_collections import ConfigDict
 
-from dcgan_jax import models, pixels, rng
-from dcgan_jax.data_parallel import AXIS, mean_over_devices
-from dcgan_jax.losses import LOSSES, Loss
-from dcgan_jax.models import Discriminator, Generator
-from dcgan_jax.train_state import GANState, Player, Tree, make_optimizers
+from dcgan_jax.machine import rng
+from dcgan_jax.machine.mesh import AXIS, mean_over_devices
+from dcgan_jax.nets import models, pixels
+from dcgan_jax.nets.losses import LOSSES, Loss
+from dcgan_jax.nets.models import Discriminator, Generator, Tree
+from dcgan_jax.train_state import GANState, Player, make_optimizers
 
 Metrics = dict[str, jax.Array]
 Batch = dict[str, jax.Array]
@@ -43,7 +45,7 @@ def make_train_step(config: ConfigDict, rollbacks: int = 0) -> TrainStep:
     `rollbacks`: how often the run went back after it diverged. Each time it goes on with other random draws.
 
     Raises:
-      UserError: see `config_check`.
+      UserError: see `config.check_config`.
     """
     generator, discriminator = models.build_models(config, AXIS)
     generator_optimizer, discriminator_optimizer = make_optimizers(config)
@@ -198,3 +200,27 @@ def _example_keys(seed: int, step: jax.Array, local_batch: int, rollbacks: int, 
     if rollbacks:
         name = f"{name} after rollback {rollbacks}"
     return rng.example_keys(rng.stream(seed, name, step), first, local_batch)
+
+
+def over_batches(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Turns `step(state, batch)` into `steps(state, pack, batches)`: a step per batch [steps, batch, ...].
+
+    Gathers on the device if the pack is there. Metrics are those of the first step that has one which is not finite,
+    or else of the last.
+    """
+
+    def steps(state: Any, pack: dict[str, jax.Array], batches: dict[str, jax.Array]) -> Any:
+        def one(state: Any, batch: dict[str, jax.Array]) -> Any:
+            if pack:
+                batch = {name: values[batch["index"]] for name, values in pack.items()}
+            return step(state, batch)
+
+        count = len(next(iter(batches.values())))
+        if count == 1:  # no loop: inside one, XLA's CPU back end uses a single thread for most operations
+            return one(state, {name: values[0] for name, values in batches.items()})
+        state, metrics = lax.scan(one, state, batches)
+        finite = jnp.stack([jnp.isfinite(values).reshape(count, -1).all(axis=1) for values in metrics.values()])
+        told = jnp.argmin(finite.all(axis=0).at[-1].set(False))
+        return state, jax.tree.map(lambda values: values[told], metrics)
+
+    return steps

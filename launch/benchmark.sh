@@ -45,4 +45,4 @@ measure lax-svhn-batch128 "${svhn[@]}" --batch_size=128 --peer=lax --iterations=
 measure lax-svhn-half-batch64 "${svhn[@]}" --batch_size=64 --config.model.width=0.5 --peer=lax --iterations=2
 measure scaling "${example[@]}" --batch_size=64 --scaling --iterations=5
 
-"$python" -m dcgan_jax.benchmark_report docs/benchmarks docs/performance.md
+"$python" -m dcgan_jax.benchmark.report docs/benchmarks docs/performance.md

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from dcgan_jax import training
+
 # The last of several equal flags wins.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -59,9 +61,8 @@ def conditional_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _train(folder: Path, classes: int = 0, **changes: Any) -> Path:
-    from dcgan_jax import train  # imports jax
     from tests import tiny
 
     config = tiny.config(num_steps=1, data__source=tiny.image_folder(folder / "images", classes=classes), **changes)
-    train.train_and_evaluate(config, folder / "run")
+    training.train_and_evaluate(config, folder / "run")
     return folder / "run"

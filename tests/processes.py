@@ -20,7 +20,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from dcgan_jax import run_folder
+from dcgan_jax import training
+from dcgan_jax.datasets import pack
+from dcgan_jax.reports import image_grid
+from dcgan_jax.runs import checkpoint, recorder, run_folder, run_log, trained
 
 # Where a run can be made to die.
 FAULTS = (
@@ -149,15 +152,14 @@ def _arm(fault: str) -> None:
     """Patches the program so that it dies at `fault`."""
     import jax
 
-    from dcgan_jax import checkpoint, image_grid, run_log, train
-    from dcgan_jax.datasets import pack
+    from dcgan_jax.runs import run_log
 
     if fault == "none":
         pass
     elif fault == "packing":
         pack._meta = _die  # type: ignore[assignment]  # when the arrays are there, and meta.json is not
     elif fault == "compiling":
-        make_step = train.make_step_function
+        make_step = training.make_step_function
 
         def die_soon(*args: Any) -> Any:
             step = make_step(*args)
@@ -168,9 +170,9 @@ def _arm(fault: str) -> None:
 
             return call
 
-        train.make_step_function = die_soon  # type: ignore[assignment]
+        training.make_step_function = die_soon  # type: ignore[assignment]
     elif fault == "stepping":
-        train.Loop.after_call = _when(lambda self, step, *rest: step == 8, train.Loop.after_call)  # type: ignore[method-assign]
+        recorder.Recorder.after_call = _when(lambda self, step, *rest: step == 8, recorder.Recorder.after_call)  # type: ignore[method-assign]
     elif fault == "half a line of metrics":
 
         def write_half(self: Any, step: int, *rest: Any) -> None:
@@ -208,7 +210,7 @@ def _arm(fault: str) -> None:
 
         checkpoint._delete = delete_half
     elif fault == "diverging once":
-        make_sound_step = train.make_step_function
+        make_sound_step = training.make_step_function
 
         def make_broken_step(config: Any, mesh: Any, rollbacks: int) -> Any:
             step = make_sound_step(config, mesh, rollbacks)
@@ -222,7 +224,7 @@ def _arm(fault: str) -> None:
 
             return call
 
-        train.make_step_function = make_broken_step
+        training.make_step_function = make_broken_step
     else:
         raise ValueError(f"{fault!r} is not one of {FAULTS}")
 
@@ -235,9 +237,7 @@ def contents(workdir: Path) -> dict[str, Any]:
     """What must be the same bits however often a run was stopped: state, metrics, sheets, checkpoints."""
     import jax
 
-    from dcgan_jax import sample
-
-    _, state = sample.load_run(workdir)
+    _, state = trained.load_run(workdir)
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     rows = [
         {name: row[name] for name in row if name != "images_per_second"} for row in run_folder.read_metrics(workdir)
@@ -251,7 +251,7 @@ def contents(workdir: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from dcgan_jax import run_log
+    from dcgan_jax.runs import run_log
 
     run_log._open_tensorboard = lambda workdir, warn: None  # type: ignore[assignment]
     _arm(sys.argv.pop(1))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dcgan_jax.analysis import __main__ as index
-from dcgan_jax.report import Picture, Report, Row, publish
+from dcgan_jax.analysis import __main__
+from dcgan_jax.reports.report import Picture, Report, Row, publish
 
 
 def test_a_section_holds_everything(tmp_path: Path) -> None:
@@ -17,7 +17,7 @@ def test_a_section_holds_everything(tmp_path: Path) -> None:
     publish(tmp_path, Report("Walks & more", {"step": 3, "change": 1.5}, rows, pictures, {"change": 13.3}))
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["change"] == 1.5 and results["paper"] == {"change": 13.3}
-    section = index.section(results, tmp_path)
+    section = __main__.section(results, tmp_path)
     assert "<h2>Walks &amp; more</h2>" in section
     assert "<td>change</td><td>1.5</td><td>13.3</td>" in section
     assert "A &lt;black&gt; square." in section and "of &lt;it&gt;" in section

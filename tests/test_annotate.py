@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from dcgan_jax.analysis import annotate, boxes
-from dcgan_jax.errors import UserError
+from dcgan_jax.machine.errors import UserError
 from tests import tiny
 
 SAMPLES = {"step": 7, "seed": 3}

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dcgan_jax import attribute_probe
 from dcgan_jax.datasets.image_dataset import ImageDataset
-from dcgan_jax.errors import UserError
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.metrics import attribute_probe
 from tests import tiny
 
 

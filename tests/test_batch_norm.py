@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from dcgan_jax import batch_norm
-from dcgan_jax.data_parallel import AXIS
+from dcgan_jax.machine.mesh import AXIS
+from dcgan_jax.nets import batch_norm
 from tests import tiny
 
 GROUPS, ROWS, FEATURES, EPSILON = 2, 24, 3, 1e-3

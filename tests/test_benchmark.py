@@ -11,8 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from dcgan_jax import benchmark, models, rng
-from dcgan_jax.errors import UserError
+from dcgan_jax.benchmark import __main__ as benchmark
+from dcgan_jax.benchmark.torch_peer import TorchTrainer, check_peer
+from dcgan_jax.machine import rng
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.nets import models
 from tests import tiny
 
 _SMALL = (
@@ -83,7 +86,6 @@ def test_table() -> None:
 @pytest.mark.parametrize("projection_norm", ["unit", "channel"])
 def test_torch_peer_takes_the_same_step(projection_norm: str) -> None:
     torch = pytest.importorskip("torch")
-    from dcgan_jax.benchmark_torch import TorchTrainer
 
     config = tiny.config(
         model__kernel_size=5, model__generator__projection_norm=projection_norm, update_order="discriminator_first"
@@ -133,7 +135,6 @@ def load(trainer: Any, state: Any) -> None:
 
 def test_torch_peer_refuses_other_networks() -> None:
     pytest.importorskip("torch")
-    from dcgan_jax.benchmark_torch import check_peer
 
     with pytest.raises(UserError, match=r"config.model.norm 'paper' only, not 'all'"):
         check_peer(tiny.config(model__norm="all"))

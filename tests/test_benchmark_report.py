@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from dcgan_jax import benchmark_report
+from dcgan_jax.benchmark import report
 
 RESULT = {
     "settings": "jax 0.12.0, conv auto, float32",
@@ -28,12 +28,12 @@ def test_tables(tmp_path: Path) -> None:
     (tmp_path / "lax-paper-batch64-python3.12.json").write_text(json.dumps(RESULT | {"ratio": 9.04}))
     row = {"width": 0.5, "batch_size": 16, **RESULT}
     (tmp_path / "scaling-python3.12.json").write_text(json.dumps(RESULT | {"scaling": [row]}))
-    benchmark_report.main(tmp_path, page)
+    report.main(tmp_path, page)
     text = page.read_text()
     case = "64 px, 5x5, the paper's network, batch 64"
     assert f"| {case} | 3.12 | 0.12.0 | 28.0 | 12.0 | **2.35** | 25.0 to 1,234 |" in text
     assert f"| {case} | 350 | 175% | 2.50 GB | 0.40 GB | 9.0 times slower |" in text
     assert "| 0.5 | 16 | 28.0 | 350 | 2.50 GB | 0.40 GB |" in text
     assert "old" not in text and text.startswith("top\n") and "\nmiddle\n" in text and text.endswith("bottom\n")
-    benchmark_report.main(tmp_path, page)
+    report.main(tmp_path, page)
     assert page.read_text() == text

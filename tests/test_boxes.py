@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dcgan_jax.analysis import boxes
-from dcgan_jax.errors import UserError
+from dcgan_jax.machine.errors import UserError
 
 SAMPLES = {"step": 7, "seed": 3}
 BOX = {"sample": 1.0, "x0": 1.0, "y0": 0.0, "x1": 3.0, "y1": 2.0}

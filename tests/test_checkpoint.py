@@ -14,16 +14,19 @@ import orbax.checkpoint as ocp
 import pytest
 
 from configs import lsun
-from dcgan_jax import checkpoint, data_parallel, models, run_folder
-from dcgan_jax.checkpoint import Checkpoints
-from dcgan_jax.errors import UserError
+from dcgan_jax.machine import files, processes
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.machine.mesh import replicate, replicated
+from dcgan_jax.nets import models
+from dcgan_jax.runs import checkpoint, run_folder
+from dcgan_jax.runs.checkpoint import Checkpoints
 from dcgan_jax.train_state import GANState, create_state
 from tests import tiny
 
 
 @pytest.fixture(scope="module")
 def state() -> GANState:
-    return data_parallel.replicate(tiny.mesh(2), tiny.fresh_state(tiny.config()))
+    return replicate(tiny.mesh(2), tiny.fresh_state(tiny.config()))
 
 
 def at(state: GANState, step: int) -> GANState:
@@ -187,14 +190,14 @@ class FullDisk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.full = True
-        write = run_folder.write_atomically
+        write = files.write_atomically
 
         def write_if_not_full(path: Path, content: bytes) -> None:
             if self.full:
                 raise OSError(28, "No space left on device")
             write(path, content)
 
-        monkeypatch.setattr(run_folder, "write_atomically", write_if_not_full)
+        monkeypatch.setattr(files, "write_atomically", write_if_not_full)
 
 
 def test_a_save_that_fails_is_a_warning_and_older_ones_stay(
@@ -271,7 +274,7 @@ def test_a_process_that_is_lost_during_the_last_save_counts_as_lost(
     monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
     with pytest.raises(jax.errors.JaxRuntimeError, match="UNAVAILABLE") as error, Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state)
-    assert data_parallel.lost_peer(error.value)
+    assert processes.lost_peer(error.value)
 
 
 def test_what_is_written_is_a_copy(tmp_path: Path, state: GANState, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,7 +336,7 @@ def test_a_save_of_the_papers_network_returns_early(tmp_path: Path) -> None:
         ]
         return jax.tree.unflatten(structure, noisy)
 
-    state = jax.jit(noise, out_shardings=data_parallel.replicated(mesh))()
+    state = jax.jit(noise, out_shardings=replicated(mesh))()
     with Checkpoints(tmp_path) as checkpoints:
         for step in (1, 2, 3):
             begin = time.monotonic()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from dcgan_jax.analysis import concepts
-from dcgan_jax.attribute_probe import Target
-from dcgan_jax.errors import UserError
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.metrics.attribute_probe import Target
 
 TARGETS = {"man": Target("man", 2), "label": Target("label", 2), "yaw": Target("yaw", 0)}
 NAMES = ["calm", "merry"]

@@ -13,7 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from configs import default
-from dcgan_jax import models
+from dcgan_jax.nets import models
 from dcgan_jax.train_state import create_state
 from tests import tiny
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dcgan_jax import conv, conv_gemm
+from dcgan_jax.nets import conv, conv_gemm
 
 # Largest error over largest value, float32 against float64. Bounds of `conv_gemm._POINTS`.
 IM2COL_BOUND = M2_BOUND = LAX_BOUND = 2e-6

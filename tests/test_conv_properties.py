@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from dcgan_jax import conv_gemm
+from dcgan_jax.nets import conv_gemm
 from tests.test_conv import LAX_BOUND, M4_BOUND, Case, both_directions, plan_of, reference, shapes
 
 SEEDS = range(24)

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from configs import default
-from dcgan_jax.datasets import dedup, pack, semantic_hash
-from dcgan_jax.errors import UserError
+from dcgan_jax.datasets import dedup, opening, pack, semantic_hash
+from dcgan_jax.machine.errors import UserError
 
 
 @pytest.fixture
@@ -36,22 +36,22 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_packs_without_duplicates(folder: Path, tmp_path: Path, few_steps: None) -> None:
     data = default.get_config().data
     data.update(source=f"folder:{folder}", cache_dir=str(tmp_path / "packs"), image_size=8)
-    whole = pack.open_or_build(data, progress=False)
+    whole = opening.open_or_build(data, progress=False)
     data.dedup = True
-    kept = pack.open_or_build(data, progress=False)
+    kept = opening.open_or_build(data, progress=False)
     assert kept.path != whole.path
     assert (len(whole.images), len(kept.images)) == (23, 20)
     assert kept.keys == [key for key in whole.keys if "copy" not in key]
     np.testing.assert_array_equal(kept.images, whole.images[:20])
     assert (whole.meta["duplicates_left_out"], kept.meta["duplicates_left_out"]) == (0, 3)
-    assert pack.open_or_build(data, progress=False).path == kept.path
+    assert opening.open_or_build(data, progress=False).path == kept.path
 
 
 def test_a_radius_out_of_range(folder: Path, tmp_path: Path) -> None:
     data = default.get_config().data
     data.update(source=f"folder:{folder}", cache_dir=str(tmp_path / "packs"), dedup=True, dedup_radius=17)
     with pytest.raises(UserError, match=r"data\.dedup_radius is 17; it must be 0 to 16"):
-        pack.open_or_build(data)
+        opening.open_or_build(data)
 
 
 def test_a_copy_stays_where_its_original_cannot_be_used() -> None:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from dcgan_jax.divergence import first_nonfinite
+from dcgan_jax.runs.divergence import first_nonfinite
 from dcgan_jax.train_state import GANState
 from tests import tiny
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dcgan_jax.datasets.image_dataset import ImageDataset
-from dcgan_jax.evaluation import feature_spaces, inception_v3
+from dcgan_jax.metrics import feature_spaces, inception_v3
 from tests import tiny
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from configs import default
-from dcgan_jax import flops
+from dcgan_jax.nets import flops
 from tests import tiny
 
 # The paper's network, by hand: each hidden (transposed) convolution has 4*4 * 25 * 512 * 1024 = 209,715,200

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from dcgan_jax.evaluation.frechet import Moments, frechet_distance
+from dcgan_jax.metrics.frechet import Moments, frechet_distance
 from tests.golden_features import golden_features
 
 

@@ -18,14 +18,17 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict, config_flags
 
 from configs import default
-from dcgan_jax import command_line, config_check, data_parallel, flops, models, run_folder, train_step
-from dcgan_jax.errors import UserError
-from dcgan_jax.input_pipeline import over_batches
+from dcgan_jax import command_line, train_step
+from dcgan_jax.config import _CHOICES, check_config, flatten
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.machine.mesh import map_step
+from dcgan_jax.nets import flops, models
 from dcgan_jax.train_state import create_state
+from dcgan_jax.train_step import over_batches
 from tests import fuzz, tiny
 
 ROOT = Path(__file__).parents[1]
-FIELDS = sorted(run_folder.flatten(tiny.config()))
+FIELDS = sorted(flatten(tiny.config()))
 
 # --- Values ----------------------------------------------------------------------------------------------------------
 
@@ -68,7 +71,7 @@ def with_values(values: dict[str, Any]) -> ConfigDict:
 def test_any_value_is_refused_or_can_be_built(values: dict[str, Any]) -> None:
     config = with_values(values)
     try:
-        config_check.check_config(config)
+        check_config(config)
     except UserError:
         return
     jax.eval_shape(partial(create_state, config, *models.build_models(config)))
@@ -78,7 +81,7 @@ def test_any_value_is_refused_or_can_be_built(values: dict[str, Any]) -> None:
 def test_every_field_is_checked(name: str) -> None:
     """No field takes an object that is no value at all; each message names the field."""
     with pytest.raises(UserError, match=name.replace(".", r"\.")):
-        config_check.check_config(with_values({name: object()}))
+        check_config(with_values({name: object()}))
 
 
 @pytest.mark.parametrize(
@@ -86,20 +89,20 @@ def test_every_field_is_checked(name: str) -> None:
 )
 def test_equal_numbers_of_another_type(name: str, value: object) -> None:
     with pytest.raises(UserError, match=name):
-        config_check.check_config(with_values({name: value}))
+        check_config(with_values({name: value}))
 
 
 def test_what_is_no_group_of_fields() -> None:
     for value in (3, "text", None, (1, 2)):
         config = ConfigDict({**tiny.config().to_dict(), "model": value})
         with pytest.raises(UserError, match=r"config\.model\..* is missing"):
-            config_check.check_config(config)
+            check_config(config)
 
 
 STAGES = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 2)), max_size=4).map(tuple)
 WIDTHS = st.lists(st.integers(1, 5), max_size=2).map(tuple)
 ALLOWED = {
-    **{name: st.sampled_from(choices) for name, choices in config_check._CHOICES.items()},
+    **{name: st.sampled_from(choices) for name, choices in _CHOICES.items()},
     "batch_size": st.sampled_from([2, 4]),
     "data.image_size": st.sampled_from([1, 2, 3, 4, 6, 8, 12, 16]),
     "ema_decay": st.sampled_from([0.0, 0.5]),
@@ -123,13 +126,13 @@ def test_any_config_that_passes_can_be_trained(values: dict[str, Any]) -> None:
     """The whole step is traced, on two devices: shapes and types fit, and the state comes back as it was."""
     config = tiny.config(**{name.replace(".", "__"): value for name, value in values.items()})
     try:
-        config_check.check_config(config)
+        check_config(config)
     except UserError as error:
         assert "does not fit" in str(error)
         return
     state = jax.eval_shape(partial(create_state, config, *models.build_models(config)))
     mesh = tiny.mesh(2)
-    step = data_parallel.map_step(over_batches(train_step.make_train_step(config)), mesh, config.mapper)
+    step = map_step(over_batches(train_step.make_train_step(config)), mesh, config.mapper)
     after, metrics = jax.eval_shape(step, state, {}, tiny.shard_batch(config, mesh, seed=0))
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (after, metrics["d_loss"])) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), (state, jax.ShapeDtypeStruct((), "float32"))
@@ -185,7 +188,7 @@ def test_any_flags_are_refused_in_a_line_or_parsed(extra: list[str], behind: boo
         assert said.startswith("error: ") and "Traceback" not in said
     else:
         with contextlib.suppress(UserError):
-            config_check.check_config(values.config)
+            check_config(values.config)
 
 
 def test_names_of_folders_are_no_fields() -> None:

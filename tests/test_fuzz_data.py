@@ -24,9 +24,10 @@ from ml_collections import ConfigDict
 from PIL import EpsImagePlugin, Image
 
 from configs import default
-from dcgan_jax.datasets import pack
+from dcgan_jax.datasets import opening, pack
 from dcgan_jax.datasets.decode import BadImage, Target, to_square
-from dcgan_jax.errors import UserError
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.metrics import attribute_probe
 from tests import fuzz, tiny
 
 SIZE = 8
@@ -143,7 +144,7 @@ def test_any_folder_is_packed_or_refused(tree: list[tuple[list[str], str]], forg
         before = fuzz.snapshot(folder / "photos")
         data = settings_of(f"folder:{folder}/photos", folder, allow_upsampling=True)
         try:
-            dataset = pack.open_or_build(data, progress=False)
+            dataset = opening.open_or_build(data, progress=False)
         except UserError:
             assert not list(folder.glob("packs/*.building"))
         else:
@@ -154,7 +155,7 @@ def test_any_folder_is_packed_or_refused(tree: list[tuple[list[str], str]], forg
             if dataset.labels is not None and dataset.class_names is not None:
                 named = [dataset.class_names[label] for label in dataset.labels]
                 assert named == [key.split("/")[0] for key in dataset.keys]
-            assert pack.open_or_build(data, progress=False).path == dataset.path
+            assert opening.open_or_build(data, progress=False).path == dataset.path
         assert fuzz.snapshot(folder / "photos") == before
         assert {path.name for path in folder.iterdir()} <= {"photos", "packs"}
 
@@ -163,12 +164,12 @@ def test_any_folder_is_packed_or_refused(tree: list[tuple[list[str], str]], forg
 @pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000, "x\0y", "caf\udce9", "~nobody/x", "a\nb", "*"])
 def test_paths_that_cannot_be(kind: str, name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError):
-        pack.open_or_build(settings_of(f"{kind}:{tmp_path}/{name}", tmp_path))
+        opening.open_or_build(settings_of(f"{kind}:{tmp_path}/{name}", tmp_path))
     source = tiny.image_folder(tmp_path / "photos")
     data = settings_of(source, tmp_path)
     data.cache_dir = f"{tmp_path}/photos/000.png/{name}"  # below a file
     with pytest.raises(UserError):
-        pack.open_or_build(data, progress=False)
+        opening.open_or_build(data, progress=False)
 
 
 def test_a_folder_that_may_not_be_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,12 +180,12 @@ def test_a_folder_that_may_not_be_entered(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Path, "is_dir", refuse)
     with pytest.raises(UserError, match=r"cannot be opened: .*Permission denied"):
-        pack.pack_path(settings_of(source, tmp_path))
+        opening.pack_path(settings_of(source, tmp_path))
 
 
 def test_folders_with_long_names_have_packs(tmp_path: Path) -> None:
     source = tiny.image_folder(tmp_path / ("photos" * 40))
-    assert pack.open_or_build(settings_of(source, tmp_path), progress=False).images.shape == (32, SIZE, SIZE, 3)
+    assert opening.open_or_build(settings_of(source, tmp_path), progress=False).images.shape == (32, SIZE, SIZE, 3)
 
 
 # --- LMDB ------------------------------------------------------------------------------------------------------------
@@ -207,7 +208,7 @@ def test_any_values_are_packed_or_refused(entries: dict[bytes, bytes]) -> None:
         path = database(folder / "x_lmdb", entries)
         before = fuzz.snapshot(path)
         try:
-            dataset = pack.open_or_build(settings_of(f"lsun:{path}", folder, allow_upsampling=True), progress=False)
+            dataset = opening.open_or_build(settings_of(f"lsun:{path}", folder, allow_upsampling=True), progress=False)
         except UserError as error:
             assert entries or "has no entries" in str(error)
         else:
@@ -263,7 +264,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ConfigDict]:
     source = tiny.image_folder(folder / "photos", count=12, classes=3)
     found = {"labels": settings_of(source, folder), "attributes": settings_of("toy_bedrooms", folder, num_examples=6)}
     for data in found.values():
-        pack.open_or_build(data, progress=False)
+        opening.open_or_build(data, progress=False)
     return found
 
 
@@ -271,14 +272,14 @@ def copy_of(data: ConfigDict, folder: Path) -> tuple[ConfigDict, Path]:
     """The same pack in folder/packs."""
     copied = data.copy_and_resolve_references()
     copied.cache_dir = f"{folder}/packs"
-    path = pack.pack_path(copied)
-    shutil.copytree(pack.pack_path(data), path)
+    path = opening.pack_path(copied)
+    shutil.copytree(opening.pack_path(data), path)
     return copied, path
 
 
 def check(data: ConfigDict, like: ConfigDict, folder: Path) -> None:
     """The pack opens, and is what it should be but for pixels and names that were changed."""
-    dataset, sound = pack.open_or_build(data, progress=False), pack.open_or_build(like, progress=False)
+    dataset, sound = opening.open_or_build(data, progress=False), opening.open_or_build(like, progress=False)
     assert dataset.images.shape == sound.images.shape and dataset.images.dtype == np.uint8
     assert (dataset.labels is None) == (sound.labels is None)
     if dataset.labels is not None and sound.labels is not None:
@@ -341,7 +342,7 @@ def test_arrays_of_another_kind(name: str, array: np.ndarray, sound: dict[str, C
         meta = json.loads((path / "meta.json").read_text())
         (path / "meta.json").write_text(json.dumps(meta | {"bytes": (path / name).stat().st_size}))
     check(copied, sound["labels"], tmp_path)
-    assert pack.open_or_build(copied).images.any()
+    assert opening.open_or_build(copied).images.any()
 
 
 HEADERS = [
@@ -387,14 +388,13 @@ def bare_pickle(file: Path, marker: Path) -> None:
 def test_packs_are_never_unpickled(
     name: str, write: Callable[[Path, Path], None], sound: dict[str, ConfigDict], tmp_path: Path
 ) -> None:
-    from dcgan_jax import attribute_probe  # imports JAX
 
     like = sound["attributes" if name == "attributes.npz" else "labels"]
     copied, path = copy_of(like, tmp_path)
     write(path / name, tmp_path / "ran")
     check(copied, like, tmp_path)
     write(path / name, tmp_path / "ran")
-    assert attribute_probe._load(path / name, pack.open_or_build(like)) is None
+    assert attribute_probe._load(path / name, opening.open_or_build(like)) is None
     assert not (tmp_path / "ran").exists()
 
 

@@ -15,23 +15,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dcgan_jax import (
-    checkpoint,
-    collapse,
-    config_check,
-    import_weights,
-    models,
-    plot_metrics,
-    run_folder,
-    run_log,
-    sample,
-    train,
-)
-from dcgan_jax.analysis import __main__ as index
-from dcgan_jax.analysis import boxes
+from dcgan_jax import import_weights, plot_metrics, training
+from dcgan_jax.analysis import __main__, boxes
+from dcgan_jax.config import check_config, flatten
 from dcgan_jax.datasets import semantic_hash
-from dcgan_jax.errors import UserError
-from dcgan_jax.losses import LOSSES
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.nets import models
+from dcgan_jax.nets.losses import LOSSES
+from dcgan_jax.runs import checkpoint, run_folder, run_log, trained
+from dcgan_jax.runs.alarms import Alarms
+from dcgan_jax.runs.rollbacks import add_rollback, rollbacks
 from tests import fuzz, test_import_weights, tiny
 
 # Orbax leaves tasks behind when it gives up.
@@ -39,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 META = {"source": "folder:/images", "count": 10, "sha256": "aa", "labels_sha256": None}
 CONFIG = tiny.config().to_json().encode()
-FIELDS = sorted(run_folder.flatten(tiny.config()))
+FIELDS = sorted(flatten(tiny.config()))
 
 
 def make_run(workdir: Path) -> None:
@@ -90,11 +83,11 @@ def test_any_config_is_read_or_refused(content: bytes) -> None:
         before = fuzz.snapshot(folder)
         with contextlib.suppress(UserError):
             config = run_folder.load_config(folder)
-            run_folder.flatten(config)
-            config_check.check_config(config)
+            flatten(config)
+            check_config(config)
             models.build_models(config)
         with pytest.raises(UserError):  # there are no weights in the checkpoint
-            sample.load_run(folder)
+            trained.load_run(folder)
         with contextlib.suppress(UserError):
             run_folder.check(folder, tiny.config(num_steps=900))
         assert fuzz.snapshot(folder).keys() == before.keys()
@@ -133,10 +126,10 @@ def test_any_rollbacks_are_read_or_refused(content: bytes) -> None:
     with fuzz.folder() as folder:
         (folder / "rollbacks.json").write_bytes(content)
         with contextlib.suppress(UserError):
-            count = len(run_folder.rollbacks(folder))
+            count = len(rollbacks(folder))
             assert isinstance(json.loads(content), list)
-            run_folder.add_rollback(folder, 4, 2, "reason")
-            assert len(run_folder.rollbacks(folder)) == count + 1
+            add_rollback(folder, 4, 2, "reason")
+            assert len(rollbacks(folder)) == count + 1
 
 
 SUMS = b"0" * 64 + b"  d/data\n" + b"1" * 64 + b"  ../../secret\n"
@@ -165,17 +158,17 @@ def test_any_checksums_are_damage(content: bytes) -> None:
 def test_a_file_where_a_folder_belongs(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("in the way")
     with pytest.raises(UserError, match=f"{name} is a file"):
-        train.train_and_evaluate(tiny.config(data__source=tiny.image_folder(tmp_path / "images")), tmp_path)
+        training.train_and_evaluate(tiny.config(data__source=tiny.image_folder(tmp_path / "images")), tmp_path)
     with pytest.raises(UserError):
-        sample.load_run(tmp_path)
+        trained.load_run(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["config.json", "data.json", "metrics.jsonl", "rollbacks.json"])
 def test_a_folder_where_a_file_belongs(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
     with pytest.raises(UserError, match=f"{name} is a folder"):
-        train.train_and_evaluate(tiny.config(data__source=tiny.image_folder(tmp_path / "images")), tmp_path)
-    for read in (sample.load_run, plot_metrics.plot):
+        training.train_and_evaluate(tiny.config(data__source=tiny.image_folder(tmp_path / "images")), tmp_path)
+    for read in (trained.load_run, plot_metrics.plot):
         with pytest.raises(UserError):
             read(tmp_path)
 
@@ -196,7 +189,7 @@ def test_any_names_beside_the_checkpoints(entries: list[tuple[str, bool]]) -> No
         with contextlib.suppress(UserError):
             run_folder.check(folder, tiny.config(num_steps=900))
         with pytest.raises(UserError):
-            sample.load_run(folder)
+            trained.load_run(folder)
 
 
 def test_damaged_checkpoints_are_refused(trained_run: Path, tmp_path: Path) -> None:
@@ -210,7 +203,7 @@ def test_damaged_checkpoints_are_refused(trained_run: Path, tmp_path: Path) -> N
         content = contents[i % len(contents)]
         (workdir / file).unlink() if content is None else (workdir / file).write_bytes(content)
         try:
-            sample.load_run(workdir)  # not every file is needed
+            trained.load_run(workdir)  # not every file is needed
         except UserError:
             refused += 1
     assert refused
@@ -253,7 +246,7 @@ def test_any_metrics_are_plotted_or_refused(lines: list[bytes], closed: bool, go
         run_folder.metrics(folder).write_bytes(b"\n".join(rows + lines) + b"\n" * closed)
         found = run_folder.read_metrics(folder)
         assert [row["step"] for row in found[:good]][:-1] == list(range(good))[:-1]
-        collapse.Alarms(LOSSES["hinge"], found)
+        Alarms(LOSSES["hinge"], found)
         run_folder.best_step(folder, [0, 1])
         run_log._drop_lines_after(folder, 1)
         assert all(row["step"] <= 1 for row in run_folder.read_metrics(folder))
@@ -290,7 +283,7 @@ def test_any_results_are_shown_or_made_again(content: bytes) -> None:
     with fuzz.folder() as folder:
         (folder / "a.png").write_bytes(b"PNG")
         (folder / "results.json").write_bytes(content)
-        section = index._kept_section(folder, 3)
+        section = __main__._kept_section(folder, 3)
         assert section is None or section.startswith("<h2>")
 
 
@@ -303,7 +296,7 @@ def test_pages_show_no_files_from_elsewhere(file: str, tmp_path: Path) -> None:
     for name, shown in (("a.png", True), (file.format(tmp_path), False)):
         results = {**RESULTS, "pictures": [{"file": name, "caption": ""}]}
         (folder / "results.json").write_text(json.dumps(results))
-        assert (index._kept_section(folder, 3) is not None) == shown
+        assert (__main__._kept_section(folder, 3) is not None) == shown
 
 
 @fuzz.examples(150)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcgan_jax.activations import leaky_relu
 from dcgan_jax.analysis import guided_backprop
+from dcgan_jax.nets.activations import leaky_relu
 from tests import tiny
 from tests.trained import analyse
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcgan_jax import image_grid
+from dcgan_jax.reports import image_grid
 
 
 def test_grid_goes_row_by_row() -> None:

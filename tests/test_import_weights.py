@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from dcgan_jax import import_weights, models, run_folder, sample
-from dcgan_jax.errors import UserError
+from dcgan_jax import import_weights
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.nets import models
+from dcgan_jax.runs import run_folder, trained
 from tests import tiny
 
 BATCH = 6
@@ -242,7 +244,7 @@ def test_a_run_is_made_once(folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
     for name, value in (("_CONFIG", config), ("_WEIGHTS", str(folder)), ("_WORKDIR", str(workdir))):
         monkeypatch.setattr(import_weights, name, SimpleNamespace(value=value), raising=False)
     import_weights.main()
-    loaded_config, state = sample.load_run(workdir)
+    loaded_config, state = trained.load_run(workdir)
     assert loaded_config.to_dict() == config.to_dict()
     expected = import_weights.import_weights(config, folder)
     assert tiny.largest_difference(state, expected) == 0

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dcgan_jax.errors import UserError
-from dcgan_jax.evaluation.inception_score import inception_score
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.metrics.inception_score import inception_score
 from tests.golden_features import golden_features
 
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dcgan_jax.errors import UserError
-from dcgan_jax.evaluation import inception_v3
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.metrics import inception_v3
 from tests import golden_inception
 
 

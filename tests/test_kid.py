@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dcgan_jax.errors import UserError
-from dcgan_jax.evaluation import feature_blocks, kid
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.metrics import feature_blocks, kid
 from tests.golden_features import golden_features
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcgan_jax import sample
 from dcgan_jax.analysis.latent_walk import interpolate, smoothness
-from dcgan_jax.errors import UserError
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.runs import trained
 from tests.trained import analyse
 
 
@@ -97,4 +97,4 @@ def test_a_truncated_checkpoint(trained_run: Path, tmp_path: Path, name: str, ch
         next(file for file in files if file.name == "SHA256SUMS").unlink()
         message = r"checkpoints/1 cannot be read, it may be damaged .* Move that folder away"
     with pytest.raises(UserError, match=message):
-        sample.load_run(tmp_path / "run")
+        trained.load_run(tmp_path / "run")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dcgan_jax.losses import LOSSES
+from dcgan_jax.nets.losses import LOSSES
 
 LN2, LN3 = log(2), log(3)
 LOGISTIC = ("non_saturating", "minimax")

@@ -9,9 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from dcgan_jax import data_parallel, models, train_step
-from dcgan_jax.input_pipeline import over_batches
+from dcgan_jax import train_step
+from dcgan_jax.machine.mesh import map_step
+from dcgan_jax.nets import models
 from dcgan_jax.train_state import GANState, create_state
+from dcgan_jax.train_step import over_batches
 from tests import tiny
 
 KERNEL = (5, 5)
@@ -46,7 +48,7 @@ def export_step(platform: str, precision: str, order: str = "generator_first", s
     if steps > 1:
         pack = {"image": jax.ShapeDtypeStruct((100, 64, 64, 3), np.uint8)}
         batches = {"index": jax.ShapeDtypeStruct((steps, config.batch_size), np.int32)}
-    step = data_parallel.map_step(over_batches(train_step.make_train_step(config)), tiny.mesh(), "shard_map")
+    step = map_step(over_batches(train_step.make_train_step(config)), tiny.mesh(), "shard_map")
     return state, jax.export.export(cast(Any, step), platforms=[platform])(state, pack, batches)
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dcgan_jax.errors import UserError
-from dcgan_jax.evaluation import feature_spaces
-from dcgan_jax.evaluation.memorization import Memorization, nearest_distances
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.metrics import feature_spaces
+from dcgan_jax.metrics.memorization import Memorization, nearest_distances
 from tests import tiny
 
 

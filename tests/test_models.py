@@ -10,9 +10,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from dcgan_jax import models
-from dcgan_jax.errors import UserError
-from dcgan_jax.models import BatchNorm, Discriminator, Generator
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.nets import models
+from dcgan_jax.nets.models import BatchNorm, Discriminator, Generator
 from tests import tiny
 
 Variables = dict[str, Any]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dcgan_jax import run_folder
+from dcgan_jax.runs import run_folder
+from dcgan_jax.runs.rollbacks import rollbacks
 from tests import processes, tiny
 
 
@@ -151,4 +152,4 @@ def test_two_processes_go_back_together(config: Path, tmp_path: Path) -> None:
     assert "Going back, rollback 1 of 3." in outputs[0]
     processes.finish(processes.start(config, tmp_path / "one", *flags, devices=2, fault="diverging once"))
     assert processes.contents(tmp_path / "two") == processes.contents(tmp_path / "one")
-    assert [rollback["back_to"] for rollback in run_folder.rollbacks(tmp_path / "two")] == [2]
+    assert [rollback["back_to"] for rollback in rollbacks(tmp_path / "two")] == [2]

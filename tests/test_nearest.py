@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dcgan_jax import pixels, sample
-from dcgan_jax.evaluation import nearest
+from dcgan_jax.metrics import nearest
+from dcgan_jax.nets import pixels
+from dcgan_jax.runs import trained
 from dcgan_jax.train_state import GANState
 from tests import tiny
 from tests.trained import evaluate
@@ -50,16 +51,16 @@ def varied(state: GANState) -> GANState:
 
 def test_samples_are_those_of_sampling_whatever_the_parts(conditional_run: Path) -> None:
     """300 samples of two classes, at once and in two parts, against `sample.make_draw_images`."""
-    config, state = sample.load_run(conditional_run)
+    config, state = trained.load_run(conditional_run)
     state = varied(state)
-    drawn = np.concatenate(list(sample.make_draw_images(config)(state, 300, seed=4)))
-    stream, variables = nearest.make_stream(config, 4), sample.make_sampling_variables(config)(state)
+    drawn = np.concatenate(list(trained.make_draw_images(config)(state, 300, seed=4)))
+    stream, variables = nearest.make_stream(config, 4), trained.make_sampling_variables(config)(state)
 
     def collect(begin: int, end: int) -> dict[int, np.ndarray]:
         """Distinct images by label; padding repeats some."""
         found: dict[int, list[np.ndarray]] = {0: [], 1: []}
         for rows, label in stream(**variables, begin=begin, end=end, what=""):
-            assert rows.shape == (sample.BATCH_SIZE, 8 * 8 * 3)
+            assert rows.shape == (trained.BATCH_SIZE, 8 * 8 * 3)
             found[label].append(np.asarray(pixels.to_uint8(rows, "tanh")))
         return {label: np.unique(np.concatenate(parts), axis=0) for label, parts in found.items()}
 

@@ -24,9 +24,9 @@ from PIL import Image
 
 from configs import default
 from dcgan_jax import __version__
-from dcgan_jax.datasets import pack, sources
-from dcgan_jax.datasets.sources import Example, Items, Source
-from dcgan_jax.errors import UserError
+from dcgan_jax.datasets import opening, pack, sources
+from dcgan_jax.datasets.source import Example, Items, Source
+from dcgan_jax.machine.errors import UserError
 
 SIZE = 8
 
@@ -76,7 +76,7 @@ def test_pack_of_a_folder(tmp_path: Path, data: ConfigDict) -> None:
         image.paste(right, (SIZE, 0, 2 * SIZE, SIZE))
         (tmp_path / "photos" / name).parent.mkdir(parents=True)
         image.save(tmp_path / "photos" / name)
-    dataset = pack.open_or_build(data, progress=False)
+    dataset = opening.open_or_build(data, progress=False)
 
     assert dataset.images.dtype == np.uint8
     assert dataset.images.shape == (2, SIZE, SIZE, 3)
@@ -97,7 +97,7 @@ def test_pack_of_a_folder(tmp_path: Path, data: ConfigDict) -> None:
 
 def test_meta_says_what_the_pack_is(tmp_path: Path, data: ConfigDict) -> None:
     grey_photos(tmp_path, 3)
-    dataset = pack.open_or_build(data, progress=False)
+    dataset = opening.open_or_build(data, progress=False)
     meta = json.loads((dataset.path / "meta.json").read_text())
     assert meta == dataset.meta
     created = time.strptime(meta.pop("created"), "%Y-%m-%dT%H:%M:%S+00:00")
@@ -127,7 +127,7 @@ def test_meta_says_what_the_pack_is(tmp_path: Path, data: ConfigDict) -> None:
 def test_grey_packs_have_one_channel(tmp_path: Path, data: ConfigDict) -> None:
     grey_photos(tmp_path, 3)
     data.channels = 1
-    images = pack.open_or_build(data, progress=False).images
+    images = opening.open_or_build(data, progress=False).images
     assert images.shape == (3, SIZE, SIZE, 1)
     assert images[:, 0, 0, 0].tolist() == [0, 1, 2]
 
@@ -135,9 +135,9 @@ def test_grey_packs_have_one_channel(tmp_path: Path, data: ConfigDict) -> None:
 def test_num_examples_takes_the_first(tmp_path: Path, data: ConfigDict) -> None:
     grey_photos(tmp_path, 40)
     data.num_examples = 35
-    assert pack.open_or_build(data, progress=False).images[:, 0, 0, 0].tolist() == list(range(35))
+    assert opening.open_or_build(data, progress=False).images[:, 0, 0, 0].tolist() == list(range(35))
     data.num_examples = 1000
-    assert len(pack.open_or_build(data, progress=False).images) == 40
+    assert len(opening.open_or_build(data, progress=False).images) == 40
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -152,7 +152,7 @@ def test_toy_factors_travel_with_the_images(data: ConfigDict, monkeypatch: pytes
     toy.render, toy.VERSION = render, 1  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, toy.__name__, toy)
     data.update(source="toy_faces", num_examples=5, channels=channels)
-    dataset = pack.open_or_build(data, progress=False)
+    dataset = opening.open_or_build(data, progress=False)
     luma = [round(10 * i * (0.299 if channels == 1 else 1)) for i in range(5)]
     assert dataset.images[:, 0, 0, 0].tolist() == luma
     assert dataset.labels is None
@@ -165,7 +165,7 @@ def test_parallel_build_keeps_order(data: ConfigDict, monkeypatch: pytest.Monkey
     monkeypatch.setattr(pack, "_num_cores", lambda: 2)
     bad = {7, 300, 301, 998}
     use_source(monkeypatch, list_items=lambda: Items(999, range(999)), read=partial(numbered_but_bad, bad))
-    dataset = pack.open_or_build(data, progress=False)
+    dataset = opening.open_or_build(data, progress=False)
     good = np.asarray([i for i in range(999) if i not in bad])
     np.testing.assert_array_equal(dataset.images, np.broadcast_to((good % 251)[:, None, None, None], (995, 8, 8, 3)))
     np.testing.assert_array_equal(dataset.labels, good % 10)  # type: ignore[arg-type]
@@ -182,7 +182,7 @@ def test_death_of_a_worker_is_reported(data: ConfigDict, monkeypatch: pytest.Mon
     monkeypatch.setattr(pack, "_num_cores", lambda: 2)
     use_source(monkeypatch, list_items=lambda: Items(999, range(999)), read=die)
     with pytest.raises(UserError, match="memory ran out"):
-        pack.open_or_build(data, progress=False)
+        opening.open_or_build(data, progress=False)
     assert left_behind(data) == []
 
 
@@ -191,28 +191,28 @@ def test_death_of_a_worker_is_reported(data: ConfigDict, monkeypatch: pytest.Mon
 
 def test_pack_path_says_where_without_building(tmp_path: Path, data: ConfigDict) -> None:
     grey_photos(tmp_path, 1)
-    path = pack.pack_path(data)
+    path = opening.pack_path(data)
     assert not path.exists()
     assert path.parent == tmp_path / "packs"
     assert path.name.startswith("folder-photos-8px-")
     assert len(path.name) == len("folder-photos-8px-") + 12
-    assert pack.open_or_build(data, progress=False).path == path
+    assert opening.open_or_build(data, progress=False).path == path
 
 
 def test_default_folder(tmp_path: Path, data: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> None:
     grey_photos(tmp_path, 1)
     data.cache_dir = ""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert pack.pack_path(data).parent == tmp_path / "xdg/dcgan_jax/packs"
+    assert opening.pack_path(data).parent == tmp_path / "xdg/dcgan_jax/packs"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert pack.pack_path(data).parent == tmp_path / ".cache/dcgan_jax/packs"
+    assert opening.pack_path(data).parent == tmp_path / ".cache/dcgan_jax/packs"
 
 
 def test_name_changes_with_everything_that_shapes_the_content(tmp_path: Path, data: ConfigDict) -> None:
     grey_photos(tmp_path, 2)
     shutil.copytree(tmp_path / "photos", tmp_path / "copy")
-    names = [pack.pack_path(data).name]
+    names = [opening.pack_path(data).name]
     for field, value in {
         "source": f"folder:{tmp_path}/copy",
         "split": "",
@@ -224,9 +224,9 @@ def test_name_changes_with_everything_that_shapes_the_content(tmp_path: Path, da
     }.items():
         changed = ConfigDict(data)
         changed[field] = value
-        names.append(pack.pack_path(changed).name)
+        names.append(opening.pack_path(changed).name)
     os.utime(tmp_path / "photos/001.png", (1, 1))
-    names.append(pack.pack_path(data).name)
+    names.append(opening.pack_path(data).name)
     assert len(set(names)) == 9
 
 
@@ -238,15 +238,15 @@ def test_name_changes_with_the_toy_and_its_version(data: ConfigDict, monkeypatch
     for version, split in ((1, "train"), (2, "train"), (1, "test")):
         toy.VERSION = version  # type: ignore[attr-defined]
         data.split = split
-        names.append(pack.pack_path(data).name)
+        names.append(opening.pack_path(data).name)
     assert len(set(names)) == 3
 
 
 def test_name_does_not_change_with_anything_else(tmp_path: Path, data: ConfigDict) -> None:
     grey_photos(tmp_path, 2)
-    name = pack.pack_path(data).name
+    name = opening.pack_path(data).name
     data.update(cache_dir=f"{tmp_path}/elsewhere", placement="host", dir="/unused")
-    assert pack.pack_path(data).name == name
+    assert opening.pack_path(data).name == name
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_impossible_settings(tmp_path: Path, data: ConfigDict, changes: dict[str
     grey_photos(tmp_path, 1)
     data.update(changes)
     with pytest.raises(UserError, match=message):
-        pack.open_or_build(data)
+        opening.open_or_build(data)
 
 
 # --- Reuse and repair ------------------------------------------------------------------------------------------------
@@ -270,10 +270,10 @@ def test_impossible_settings(tmp_path: Path, data: ConfigDict, changes: dict[str
 
 def test_second_open_reads_the_pack_only(tmp_path: Path, data: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> None:
     grey_photos(tmp_path, 3)
-    first = pack.open_or_build(data, progress=False)
+    first = opening.open_or_build(data, progress=False)
     monkeypatch.setattr(pack, "_build", None)
     monkeypatch.setattr(pack, "_lock", None)  # A pack in a folder that cannot be written needs no lock.
-    second = pack.open_or_build(data, progress=False)
+    second = opening.open_or_build(data, progress=False)
     np.testing.assert_array_equal(first.images, second.images)
     assert (first.keys, first.meta, first.path) == (second.keys, second.meta, second.path)
 
@@ -291,7 +291,7 @@ from dcgan_jax.datasets import pack
 for source in ("tfds:squares", "lsun:{tmp_path}/room_lmdb"):
     data = default.get_config().data
     data.update(source=source, dir={str(tmp_path)!r}, cache_dir={str(tmp_path)!r})
-    pack.pack_path(data)
+    opening.pack_path(data)
 print(sorted({{"jax", "flax", "tensorflow", "tensorflow_datasets", "lmdb"}} & set(sys.modules)))
 """
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "[]\n"
@@ -330,15 +330,15 @@ def test_damaged_pack_is_built_again(
     tmp_path: Path, data: ConfigDict, caplog: pytest.LogCaptureFixture, damage: Any
 ) -> None:
     grey_photos(tmp_path, 3, "only")
-    path = pack.open_or_build(data, progress=False).path
+    path = opening.open_or_build(data, progress=False).path
     damage(path)
     with caplog.at_level(logging.WARNING):
-        dataset = pack.open_or_build(data, progress=False)
+        dataset = opening.open_or_build(data, progress=False)
     assert dataset.path == path
     assert dataset.images[:, 0, 0, 0].tolist() == [0, 1, 2]
     assert [record.getMessage() for record in caplog.records if "is damaged" in record.getMessage()]
     caplog.clear()
-    pack.open_or_build(data, progress=False)
+    opening.open_or_build(data, progress=False)
     assert not caplog.records
 
 
@@ -349,7 +349,7 @@ def test_one_per_cent_may_be_bad(tmp_path: Path, data: ConfigDict, caplog: pytes
     grey_photos(tmp_path, 100)
     (tmp_path / "photos/042.png").write_bytes(b"")
     with caplog.at_level(logging.WARNING):
-        dataset = pack.open_or_build(data, progress=False)
+        dataset = opening.open_or_build(data, progress=False)
     assert dataset.images[:, 0, 0, 0].tolist() == [i for i in range(100) if i != 42]
     assert dataset.keys is not None
     assert (len(dataset.keys), dataset.keys[42]) == (99, "043.png")
@@ -364,7 +364,7 @@ def test_more_than_one_per_cent_may_not(tmp_path: Path, data: ConfigDict) -> Non
     grey_photos(tmp_path, 99)
     (tmp_path / "photos/042.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"More than 1 % of the 99 images.*\n  042\.png is empty"):
-        pack.open_or_build(data, progress=False)
+        opening.open_or_build(data, progress=False)
     assert left_behind(data) == []
 
 
@@ -372,12 +372,12 @@ def test_meta_names_twenty_and_the_error_five(data: ConfigDict, monkeypatch: pyt
     monkeypatch.setattr(pack, "_num_cores", lambda: 1)
     read = partial(numbered_but_bad, set(range(25)))
     use_source(monkeypatch, list_items=lambda: Items(2500, range(2500)), read=read)
-    skipped = pack.open_or_build(data, progress=False).meta["skipped"]
+    skipped = opening.open_or_build(data, progress=False).meta["skipped"]
     assert skipped["count"] == 25
     assert [name for name, _ in skipped["first"]] == [f"image {i}" for i in range(20)]
     data.num_examples = 2499
     with pytest.raises(UserError) as error:
-        pack.open_or_build(data, progress=False)
+        opening.open_or_build(data, progress=False)
     assert [f"image {i} is empty" in str(error.value) for i in range(6)] == [True] * 5 + [False]
 
 
@@ -390,14 +390,14 @@ def test_hopeless_source_is_given_up_early(data: ConfigDict, monkeypatch: pytest
 
     use_source(monkeypatch, list_items=lambda: Items(400, range(400)), read=read)
     with pytest.raises(UserError, match="More than 1 %"):
-        pack.open_or_build(data, progress=False)
+        opening.open_or_build(data, progress=False)
     assert len(seen) < 100
 
 
 def test_source_without_examples(data: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> None:
     use_source(monkeypatch, list_items=lambda: Items(0, []), read=numbered)
     with pytest.raises(UserError, match="has no examples in split 'train'"):
-        pack.open_or_build(data)
+        opening.open_or_build(data)
 
 
 # --- Failures leave nothing ------------------------------------------------------------------------------------------
@@ -407,7 +407,7 @@ def test_disk_too_small_is_noticed_before(tmp_path: Path, data: ConfigDict, monk
     grey_photos(tmp_path, 10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=1919))
     with pytest.raises(UserError, match=r"needs 1,920 bytes, but only 1,919 are free.*cache_dir"):
-        pack.open_or_build(data, progress=False)
+        opening.open_or_build(data, progress=False)
     assert left_behind(data) == []
 
 
@@ -419,11 +419,11 @@ def test_write_error_midway(tmp_path: Path, data: ConfigDict) -> None:
         with pytest.raises(
             UserError, match=r"Cannot write the pack .*packs/folder-photos.* \(38,400 bytes\): File too"
         ):
-            pack.open_or_build(data, progress=False)
+            opening.open_or_build(data, progress=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert left_behind(data) == []
-    assert len(pack.open_or_build(data, progress=False).images) == 200
+    assert len(opening.open_or_build(data, progress=False).images) == 200
 
 
 def test_cache_folder_that_cannot_be_made(tmp_path: Path, data: ConfigDict) -> None:
@@ -431,7 +431,7 @@ def test_cache_folder_that_cannot_be_made(tmp_path: Path, data: ConfigDict) -> N
     (tmp_path / "file").touch()
     data.cache_dir = f"{tmp_path}/file/packs"
     with pytest.raises(UserError, match=r"Cannot write the pack .*file/packs.*: Not a directory.*cache_dir"):
-        pack.open_or_build(data)
+        opening.open_or_build(data)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -439,7 +439,7 @@ def test_cache_folder_without_permission(tmp_path: Path, data: ConfigDict) -> No
     grey_photos(tmp_path, 1)
     (tmp_path / "packs").mkdir(mode=0o500)
     with pytest.raises(UserError, match="Permission denied"):
-        pack.open_or_build(data)
+        opening.open_or_build(data)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, UserError])
@@ -453,7 +453,7 @@ def test_interrupted_build_leaves_nothing(
 
     use_source(monkeypatch, list_items=lambda: Items(100, range(100)), read=read)
     with pytest.raises(error):
-        pack.open_or_build(data, progress=False)
+        opening.open_or_build(data, progress=False)
     assert left_behind(data) == []
 
 
@@ -463,7 +463,7 @@ def test_error_of_the_source_is_not_blamed_on_the_pack(data: ConfigDict, monkeyp
 
     use_source(monkeypatch, list_items=lambda: Items(100, range(100)), read=read)
     with pytest.raises(UserError, match=r"The images cannot be read: .*Input/output error"):
-        pack.open_or_build(data, progress=False)
+        opening.open_or_build(data, progress=False)
 
 
 # --- Several processes -----------------------------------------------------------------------------------------------
@@ -483,10 +483,10 @@ def test_only_one_of_two_builds(
 
     use_source(monkeypatch, list_items=list_items, read=numbered)
     results = []
-    first = threading.Thread(target=lambda: results.append(pack.open_or_build(data, progress=False)))
+    first = threading.Thread(target=lambda: results.append(opening.open_or_build(data, progress=False)))
     first.start()
     assert started.wait(10)
-    results.append(pack.open_or_build(data, progress=False))
+    results.append(opening.open_or_build(data, progress=False))
     first.join()
     assert len(builds) == 1
     assert "Waiting for another process to finish the pack" in capsys.readouterr().err
@@ -495,14 +495,14 @@ def test_only_one_of_two_builds(
 
 def test_leftovers_of_dead_builds_are_removed_and_live_ones_kept(tmp_path: Path, data: ConfigDict) -> None:
     grey_photos(tmp_path, 3)
-    own = pack.pack_path(data)
+    own = opening.pack_path(data)
     for name in (own.name, "dead-64px-0123", "never.locked-64px-4567", "alive-64px-89ab"):
         (own.parent / f"{name}.building").mkdir(parents=True)
         (own.parent / f"{name}.building/images.npy").write_bytes(b"half")
     (own.parent / "dead-64px-0123.lock").touch()
     with open(own.parent / "alive-64px-89ab.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        dataset = pack.open_or_build(data, progress=False)
+        dataset = opening.open_or_build(data, progress=False)
     assert dataset.images[:, 0, 0, 0].tolist() == [0, 1, 2]
     assert left_behind(data) == sorted([own.name, "alive-64px-89ab.building"])
 
@@ -514,16 +514,16 @@ def test_progress_is_lines_where_there_is_no_terminal(
     tmp_path: Path, data: ConfigDict, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grey_photos(tmp_path, 100)
-    path = pack.open_or_build(data).path
+    path = opening.open_or_build(data).path
     first, last = capsys.readouterr().err.splitlines()
     assert first == f"Packing folder:{tmp_path}/photos: 100 images into {path}"
     assert last.startswith("Packed 100 of 100 images in ")
-    pack.open_or_build(data)
+    opening.open_or_build(data)
     data.num_examples = 90
-    pack.open_or_build(data, progress=False)
+    opening.open_or_build(data, progress=False)
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(pack, "_LINE_SECONDS", 0)
     data.num_examples = 70
-    pack.open_or_build(data)
+    opening.open_or_build(data)
     lines = capsys.readouterr().err.splitlines()[1:]
     assert [line.split()[1] for line in lines] == ["32", "64", "70"]

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dcgan_jax import pixels
+from dcgan_jax.nets import pixels
 
 
 @pytest.mark.parametrize(("output", "expected"), [("tanh", [-1.0, -0.6, 0.2, 1.0]), ("sigmoid", [0.0, 0.2, 0.6, 1.0])])

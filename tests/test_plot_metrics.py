@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcgan_jax import plot_metrics, run_folder
-from dcgan_jax.errors import UserError
+from dcgan_jax import plot_metrics
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.runs import run_folder
 
 
 def test_running_mean_shrinks_at_the_ends() -> None:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from dcgan_jax.errors import UserError
-from dcgan_jax.evaluation import feature_blocks
-from dcgan_jax.evaluation.prdc import Prdc, prdc
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.metrics import feature_blocks
+from dcgan_jax.metrics.prdc import Prdc, prdc
 from tests.golden_features import golden_features
 
 

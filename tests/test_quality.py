@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dcgan_jax import sample, train
-from dcgan_jax.errors import UserError
-from dcgan_jax.evaluation import feature_spaces, measures, reference
+from dcgan_jax import training
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.metrics import feature_spaces, measures, reference
+from dcgan_jax.runs import trained
 from tests import tiny
 from tests.trained import evaluate
 
@@ -61,7 +62,7 @@ def test_too_few_images() -> None:
 def test_of_a_run(tmp_path: Path) -> None:
     """Two checkpoints, numbers against those of the parts; held-out images beside them."""
     config = tiny.config(num_steps=2, checkpoint_every=1, data__source=tiny.image_folder(tmp_path / "images"))
-    train.train_and_evaluate(config, tmp_path / "run")
+    training.train_and_evaluate(config, tmp_path / "run")
     others = tiny.image_folder(tmp_path / "others", count=20)
     flags = ("--num_samples=32", "--all_checkpoints", f"--held_out_source={others}", "--held_out_split=train")
     process = evaluate("quality", tmp_path / "run", *flags)
@@ -70,10 +71,10 @@ def test_of_a_run(tmp_path: Path) -> None:
     results = json.loads((out / "results.json").read_text())
     assert (results["num_samples"], results["norm"], results["num_held_out"]) == (32, "frozen", 20)
     assert results["reference"]["features"] == "pixels" and results["reference"]["count"] == 32
-    draw, distances = sample.make_draw_images(config, "frozen"), {}
+    draw, distances = trained.make_draw_images(config, "frozen"), {}
     measure = measures.make_measure(SPACE, reference.build(SPACE, tiny.dataset(count=32)))
     for row in results["checkpoints"]:
-        _, state = sample.load_run(tmp_path / "run", row["step"])
+        _, state = trained.load_run(tmp_path / "run", row["step"])
         expected = measure(np.concatenate(list(draw(state, 32, seed=0))))
         assert {name: row[name] for name in expected} == {n: pytest.approx(v, rel=1e-3) for n, v in expected.items()}
         assert row["pixels_memorized"] < 0.5

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dcgan_jax import run_folder
 from dcgan_jax.datasets.image_dataset import ImageDataset
-from dcgan_jax.errors import UserError
-from dcgan_jax.evaluation import feature_spaces, reference
+from dcgan_jax.machine import files
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.metrics import feature_spaces, reference
 from tests import tiny
 
 SPACE = feature_spaces.of_pixels()
@@ -89,7 +89,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run_folder, "write_atomically", full)
+    monkeypatch.setattr(files, "write_atomically", full)
     assert reference.open_or_build(None, SPACE, dataset(tmp_path), 30).moments.count == 30
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from dcgan_jax import run_folder
+from dcgan_jax.runs import run_folder
 from tests import processes, tiny
 from tests.test_checkpoint import flip_a_bit
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcgan_jax.errors import UserError
-from dcgan_jax.evaluation import resize
-from dcgan_jax.evaluation.resize import to_inception
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.metrics import resize
+from dcgan_jax.metrics.resize import to_inception
 
 
 def rows(*values: int) -> np.ndarray:

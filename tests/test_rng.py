@@ -5,7 +5,7 @@ import zlib
 import jax
 import numpy as np
 
-from dcgan_jax import rng
+from dcgan_jax.machine import rng
 
 
 def data(key: jax.Array) -> np.ndarray:

@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
-from dcgan_jax import run_folder
-from dcgan_jax.errors import UserError
+from dcgan_jax.config import flatten
+from dcgan_jax.machine import files
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.runs import run_folder
+from dcgan_jax.runs.rollbacks import add_rollback, rollbacks_before
 from tests import tiny
 
 META = {"source": "folder:/images", "count": 10, "sha256": "aa", "labels_sha256": None}
@@ -25,7 +28,7 @@ def test_config_survives_the_round_trip(tmp_path: Path) -> None:
     config = tiny.config()
     run_folder.record(tmp_path, config, META)
     loaded = run_folder.load_config(tmp_path)
-    assert run_folder.flatten(loaded) == run_folder.flatten(config)
+    assert flatten(loaded) == flatten(config)
     assert loaded.model.generator.stages == ((6, 2), (4, 2))
 
 
@@ -34,7 +37,7 @@ def test_fields_of_later_versions_get_the_value_of_what_was_done_before(tmp_path
     del config.model.resampling
     del config.eval
     run_folder.record(tmp_path, config, META)
-    assert run_folder.flatten(run_folder.load_config(tmp_path)) == run_folder.flatten(tiny.config())
+    assert flatten(run_folder.load_config(tmp_path)) == flatten(tiny.config())
 
 
 def test_a_run_may_be_extended_and_moved(tmp_path: Path) -> None:
@@ -94,14 +97,14 @@ def test_folder_without_a_readable_config(tmp_path: Path, content: str | None) -
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
-    run_folder.write_atomically(path, b"old")
+    files.write_atomically(path, b"old")
 
     def full(file: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)  # a file system may find room lacking only then
     with pytest.raises(OSError, match="No space"):
-        run_folder.write_atomically(path, b"new")
+        files.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -152,8 +155,8 @@ def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:
 
 def test_rollbacks_to_later_steps_are_forgotten(tmp_path: Path) -> None:
     for back_to in (10, 10, 20):
-        run_folder.add_rollback(tmp_path, 25, back_to, "reason")
-    assert run_folder.rollbacks_before(tmp_path, 20) == 3
-    assert run_folder.rollbacks_before(tmp_path, 19) == 2
-    assert run_folder.rollbacks_before(tmp_path, 99) == 2
-    assert run_folder.rollbacks_before(tmp_path, 0) == 0
+        add_rollback(tmp_path, 25, back_to, "reason")
+    assert rollbacks_before(tmp_path, 20) == 3
+    assert rollbacks_before(tmp_path, 19) == 2
+    assert rollbacks_before(tmp_path, 99) == 2
+    assert rollbacks_before(tmp_path, 0) == 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dcgan_jax import run_folder, run_log
+from dcgan_jax.runs import run_folder, run_log
 
 VALUES = {"d_loss": 1.0, "g_loss": 2.0, "d_real": 0.5, "d_fake": 0.5}
 

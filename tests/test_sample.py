@@ -9,22 +9,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcgan_jax import checkpoint, models, pixels, rng, run_folder, sample
-from dcgan_jax.errors import UserError
+from dcgan_jax import sample
+from dcgan_jax.machine import rng
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.nets import models, pixels
+from dcgan_jax.runs import checkpoint, run_folder, trained
 from tests import tiny
 
 
 def test_frozen_statistics_are_means_over_fresh_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against batches computed one by one with NumPy moments of the first normalised layer."""
-    monkeypatch.setattr(sample, "STATISTICS_BATCHES", 3)
+    monkeypatch.setattr(trained, "STATISTICS_BATCHES", 3)
     config = tiny.config()
     state = tiny.fresh_state(config).generator
-    estimated = sample.make_estimate_statistics(config)(state.params, state.batch_stats)
+    estimated = trained.make_estimate_statistics(config)(state.params, state.batch_stats)
     kernel = np.asarray(state.params["projection"]["kernel"], np.float64)
     means, variances = [], []
     for i in range(3):
         key = rng.stream(config.seed, "statistics", i)
-        units = np.asarray(models.sample_noise(key, (sample.BATCH_SIZE, 5), "uniform"), np.float64) @ kernel
+        units = np.asarray(models.sample_noise(key, (trained.BATCH_SIZE, 5), "uniform"), np.float64) @ kernel
         means.append(units.mean(0))
         variances.append(units.var(0))
     np.testing.assert_allclose(estimated["projection_norm"]["mean"], np.mean(means, 0), atol=1e-6)
@@ -37,7 +40,7 @@ def test_norm_modes_use_their_own_statistics() -> None:
     state = tiny.fresh_state(config)
     generator, _ = models.build_models(config)
     player = state.generator
-    z = sample.draw_noise(config, 1, 0, sample.BATCH_SIZE)
+    z = trained.draw_noise(config, 1, 0, trained.BATCH_SIZE)
 
     @partial(jax.jit, static_argnums=1)
     def expected(batch_stats: object, train: bool) -> jax.Array:
@@ -45,13 +48,13 @@ def test_norm_modes_use_their_own_statistics() -> None:
         (images, _), _ = generator.apply(variables, z, train=train, mutable=["batch_stats"])
         return pixels.to_uint8(images, "tanh")
 
-    frozen = sample.make_estimate_statistics(config)(player.params, player.batch_stats)
+    frozen = trained.make_estimate_statistics(config)(player.params, player.batch_stats)
     for norm, images in {
         "running": expected(player.batch_stats, False),
         "batch": expected(player.batch_stats, True),
         "frozen": expected(frozen, False),
     }.items():
-        drawn = np.concatenate(list(sample.make_draw_images(config, norm)(state, sample.BATCH_SIZE, seed=1)))
+        drawn = np.concatenate(list(trained.make_draw_images(config, norm)(state, trained.BATCH_SIZE, seed=1)))
         # Two programs may round a level differently.
         assert np.abs(drawn.astype(int) - np.asarray(images).astype(int)).max() <= 1, norm
 
@@ -59,15 +62,15 @@ def test_norm_modes_use_their_own_statistics() -> None:
 def test_labels_are_drawn_in_turn_or_as_asked() -> None:
     config = tiny.config(model__num_classes=3)
     state = tiny.fresh_state(config)
-    in_turn = next(sample.make_draw_images(config)(state, 6, seed=0))
-    only_1 = next(sample.make_draw_images(config)(state, 6, seed=0, label=1))
+    in_turn = next(trained.make_draw_images(config)(state, 6, seed=0))
+    only_1 = next(trained.make_draw_images(config)(state, 6, seed=0, label=1))
     np.testing.assert_array_equal(in_turn[1::3], only_1[1::3])
     assert not np.array_equal(in_turn[0], only_1[0])
 
 
 def test_noise_of_an_image_depends_on_its_number_only() -> None:
     config = tiny.config(model__z_distribution="normal")
-    np.testing.assert_array_equal(sample.draw_noise(config, 3, 0, 10)[4:6], sample.draw_noise(config, 3, 4, 2))
+    np.testing.assert_array_equal(trained.draw_noise(config, 3, 0, 10)[4:6], trained.draw_noise(config, 3, 4, 2))
 
 
 def test_files(tmp_path: Path) -> None:
@@ -86,10 +89,10 @@ def test_files(tmp_path: Path) -> None:
 
 def test_runs_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no config.json"):
-        sample.load_run(tmp_path)
+        trained.load_run(tmp_path)
     run_folder.record(tmp_path, tiny.config(), {})
     with pytest.raises(UserError, match="has no checkpoint yet"):
-        sample.load_run(tmp_path)
+        trained.load_run(tmp_path)
 
 
 def test_checkpoints_come_back_on_any_number_of_devices(tmp_path: Path) -> None:
@@ -105,13 +108,13 @@ def test_checkpoints_come_back_on_any_number_of_devices(tmp_path: Path) -> None:
     assert int(restored.step) == 2
     assert len(restored.generator.params["deconv1"].sharding.device_set) == 4
     assert tiny.largest_difference(restored.generator, state.generator) == 0
-    _, loaded = sample.load_run(tmp_path)
+    _, loaded = trained.load_run(tmp_path)
     assert int(loaded.step) == 3
     assert tiny.largest_difference(loaded.discriminator, state.discriminator) == 0
     with pytest.raises(UserError, match=r"no checkpoint that was evaluated"):
-        sample.load_run(tmp_path, sample.BEST)
+        trained.load_run(tmp_path, run_folder.BEST)
     run_folder.metrics(tmp_path).write_text('{"step": 2, "nnd": 1.0}\n{"step": 3, "nnd": 2.0}\n')
-    assert int(sample.load_run(tmp_path, sample.BEST)[1].step) == 2
+    assert int(trained.load_run(tmp_path, run_folder.BEST)[1].step) == 2
 
 
 @pytest.mark.parametrize("moment", ["verified", "read"])
@@ -134,7 +137,7 @@ def test_a_checkpoint_that_a_run_deletes_meanwhile(
         return function(*args)
 
     monkeypatch.setattr(checkpoint, name, delete_before)
-    sample.load_run(tmp_path)
+    trained.load_run(tmp_path)
     assert run_folder.steps(tmp_path) == [2]
     with pytest.raises(UserError, match=r"no checkpoint of step 1 \(available steps: 2\)"):
-        sample.load_run(tmp_path, 1)
+        trained.load_run(tmp_path, 1)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcgan_jax.errors import UserError
 from dcgan_jax.evaluation import samples_file
+from dcgan_jax.machine.errors import UserError
 from tests import tiny
 
 

@@ -17,8 +17,9 @@ from PIL import Image
 
 from configs import default
 from dcgan_jax.datasets import tfds_source
-from dcgan_jax.datasets.sources import Example, Source, open_source
-from dcgan_jax.errors import UserError
+from dcgan_jax.datasets.source import Example, Source
+from dcgan_jax.datasets.sources import open_source
+from dcgan_jax.machine.errors import UserError
 
 
 def data(source: str, **changes: Any) -> ConfigDict:

@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import pytest
 
-from dcgan_jax import data_parallel
-from dcgan_jax.errors import UserError
+from dcgan_jax.machine import processes
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.machine.mesh import make_mesh
 
 SLURM = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 KUBERNETES = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}
@@ -46,7 +47,7 @@ def test_clusters_start_without_flags(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    data_parallel.start_processes()
+    processes.start_processes()
     assert calls == ([((), TIMEOUTS)] if starts else [])
 
 
@@ -59,14 +60,14 @@ def test_tpu_hosts_ask_their_metadata_unless_that_is_switched_off(
         monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
     else:
         monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
-    data_parallel.start_processes()
+    processes.start_processes()
     assert len(calls) == (0 if switched_off else 1)
 
 
 def test_flags_come_first(calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (SLURM | {"SLURM_NTASKS": "8"}).items():
         monkeypatch.setenv(name, value)
-    data_parallel.start_processes("10.0.0.7:1234", 4, 3)
+    processes.start_processes("10.0.0.7:1234", 4, 3)
     assert calls == [(("10.0.0.7:1234", 4, 3), TIMEOUTS)]
 
 
@@ -81,7 +82,7 @@ def test_flags_come_first(calls: list[tuple[Any, ...]], monkeypatch: pytest.Monk
 )
 def test_flags_that_make_no_sense(calls: list[tuple[Any, ...]], flags: tuple[str, int, int], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        data_parallel.start_processes(*flags)
+        processes.start_processes(*flags)
     assert calls == []
 
 
@@ -91,7 +92,7 @@ def test_others_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)
     with pytest.raises(UserError, match=r"could not be joined \(DEADLINE_EXCEEDED: Failed to connect\)\. Start one"):
-        data_parallel.start_processes("10.0.0.7:1234", 2, 1)
+        processes.start_processes("10.0.0.7:1234", 2, 1)
 
 
 @pytest.mark.parametrize("process_id", [0, 1])
@@ -101,9 +102,9 @@ def test_others_that_do_not_come(process_id: int) -> None:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     program = (
-        "from dcgan_jax import data_parallel\n"
-        "data_parallel._JOIN_SECONDS = 1\n"
-        f"data_parallel.start_processes('localhost:{port}', 2, {process_id})\n"
+        "from dcgan_jax.machine import processes\n"
+        "processes._JOIN_SECONDS = 1\n"
+        f"processes.start_processes('localhost:{port}', 2, {process_id})\n"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 76
@@ -123,16 +124,16 @@ def test_what_tells_that_a_process_is_gone(monkeypatch: pytest.MonkeyPatch) -> N
         jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
         OSError(28, "NCCL"),
     ]
-    assert not data_parallel.lost_peer(gone)  # it is a run of one process
+    assert not processes.lost_peer(gone)  # it is a run of one process
     monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
-    assert data_parallel.lost_peer(gone)
-    assert data_parallel.lost_peer(ValueError(message))  # as jitted functions raise it when they are called
-    assert data_parallel.lost_peer(wrapped)
-    assert not any(map(data_parallel.lost_peer, others))
+    assert processes.lost_peer(gone)
+    assert processes.lost_peer(ValueError(message))  # as jitted functions raise it when they are called
+    assert processes.lost_peer(wrapped)
+    assert not any(map(processes.lost_peer, others))
 
 
 def test_hosts_must_have_equally_many_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     devices = [SimpleNamespace(process_index=host, id=i) for i, host in enumerate([0, 0, 1, 0])]
     monkeypatch.setattr(jax, "devices", lambda: devices)
     with pytest.raises(UserError, match=r"equally many devices, but there are 3 on host 0, 1 on host 1\."):
-        data_parallel.make_mesh(8)
+        make_mesh(8)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dcgan_jax.errors import UserError
-from dcgan_jax.evaluation.torch_file import read_state_dict
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.metrics.torch_file import read_state_dict
 
 FILES = Path(__file__).parent / "torch_files"
 EXPECTED: dict[str, np.ndarray] = {

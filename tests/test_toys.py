@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dcgan_jax.datasets import toy_bedrooms, toy_draw, toy_faces
-from dcgan_jax.errors import UserError
+from dcgan_jax.machine.errors import UserError
 
 both = pytest.mark.parametrize("toy", [toy_bedrooms, toy_faces], ids=["bedrooms", "faces"])
 COINS = {toy_bedrooms: ("lamp", "tv", "curtains", "rug", "throw"), toy_faces: ("man", "smiling", "glasses")}

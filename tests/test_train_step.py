@@ -7,10 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dcgan_jax import data_parallel, models, pixels, rng, train_step
-from dcgan_jax.input_pipeline import over_batches
-from dcgan_jax.losses import LOSSES
+from dcgan_jax import train_step
+from dcgan_jax.machine import rng
+from dcgan_jax.machine.mesh import map_step
+from dcgan_jax.nets import models, pixels
+from dcgan_jax.nets.losses import LOSSES
 from dcgan_jax.train_state import GANState, make_optimizers
+from dcgan_jax.train_step import over_batches
 from tests import tiny
 
 # Steps on 1 device, on 4, and with pmap round differently; parameters move by about 2e-4 a step.
@@ -121,7 +124,7 @@ def test_the_step_that_cpu_users_run(changes: dict[str, Any]) -> None:
     changes = {**changes, "optimizer__eps": 100.0}
     (start, plain, _), (history, _) = tiny.run_steps(tiny.config(**changes))
     config = tiny.config(**changes, conv="winograd")
-    step = data_parallel.map_step(over_batches(train_step.make_train_step(config)), tiny.mesh(), "shard_map")
+    step = map_step(over_batches(train_step.make_train_step(config)), tiny.mesh(), "shard_map")
     jax.config.update("jax_disable_most_optimizations", False)
     try:
         optimised, metrics = step(start, {}, tiny.shard_batch(config, tiny.mesh(), seed=0))
@@ -146,7 +149,7 @@ def relative_difference(a: Any, b: Any) -> float:
 def test_two_steps_in_one_call_are_two_steps() -> None:
     config = tiny.config()
     (start, _, two), (_, metrics) = tiny.run_steps(config)
-    step = data_parallel.map_step(over_batches(train_step.make_train_step(config)), tiny.mesh(), "shard_map")
+    step = map_step(over_batches(train_step.make_train_step(config)), tiny.mesh(), "shard_map")
     batches = [tiny.shard_batch(config, tiny.mesh(), seed=i)["image"] for i in (0, 1)]
     state, last = step(start, {}, {"image": np.concatenate(batches)})
     assert tiny.largest_difference(state, two) < 1e-6

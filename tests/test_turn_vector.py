@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from dcgan_jax.analysis import turn_vector
-from dcgan_jax.analysis.trained_run import TrainedRun
-from dcgan_jax.attribute_probe import AttributeProbe, Target
+from dcgan_jax.metrics.attribute_probe import AttributeProbe, Target
+from dcgan_jax.runs.trained import TrainedRun
 from tests.trained import analyse
 
 

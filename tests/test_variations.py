@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from dcgan_jax import run_folder
+from dcgan_jax.config import flatten
 from dcgan_jax.evaluation import choices, guidelines, variations
 from dcgan_jax.evaluation.variations import Outcome, Study, varied
+from dcgan_jax.runs import run_folder
 from tests import tiny
 
 
@@ -19,9 +20,9 @@ def test_a_variation_changes_its_fields_and_nothing_else(study: Study) -> None:
     config = tiny.config(num_steps=128, batch_size=16)
     kept = varied(config, {}, 3)
     assert (kept.seed, kept.checkpoint_every) == (3, 32)
-    before = run_folder.flatten(kept)
+    before = flatten(kept)
     for variation in study.variations.values():
-        after = run_folder.flatten(varied(config, variation.changes, 3))
+        after = flatten(varied(config, variation.changes, 3))
         if "batch_size" in variation.changes:
             assert after["num_steps"] * after["batch_size"] == 128 * 16
             after |= {"num_steps": 128, "checkpoint_every": 32}

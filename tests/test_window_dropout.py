@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from configs import imagenet32, lsun
-from dcgan_jax import models
 from dcgan_jax.analysis import boxes, window_dropout
-from dcgan_jax.errors import UserError
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.nets import models
 from tests import tiny
 from tests.trained import analyse
 

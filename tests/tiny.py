@@ -11,10 +11,13 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import default
-from dcgan_jax import data_parallel, models, run_folder, train_step
+from dcgan_jax import train_step
+from dcgan_jax.config import from_json
 from dcgan_jax.datasets.image_dataset import ImageDataset
-from dcgan_jax.input_pipeline import over_batches
+from dcgan_jax.machine.mesh import AXIS, map_step, replicate, shard_batches
+from dcgan_jax.nets import models
 from dcgan_jax.train_state import GANState, create_state
+from dcgan_jax.train_step import over_batches
 
 
 def config(**changes: Any) -> ConfigDict:
@@ -52,7 +55,7 @@ def image_folder(path: Path, count: int = 32, size: int = 8, classes: int = 0) -
 
 def mesh(devices: int = 1) -> jax.sharding.Mesh:
     axis_types = (AxisType.Auto,)
-    return jax.make_mesh((devices,), (data_parallel.AXIS,), axis_types=axis_types, devices=jax.devices()[:devices])
+    return jax.make_mesh((devices,), (AXIS,), axis_types=axis_types, devices=jax.devices()[:devices])
 
 
 def fresh_state(config: ConfigDict) -> GANState:
@@ -66,10 +69,10 @@ def run_steps(config: ConfigDict, devices: int = 1) -> tuple[list[GANState], lis
 
 @cache
 def _run_steps(config_json: str, devices: int) -> tuple[list[GANState], list[dict[str, float]]]:
-    config = run_folder.from_json(config_json)
+    config = from_json(config_json)
     devices_mesh = mesh(devices)
-    state = data_parallel.replicate(devices_mesh, fresh_state(config))
-    step = data_parallel.map_step(over_batches(train_step.make_train_step(config)), devices_mesh, config.mapper)
+    state = replicate(devices_mesh, fresh_state(config))
+    step = map_step(over_batches(train_step.make_train_step(config)), devices_mesh, config.mapper)
     states, history = [jax.tree.map(np.array, state)], []
     for i in range(2):
         batch = shard_batch(config, devices_mesh, seed=i)
@@ -85,7 +88,7 @@ def shard_batch(config: ConfigDict, devices_mesh: jax.sharding.Mesh, seed: int) 
     if config.model.num_classes:
         batch["label"] = np.arange(config.batch_size, dtype=np.int32) % config.model.num_classes
     stacked = {name: values[None] for name, values in batch.items()}
-    return data_parallel.shard_batches(devices_mesh, config.mapper, stacked)
+    return shard_batches(devices_mesh, config.mapper, stacked)
 
 
 def largest_difference(a: Any, b: Any) -> float:

@@ -20,9 +20,13 @@ from absl import flags
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from dcgan_jax import checkpoint, command_line, config_check, report, run_folder
-from dcgan_jax.errors import UserError
-from dcgan_jax.report import Row
+from dcgan_jax import command_line
+from dcgan_jax.config import check_config
+from dcgan_jax.machine import files
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.reports import report
+from dcgan_jax.reports.report import Row
+from dcgan_jax.runs import checkpoint, run_folder
 
 # Those of the paper, in its order.
 EXPERIMENTS = ("latent_walk", "guided_backprop", "window_dropout", "vector_arithmetic", "turn_vector")
@@ -100,7 +104,7 @@ def main() -> None:
     """Runs what has no results of this step yet, and writes the page."""
     workdir = Path(_WORKDIR.value)
     config = run_folder.load_config(workdir)
-    config_check.check_config(config)
+    check_config(config)
     step = checkpoint.newest_intact(workdir, partial(print, file=sys.stderr))
     if step is None:
         raise UserError(f"{workdir} has no checkpoint yet.")
@@ -117,7 +121,7 @@ def main() -> None:
             print(f"{name}: {reason}", file=sys.stderr)
     target = workdir / "analysis" / "index.html"
     text = page(workdir.absolute().name, config, step, sections)
-    run_folder.write_atomically(target, text.encode(errors="xmlcharrefreplace"))
+    files.write_atomically(target, text.encode(errors="xmlcharrefreplace"))
     print(target)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from dcgan_jax import image_grid
 from dcgan_jax.analysis import boxes
-from dcgan_jax.errors import UserError
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.reports import image_grid
 
 _MOST_BYTES = 10_000_000  # of a request
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from dcgan_jax import attribute_probe, run_folder
-from dcgan_jax.errors import UserError
+from dcgan_jax.machine import files
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.metrics import attribute_probe
 
 Box = dict[str, float]
 
@@ -53,7 +54,7 @@ def check(boxes: list[Box]) -> list[Box]:
 def write(file: Path, samples: dict[str, Any], boxes: list[Box]) -> None:
     """Writes the boxes atomically."""
     content = json.dumps({"samples": samples, "boxes": boxes}, indent=1)
-    run_folder.write_atomically(file, (content + "\n").encode())
+    files.write_atomically(file, (content + "\n").encode())
 
 
 def masks(boxes: list[Box], count: int, side: int) -> np.ndarray:

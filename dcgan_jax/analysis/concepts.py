@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dcgan_jax.attribute_probe import Target
-from dcgan_jax.errors import UserError
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.metrics.attribute_probe import Target
 
 # A sample shows a value if the probe gives it at least this probability.
 CONFIDENT = 0.9

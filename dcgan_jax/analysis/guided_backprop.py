@@ -26,24 +26,19 @@ import scipy.stats
 from absl import flags
 from ml_collections import ConfigDict
 
-from dcgan_jax import (
-    attribute_probe,
-    command_line,
-    frozen_statistics,
-    image_grid,
-    input_pipeline,
-    models,
-    pixels,
-    report,
-    sample,
-)
-from dcgan_jax.activations import Activation
+from dcgan_jax import command_line
 from dcgan_jax.analysis import concepts
-from dcgan_jax.config_check import need_convolutions
-from dcgan_jax.datasets import pack
+from dcgan_jax.config import need_convolutions
+from dcgan_jax.datasets import batches, opening
 from dcgan_jax.datasets.image_dataset import ImageDataset
-from dcgan_jax.report import Picture, Report, Row
-from dcgan_jax.train_state import Tree, create_state
+from dcgan_jax.metrics import attribute_probe
+from dcgan_jax.nets import frozen_statistics, models, pixels
+from dcgan_jax.nets.activations import Activation
+from dcgan_jax.nets.models import Tree
+from dcgan_jax.reports import image_grid, report
+from dcgan_jax.reports.report import Picture, Report, Row
+from dcgan_jax.runs import run_flags, trained
+from dcgan_jax.train_state import create_state
 
 NAME = "guided_backprop"
 FEATURES, IMAGES = 6, 5  # [paper section 6.2; figure 5 has five images a feature]
@@ -133,8 +128,8 @@ class _Network:
         _, network = models.build_models(config)
         self.layer = f"conv{len(config.model.discriminator.stages)}"
         self._dataset, self._classes = dataset, config.model.num_classes
-        few = numbers[: sample.STATISTICS_BATCHES * sample.BATCH_SIZE]
-        batches = (self._arguments(batch) for batch, _ in sample.full_batches(few))
+        few = numbers[: trained.STATISTICS_BATCHES * trained.BATCH_SIZE]
+        batches = (self._arguments(batch) for batch, _ in trained.full_batches(few))
         arguments = ((pixels.to_network(jnp.asarray(x), config.model.output), y) for x, y in batches)
         statistics = frozen_statistics.make_estimate(network)(params, batch_stats, arguments)
         self._variables = {"params": params, "batch_stats": statistics}
@@ -163,7 +158,7 @@ class _Network:
 
     def respond(self, numbers: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
         """Strongest response of every map to each image and its place, both [count, features]."""
-        batches = sample.full_batches(numbers, what)
+        batches = trained.full_batches(numbers, what)
         results = [self._respond(self._variables, *self._arguments(batch)) for batch, _ in batches]
         responses, places = (
             np.concatenate([np.asarray(part) for part in parts]) for parts in zip(*results, strict=True)
@@ -183,7 +178,7 @@ class _Network:
 def main() -> None:
     """Searches and draws for the untrained and the trained network; see the module."""
     workdir = Path(_WORKDIR.value)
-    config, state = sample.load_run(workdir, _STEP.value)
+    config, state = trained.load_run(workdir, _STEP.value)
     need_convolutions(config, "discriminator")
     _, network = models.build_models(config)
     total = network.stages[-1][0]
@@ -245,10 +240,10 @@ def _open_data(config: ConfigDict, source: str | None, split: str | None) -> Ima
       UserError: it cannot be read, or has no labels although the network needs them.
     """
     if source or split:
-        dataset = pack.open_others(config.data, source=source or "", split=split or "")
+        dataset = opening.open_others(config.data, source=source or "", split=split or "")
     else:
-        dataset = pack.open_or_build(config.data)
-    input_pipeline.check_labels(config, source or config.data.source, dataset)
+        dataset = opening.open_or_build(config.data)
+    batches.check_labels(config, source or config.data.source, dataset)
     return dataset
 
 
@@ -260,7 +255,7 @@ def _visible(gradients: np.ndarray) -> np.ndarray:
 
 if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
-    _STEP = sample.define_step_flag()
+    _STEP = run_flags.define_step_flag()
     _FEATURES = flags.DEFINE_string(
         "features", ",".join(map(str, range(FEATURES))), "Maps of the last convolution, by number, with commas."
     )

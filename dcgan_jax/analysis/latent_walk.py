@@ -18,10 +18,10 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from dcgan_jax import command_line, image_grid, report
-from dcgan_jax.analysis import trained_run
-from dcgan_jax.analysis.trained_run import TrainedRun
-from dcgan_jax.report import Picture, Report, Row
+from dcgan_jax import command_line
+from dcgan_jax.reports import image_grid, report
+from dcgan_jax.reports.report import Picture, Report, Row
+from dcgan_jax.runs import run_flags
 
 NAME = "latent_walk"
 INTERPOLATIONS = ("linear", "spherical")
@@ -93,7 +93,7 @@ def smoothness(walk: np.ndarray, unrelated: np.ndarray) -> dict[str, float]:
 
 def main() -> None:
     """Draws and measures the walk; see the module."""
-    run = TrainedRun(_RUN)
+    run = _RUN.load()
     path = interpolate(run.noise(0, _POINTS.value), _FRAMES.value, _INTERPOLATION.value)
     walk = run.draw(path, "walk")
     unrelated = run.draw(run.noise(_POINTS.value, 2 * _UNRELATED_PAIRS), "unrelated samples")
@@ -133,7 +133,7 @@ def _gif(images: np.ndarray) -> bytes:
 
 
 if __name__ == "__main__":
-    _RUN = trained_run.define_flags()
+    _RUN = run_flags.define_flags()
     _POINTS = flags.DEFINE_integer("points", POINTS, "Random points that the walk goes through.", lower_bound=2)
     _FRAMES = flags.DEFINE_integer("frames", FRAMES, "Images of the walk.", lower_bound=2)
     _INTERPOLATION = flags.DEFINE_enum("interpolation", "linear", INTERPOLATIONS, "Path between two points.")

@@ -17,13 +17,16 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from dcgan_jax import attribute_probe, command_line, image_grid, report
-from dcgan_jax.analysis import concepts, trained_run
-from dcgan_jax.analysis.trained_run import TrainedRun
-from dcgan_jax.attribute_probe import BOXES, AttributeProbe, Target
-from dcgan_jax.datasets import pack
-from dcgan_jax.errors import UserError
-from dcgan_jax.report import Picture, Report, Row
+from dcgan_jax import command_line
+from dcgan_jax.analysis import concepts
+from dcgan_jax.datasets import opening
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.metrics import attribute_probe
+from dcgan_jax.metrics.attribute_probe import BOXES, AttributeProbe, Target
+from dcgan_jax.reports import image_grid, report
+from dcgan_jax.reports.report import Picture, Report, Row
+from dcgan_jax.runs import run_flags
+from dcgan_jax.runs.trained import TrainedRun
 
 NAME = "turn_vector"
 EXEMPLARS = 4  # a side [paper figure 8]
@@ -44,13 +47,13 @@ def choose_extremes(values: np.ndarray, count: int, vectors: int, rng: np.random
 
 def main() -> None:
     """Finds the vector, draws along it, and measures the turn; see the module."""
-    run = TrainedRun(_RUN)
+    run = _RUN.load()
     rng = np.random.default_rng(run.seed)
     pool, fresh = run.noise(0, _POOL), run.noise(_POOL, _SAMPLES)
     steps = np.linspace(-_REACH.value, _REACH.value, STEPS)
     probe, attribute = None, ""
     if _LEFT.value is None and _RIGHT.value is None:
-        dataset = pack.open_or_build(run.config.data)
+        dataset = opening.open_or_build(run.config.data)
         attribute = _number_attribute(_ATTRIBUTE.value, attribute_probe.targets_of(dataset))
         probe = attribute_probe.open_or_train(dataset)
         values = probe.read(run.draw(pool, "samples to choose from"))[attribute]
@@ -172,7 +175,7 @@ def _number_attribute(name: str | None, targets: Mapping[str, Target]) -> str:
 
 
 if __name__ == "__main__":
-    _RUN = trained_run.define_flags()
+    _RUN = run_flags.define_flags()
     _LEFT = flags.DEFINE_string("left", None, "Samples at one end, by number, with commas.")
     _RIGHT = flags.DEFINE_string("right", None, "Samples at the other end.")
     _ATTRIBUTE = flags.DEFINE_string("attribute", None, "What a probe reads, if not by number; default: the first.")

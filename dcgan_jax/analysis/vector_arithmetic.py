@@ -20,14 +20,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from dcgan_jax import attribute_probe, command_line, image_grid, report
-from dcgan_jax.analysis import concepts, trained_run
-from dcgan_jax.analysis.trained_run import TrainedRun
-from dcgan_jax.attribute_probe import AttributeProbe
-from dcgan_jax.datasets import pack
+from dcgan_jax import command_line
+from dcgan_jax.analysis import concepts
+from dcgan_jax.datasets import opening
 from dcgan_jax.datasets.image_dataset import ImageDataset
-from dcgan_jax.errors import UserError
-from dcgan_jax.report import Picture, Report, Row
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.metrics import attribute_probe
+from dcgan_jax.metrics.attribute_probe import AttributeProbe
+from dcgan_jax.reports import image_grid, report
+from dcgan_jax.reports.report import Picture, Report, Row
+from dcgan_jax.runs import run_flags
+from dcgan_jax.runs.trained import TrainedRun
 
 NAME = "vector_arithmetic"
 EXEMPLARS, NOISE, NEIGHBOURS = 3, 0.25, 8  # [paper section 6.3.2, figure 7]
@@ -113,12 +116,12 @@ def interval(successes: int, trials: int) -> tuple[float, float]:
 
 def main() -> None:
     """Chooses exemplars, draws the sums, and measures them; see the module."""
-    run = TrainedRun(_RUN)
+    run = _RUN.load()
     texts = {name: flag.value for name, flag in (("a", _A), ("b", _B), ("c", _C)) if flag.value is not None}
     if texts and len(texts) < 3:
         raise UserError("give all three of --a, --b and --c, or none.")
     by_number = bool(texts) and not any("=" in text for text in texts.values())
-    dataset = None if by_number else pack.open_or_build(run.config.data)
+    dataset = None if by_number else opening.open_or_build(run.config.data)
     written = [tuple(texts.values())] if texts else []
     if dataset and not texts:
         written = default_formulas(dataset, bool(run.config.model.num_classes))
@@ -253,7 +256,7 @@ def _picture(
 
 
 if __name__ == "__main__":
-    _RUN = trained_run.define_flags()
+    _RUN = run_flags.define_flags()
     _A = flags.DEFINE_string("a", None, "A: samples by number (3,17,29) or attributes (smiling=1,man=0).")
     _B = flags.DEFINE_string("b", None, "B, likewise.")
     _C = flags.DEFINE_string("c", None, "C, likewise.")

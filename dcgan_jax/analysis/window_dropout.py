@@ -32,15 +32,19 @@ import scipy.special
 from absl import flags
 from ml_collections import ConfigDict
 
-from dcgan_jax import attribute_probe, command_line, image_grid, models, pixels, report, sample
-from dcgan_jax.analysis import annotate, boxes, trained_run
-from dcgan_jax.analysis.trained_run import TrainedRun
-from dcgan_jax.attribute_probe import BOXES, AttributeProbe
-from dcgan_jax.config_check import need_convolutions
-from dcgan_jax.datasets import pack
-from dcgan_jax.errors import UserError
-from dcgan_jax.report import Picture, Report, Row
-from dcgan_jax.train_state import Tree
+from dcgan_jax import command_line
+from dcgan_jax.analysis import annotate, boxes
+from dcgan_jax.config import need_convolutions
+from dcgan_jax.datasets import opening
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.metrics import attribute_probe
+from dcgan_jax.metrics.attribute_probe import BOXES, AttributeProbe
+from dcgan_jax.nets import models, pixels
+from dcgan_jax.nets.models import Tree
+from dcgan_jax.reports import image_grid, report
+from dcgan_jax.reports.report import Picture, Report, Row
+from dcgan_jax.runs import run_flags, trained
+from dcgan_jax.runs.trained import TrainedRun
 
 NAME = "window_dropout"
 SAMPLES, SHOWN = 150, 10  # [paper section 6.3.1; figure 6 has 10 pairs]
@@ -158,8 +162,8 @@ class _Layer:
     def draw(self, z: np.ndarray, dropped: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 [count, height, width, channels] and maps [count, side, side, maps]; dropped: bool [maps]."""
         images, maps = [], []
-        gate, labels = jnp.where(dropped, 0.0, 1.0), self._run.labels(sample.BATCH_SIZE)
-        for batch, count in sample.full_batches(z, what):
+        gate, labels = jnp.where(dropped, 0.0, 1.0), self._run.labels(trained.BATCH_SIZE)
+        for batch, count in trained.full_batches(z, what):
             image, tap = self._forward(self._run.variables, batch, labels, gate)
             images.append(np.asarray(image)[:count])
             maps.append(np.asarray(tap, np.float32)[:count])
@@ -217,7 +221,7 @@ def outlines(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     """Marks windows, fits, drops maps, and measures what changed; see the module."""
-    run = TrainedRun(_RUN)
+    run = _RUN.load()
     name = _LAYER.value or default_layer(run.config)
     layer, out = _Layer(run, name), report.folder(run.workdir, "analysis", NAME)
     file = Path(_BOXES.value) if _BOXES.value else out / "boxes.json"
@@ -330,11 +334,11 @@ def _open_detector(config: ConfigDict, *, needed: bool) -> AttributeProbe | None
     """
     if not needed:
         try:
-            if not pack.pack_path(config.data).exists():
+            if not opening.pack_path(config.data).exists():
                 return None
         except UserError:  # the images are not there any more
             return None
-    dataset = pack.open_or_build(config.data)
+    dataset = opening.open_or_build(config.data)
     if BOXES in dataset.attributes:
         return attribute_probe.open_or_train(dataset)
     if needed:
@@ -360,7 +364,7 @@ def _effect(
 
 
 if __name__ == "__main__":
-    _RUN = trained_run.define_flags()
+    _RUN = run_flags.define_flags()
     _LAYER = flags.DEFINE_string("layer", None, "Tap of the generator; default: maps of a quarter of the image's side.")
     _L1 = flags.DEFINE_float("l1", L1, "Penalty of the regression; larger drops fewer maps.", lower_bound=0.0)
     _NUM_SAMPLES = flags.DEFINE_integer(

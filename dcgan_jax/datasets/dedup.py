@@ -24,65 +24,16 @@ from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 
-from dcgan_jax import command_line, image_grid, report, run_folder
-from dcgan_jax.datasets import decode, pack, semantic_hash
-from dcgan_jax.datasets.image_dataset import ImageDataset
-from dcgan_jax.errors import UserError
-from dcgan_jax.report import Picture, Report, Row
+from dcgan_jax import command_line
+from dcgan_jax.datasets import decode, duplicates, opening, semantic_hash
+from dcgan_jax.machine import files
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.reports import image_grid, report
+from dcgan_jax.reports.report import Picture, Report, Row
 
 # Of "a little over 3 million" images; false positives as judged by looking at collisions.
 PAPER: dict[str, Any] = {"images": 3_000_000, "removed": 275_000, "false_positives": 0.01}
 _PAIRS, _PAIRS_A_ROW = 60, 6  # in the contact sheet
-
-
-def open_thumbnails(data: ConfigDict, *, progress: bool = True) -> ImageDataset:
-    """The pack of the same images at 32 pixels, largest centred squares, duplicates and all. Raises as `pack` does."""
-    return pack.open_or_build(_resized(data, semantic_hash.SIDE), progress=progress)
-
-
-def find_duplicates(data: ConfigDict, *, progress: bool = True) -> dict[str, str]:
-    """The originals, by key, of the images of `config.data` to leave out: earlier ones within data.dedup_radius.
-
-    Raises:
-      UserError: as `pack.open_or_build`, or images share a key, or the cache cannot be written.
-    """
-    thumbnails = open_thumbnails(data, progress=progress)
-    keys = thumbnails.keys
-    if len(set(keys)) != len(keys):
-        raise UserError(f"data.dedup: images of {data.source} share names, so single ones cannot be left out.")
-    first = semantic_hash.originals(_hash(thumbnails, semantic_hash.Settings()), data.dedup_radius)
-    return {keys[i]: keys[first[i]] for i in np.flatnonzero(first != np.arange(len(first)))}
-
-
-def fingerprint(data: ConfigDict) -> list[Any]:
-    """JSON values that change whenever other images would be left out.
-
-    Raises:
-      UserError: data.dedup_radius is out of range.
-    """
-    if not 0 <= data.dedup_radius <= semantic_hash.MOST_RADIUS:
-        raise UserError(f"data.dedup_radius is {data.dedup_radius}; it must be 0 to {semantic_hash.MOST_RADIUS}.")
-    return [semantic_hash.VERSION, semantic_hash.Settings(), data.dedup_radius]
-
-
-def _hash(thumbnails: ImageDataset, settings: semantic_hash.Settings) -> np.ndarray:
-    try:
-        return semantic_hash.hash_images(thumbnails.images, _hash_folder(thumbnails), settings)
-    except OSError as error:
-        raise UserError(
-            f"Hashes cannot be kept in {thumbnails.path} ({error.strerror or error}): make room, or set the cache "
-            "folder to another disk."
-        ) from error
-
-
-def _hash_folder(thumbnails: ImageDataset) -> Path:
-    return thumbnails.path / "hashes"
-
-
-def _resized(data: ConfigDict, size: int) -> ConfigDict:
-    small = data.copy_and_resolve_references()
-    small.update(dedup=False, image_size=size, channels=3, crop_size=0, allow_upsampling=True)
-    return small
 
 
 # --- Planted duplicates ----------------------------------------------------------------------------------------------
@@ -136,12 +87,12 @@ def main() -> None:
     if not 0.0 <= settings.dropout < 1.0:
         raise UserError(f"--dropout is {settings.dropout}; it must be at least 0 and below 1.")
     out = Path(_OUT.value)
-    pack.pack_path(data)  # is there such a source?
-    run_folder.make_writable(out, "--out")
-    thumbnails = open_thumbnails(data)
+    opening.pack_path(data)  # is there such a source?
+    files.make_writable(out, "--out")
+    thumbnails = duplicates.open_thumbnails(data)
     images, count = thumbnails.images, len(thumbnails.images)
     times = [time.monotonic()]
-    hashes = _hash(thumbnails, settings)
+    hashes = duplicates.hash_thumbnails(thumbnails, settings)
     times.append(time.monotonic())
     first = semantic_hash.originals(hashes, _RADIUS.value)
     times.append(time.monotonic())
@@ -159,10 +110,10 @@ def main() -> None:
     share = f"{len(removed):,} of {count:,} ({100 * len(removed) / count:.2f} %)"
     rows = [Row("near-duplicates", share, "275,000 of 3 million (9 %)")]
     if _PLANT.value:
-        params = semantic_hash.autoencoder(images, _hash_folder(thumbnails), settings)
-        large = _resized(data, _PLANT_SIZE.value)
+        params = semantic_hash.autoencoder(images, duplicates.hash_folder(thumbnails), settings)
+        large = duplicates.resized(data, _PLANT_SIZE.value)
         large.num_examples = min(_PLANT.value, count)
-        sources = pack.open_or_build(large).images
+        sources = opening.open_or_build(large).images
         for name, copy in COPIES.items():
             target = decode.Target(semantic_hash.SIDE, allow_upsampling=True)
             copies = np.stack([decode.to_square(copy(image), target) for image in sources])
@@ -173,7 +124,7 @@ def main() -> None:
     rows += [Row(f"seconds: {name}", f"{value:.2f}") for name, value in seconds.items()]
 
     listing = "".join(f"{thumbnails.keys[i]}\t{thumbnails.keys[first[i]]}\n" for i in removed)
-    run_folder.write_atomically(out / "duplicates.txt", os.fsencode(listing))
+    files.write_atomically(out / "duplicates.txt", os.fsencode(listing))
     pictures = [_contact_sheet(images, removed, first)] if len(removed) else []
     title = "Near-duplicates by semantic hashing (section 4.1.1)"
     report.publish(out, Report(title, figures, rows, pictures, PAPER))

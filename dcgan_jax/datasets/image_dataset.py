@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dcgan_jax.errors import UserError
+from dcgan_jax.machine.errors import UserError
 
 
 @dataclass(frozen=True)

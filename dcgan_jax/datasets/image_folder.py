@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dcgan_jax.datasets.sources import Example, Items, Source
-from dcgan_jax.errors import UserError
+from dcgan_jax.datasets.source import Example, Items, Source
+from dcgan_jax.machine.errors import UserError
 
 _log = logging.getLogger(__name__)
 

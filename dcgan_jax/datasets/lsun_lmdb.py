@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dcgan_jax.datasets.sources import Example, Items, Source
-from dcgan_jax.errors import UserError
+from dcgan_jax.datasets.source import Example, Items, Source
+from dcgan_jax.machine.errors import UserError
 
 
 def open_lsun(path: Path) -> Source:

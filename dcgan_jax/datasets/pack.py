@@ -9,8 +9,8 @@ image once and later runs map the result. A pack is a folder:
     keys.json         N names of images in the source
     meta.json         what the pack was made from and how; written last
 
-With config.data.dedup, near-duplicates are left out (dedup.py). They are looked for in a pack of the same images at 32
-pixels, which is built first and stays.
+With config.data.dedup, near-duplicates are left out (opening.py, duplicates.py). They are looked for in a pack of the
+same images at 32 pixels, which is built first and stays.
 
 It is named by a fingerprint of everything that shapes its content, so a pack is never out of date: another setting or
 a changed source is another pack.
@@ -46,11 +46,12 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 import dcgan_jax
-from dcgan_jax import file_lock
-from dcgan_jax.cache import cache_folder
 from dcgan_jax.datasets import decode, sources
 from dcgan_jax.datasets.image_dataset import ImageDataset
-from dcgan_jax.errors import UserError
+from dcgan_jax.datasets.source import Example, Source, local_path
+from dcgan_jax.machine import files
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.machine.files import cache_folder
 
 _FORMAT = 1  # Part of the fingerprint: raise it whenever the same source would give different pixels or files.
 _CHUNK = 32  # Images per task of a decoding process.
@@ -62,13 +63,26 @@ _MAX_BAD = 0.01  # Share of bad images above which the source, not an image, is 
 _log = logging.getLogger(__name__)
 
 
-def open_or_build(data: ConfigDict, *, progress: bool = True) -> ImageDataset:
+class Duplicates(NamedTuple):
+    """Images to leave out.
+
+    Attributes:
+        fingerprint: JSON values that change whenever other images would be left out.
+        find: gives the originals by key of the images to leave out; called only if a pack is built.
+    """
+
+    fingerprint: Any
+    find: Callable[[], Mapping[str, str]]
+
+
+def open_or_build(data: ConfigDict, duplicates: Duplicates | None = None, *, progress: bool = True) -> ImageDataset:
     """Opens the pack of `config.data`, building it first if it is not there or damaged.
 
     Only one process builds a pack; others wait for it.
 
     Args:
-        data: config.data.
+        data: config.data; `opening` looks at data.dedup.
+        duplicates: to leave out; None: nothing is.
         progress: whether to report the build on stderr.
 
     Raises:
@@ -76,7 +90,7 @@ def open_or_build(data: ConfigDict, *, progress: bool = True) -> ImageDataset:
             cannot be written. Nothing is left behind then.
     """
     source, target = sources.open_source(data), _target(data)
-    path = _path(source, target, data)
+    path = _path(source, target, data, duplicates)
     with contextlib.suppress(OSError, _Damaged):
         return _open(path)
     with _lock(path):
@@ -86,30 +100,13 @@ def open_or_build(data: ConfigDict, *, progress: bool = True) -> ImageDataset:
             pass
         except _Damaged as error:
             _log.warning("The pack %s is damaged (%s); building it again.", path, error)
-        _build(path, source, target, data, progress)
+        _build(path, source, target, data, duplicates, progress)
     return _open(path)
 
 
-def open_others(data: ConfigDict, *, source: str = "", split: str = "", folder: str = "") -> ImageDataset:
-    """Other images than those of `config.data`, made as it says: all of them, duplicates too.
-
-    Args:
-        data: config.data, for the size, channels and crop.
-        source, split, folder: in place of data.source, data.split and data.dir; '' leaves them.
-
-    Raises:
-        UserError: as `open_or_build`.
-    """
-    others = data.copy_and_resolve_references()
-    changes = {"source": source, "split": split, "dir": folder}
-    others.update({name: value for name, value in changes.items() if value})
-    others.update(dedup=False, dedup_radius=0, num_examples=0)
-    return open_or_build(others)
-
-
-def pack_path(data: ConfigDict) -> Path:
+def pack_path(data: ConfigDict, duplicates: Duplicates | None = None) -> Path:
     """The folder where the pack of `config.data` is or will be. Raises UserError as `open_or_build` does."""
-    return _path(sources.open_source(data), _target(data), data)
+    return _path(sources.open_source(data), _target(data), data, duplicates)
 
 
 # --- Naming ----------------------------------------------------------------------------------------------------------
@@ -128,8 +125,8 @@ def _target(data: ConfigDict) -> decode.Target:
     return decode.Target(data.image_size, data.channels, data.crop_size, data.allow_upsampling)
 
 
-def _path(source: sources.Source, target: decode.Target, data: ConfigDict) -> Path:
-    folder = sources.local_path(data.cache_dir or str(cache_folder() / "packs"), "data.cache_dir")
+def _path(source: Source, target: decode.Target, data: ConfigDict, duplicates: Duplicates | None) -> Path:
+    folder = local_path(data.cache_dir or str(cache_folder() / "packs"), "data.cache_dir")
     content = {
         "format": _FORMAT,
         "source": source.name,
@@ -138,8 +135,8 @@ def _path(source: sources.Source, target: decode.Target, data: ConfigDict) -> Pa
         "num_examples": data.num_examples,
         "target": vars(target),
     }
-    if data.dedup:
-        content["dedup"] = _dedup().fingerprint(data)
+    if duplicates:
+        content["dedup"] = duplicates.fingerprint
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", re.sub(r":/.*/", ":", source.name)).strip("-")[:_LONGEST_SLUG]
     return folder / f"{slug}-{target.image_size}px-{fingerprint}"
@@ -195,7 +192,7 @@ def _lock(path: Path) -> Iterator[None]:
     """Holds the pack's lock, waiting for it if need be."""
     with contextlib.ExitStack() as stack:
         with _writing(path):
-            stack.enter_context(file_lock.hold(_lock_file(path), f"the pack {path}"))
+            stack.enter_context(files.lock(_lock_file(path), f"the pack {path}"))
         yield
 
 
@@ -216,7 +213,14 @@ def _writing(path: Path, needed: int = 0) -> Iterator[None]:
         ) from error
 
 
-def _build(path: Path, source: sources.Source, target: decode.Target, data: ConfigDict, progress: bool) -> None:
+def _build(
+    path: Path,
+    source: Source,
+    target: decode.Target,
+    data: ConfigDict,
+    duplicates: Duplicates | None,
+    progress: bool,
+) -> None:
     """Makes the pack in a folder beside `path` and renames it when it is complete. Needs the pack's lock."""
     items = source.list_items()
     count = min(items.count, data.num_examples or items.count)
@@ -226,7 +230,7 @@ def _build(path: Path, source: sources.Source, target: decode.Target, data: Conf
     with _writing(path, needed):
         _remove_dead_builds(path)
         _check_free_space(path, needed)
-    duplicates = _dedup().find_duplicates(data, progress=progress) if data.dedup else {}
+    left_out = duplicates.find() if duplicates else {}
     temporary = path.with_name(path.name + ".building")
     try:
         with _writing(path, needed):
@@ -236,7 +240,7 @@ def _build(path: Path, source: sources.Source, target: decode.Target, data: Conf
                 contextlib.closing(_decode_all(source.read, references, target, count)) as chunks,
                 _reporter(source.name, path, count, progress) as report,
             ):
-                outcome = _write_arrays(temporary, chunks, target, count, duplicates, report)
+                outcome = _write_arrays(temporary, chunks, target, count, left_out, report)
             meta = _meta(source, data.split, target, items.class_names, outcome)
             images, labels = temporary / "images.npy", temporary / "labels.npy"
             meta |= {"bytes": images.stat().st_size, "sha256": _sha256(images)}
@@ -249,13 +253,6 @@ def _build(path: Path, source: sources.Source, target: decode.Target, data: Conf
     if outcome.skipped:
         first = "; ".join(f"{key} {reason}" for key, reason in outcome.skipped[:3])
         _log.warning("Skipped %d of %d images: %s ... See %s/meta.json", len(outcome.skipped), count, first, path)
-
-
-def _dedup() -> types.ModuleType:
-    """Imports JAX, which the processes that decode do without."""
-    from dcgan_jax.datasets import dedup
-
-    return dedup
 
 
 def _sha256(path: Path) -> str:
@@ -343,7 +340,7 @@ def _refuse(skipped: list[tuple[str, str]], expected: int) -> NoReturn:
 
 
 def _meta(
-    source: sources.Source, split: str, target: decode.Target, class_names: list[str] | None, outcome: _Outcome
+    source: Source, split: str, target: decode.Target, class_names: list[str] | None, outcome: _Outcome
 ) -> dict[str, Any]:
     return {
         "source": source.name,
@@ -362,7 +359,7 @@ def _meta(
 
 # --- Decoding --------------------------------------------------------------------------------------------------------
 
-_Read = Callable[[Sequence[Any]], Iterator[sources.Example]]
+_Read = Callable[[Sequence[Any]], Iterator[Example]]
 
 
 class _Chunk(NamedTuple):

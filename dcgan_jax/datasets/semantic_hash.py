@@ -30,7 +30,7 @@ import optax
 from flax import linen as nn
 from tqdm import tqdm
 
-from dcgan_jax import file_lock, rng, run_folder
+from dcgan_jax.machine import files, rng
 
 Tree = dict[str, Any]
 
@@ -74,7 +74,7 @@ class _Autoencoder(nn.Module):
 def autoencoder(images: np.ndarray, folder: Path, settings: Settings) -> Tree:
     """Parameters of these images' autoencoder, trained if they are not in `folder`; arguments as `hash_images`."""
     folder = _subfolder(folder, settings)
-    with file_lock.hold(folder / "lock", f"the hashes in {folder}"):
+    with files.lock(folder / "lock", f"the hashes in {folder}"):
         return _fit(images, folder / "autoencoder.msgpack", settings)
 
 
@@ -91,7 +91,7 @@ def hash_images(images: np.ndarray, folder: Path, settings: Settings) -> np.ndar
     """
     folder = _subfolder(folder, settings)
     done, partial = folder / "hashes.npy", folder / "hashes.partial"
-    with file_lock.hold(folder / "lock", f"the hashes in {folder}"):
+    with files.lock(folder / "lock", f"the hashes in {folder}"):
         if (hashes := _load_hashes(done, len(images))) is not None:
             return hashes
         params = _fit(images, folder / "autoencoder.msgpack", settings)
@@ -106,7 +106,7 @@ def hash_images(images: np.ndarray, folder: Path, settings: Settings) -> np.ndar
         hashes = np.fromfile(partial, np.uint8).reshape(-1, BITS // 8)
         buffer = io.BytesIO()
         np.save(buffer, hashes)
-        run_folder.write_atomically(done, buffer.getvalue())
+        files.write_atomically(done, buffer.getvalue())
         partial.unlink()
         return hashes
 
@@ -189,7 +189,7 @@ def _fit(images: np.ndarray, file: Path, settings: Settings) -> Tree:
             state = {"step": step + 1, "params": params, "opt_state": opt_state}
             bar.update()
             if (step + 1) % _SAVE_EVERY == 0 or step + 1 == settings.steps:
-                run_folder.write_atomically(file, flax.serialization.to_bytes(state))
+                files.write_atomically(file, flax.serialization.to_bytes(state))
     return state["params"]
 
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dcgan_jax.datasets.sources import Example, Items, Source, local_path
-from dcgan_jax.errors import UserError
+from dcgan_jax.datasets.source import Example, Items, Source, local_path
+from dcgan_jax.machine.errors import UserError
 
 _NAME = re.compile(r"(?P<set>\w+)(/(?P<config>[\w.-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 _KEY_FEATURES = ("id", "file_name", "image/filename")

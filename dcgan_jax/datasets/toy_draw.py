@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from dcgan_jax.errors import UserError
+from dcgan_jax.machine.errors import UserError
 
 SUPERSAMPLE = 4  # canvas pixels per image pixel along each side: 16 levels of coverage at an edge
 

@@ -20,11 +20,13 @@ import scipy.ndimage
 from absl import flags
 from ml_collections import config_flags
 
-from dcgan_jax import command_line, image_grid, report, run_folder
-from dcgan_jax.datasets import pack
-from dcgan_jax.errors import UserError
-from dcgan_jax.evaluation import feature_spaces, measures, nearest, reference
-from dcgan_jax.report import Picture, Report, Row
+from dcgan_jax import command_line
+from dcgan_jax.datasets import opening
+from dcgan_jax.machine import files
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.metrics import feature_spaces, measures, nearest, reference
+from dcgan_jax.reports import image_grid, report
+from dcgan_jax.reports.report import Picture, Report, Row
 
 _COUNTS = (500, 1000, 2000, 5000)
 _DRAWS = 5
@@ -61,9 +63,9 @@ def rises(values: list[float]) -> bool:
 def main() -> None:
     """Every damage and number, in every space."""
     config, out = _CONFIG.value, Path(_OUT.value)
-    run_folder.make_writable(out, "--out")
-    held_out = pack.open_others(config.data, source=_HELD_OUT_SOURCE.value, split=_HELD_OUT_SPLIT.value)
-    dataset = pack.open_or_build(config.data)
+    files.make_writable(out, "--out")
+    held_out = opening.open_others(config.data, source=_HELD_OUT_SOURCE.value, split=_HELD_OUT_SPLIT.value)
+    dataset = opening.open_or_build(config.data)
     if held_out.path == dataset.path:
         raise UserError(
             "the held-out images are those of training: give another --held_out_split or --held_out_source."

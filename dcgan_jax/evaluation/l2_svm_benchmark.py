@@ -22,10 +22,12 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from dcgan_jax import command_line, report, run_folder
-from dcgan_jax.activations import LEAK
-from dcgan_jax.errors import UserError
-from dcgan_jax.report import Report, Row
+from dcgan_jax import command_line
+from dcgan_jax.machine import files
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.nets.activations import LEAK
+from dcgan_jax.reports import report
+from dcgan_jax.reports.report import Report, Row
 
 CLASSES = 10
 _FACTORS = 200
@@ -105,7 +107,7 @@ def main() -> None:
             import sklearn  # noqa: F401
         except ImportError:
             raise UserError("--peer needs scikit-learn: pip install -e '.[bench]'") from None
-    run_folder.make_writable(out, "--out")
+    files.make_writable(out, "--out")
     needed, free = 4 * (problem[0] + _TEST) * problem[1], shutil.disk_usage(out).free
     if needed > free:
         raise UserError(f"the features need {needed:,} bytes in --out={out}, where {free:,} are free.")

@@ -4,11 +4,11 @@
     python -m dcgan_jax.evaluation.linear_svm --workdir=runs/svhn --source=tfds:svhn_cropped --labels_per_class=100 \
         --test_draws=100 --supervised_trials=64
 
-Features (features.py) of a labelled data set that the network was not trained for, and a linear L2-SVM (l2_svm.py),
-trained on the data set's training split with all its labels, or with few of them (--labels_per_class, repeated with
-other draws). C is chosen on training images that are held out: a tenth, and the classifier is then trained on all of
-them; or, with few labels, 10,000 (a fifth of a small set), and the labels are then drawn from the others again. Two
-baselines stand beside it: the network as it began, before training, and the raw pixels in [-1, 1]; on demand also a
+Features (discriminator_features.py) of a labelled data set that the network was not trained for, and a linear L2-SVM
+(l2_svm.py), trained on the data set's training split with all its labels, or with few of them (--labels_per_class,
+repeated with other draws). C is chosen on training images that are held out: a tenth, and the classifier is then
+trained on all of them; or, with few labels, 10,000 (a fifth of a small set), and the labels are then drawn from the
+others again. Two baselines stand beside it: the network before training, and the raw pixels in [-1, 1]; on demand a
 supervised network of the same architecture (supervised_cnn.py), trained on the first draw of the same labels. The
 images become what the run was trained on: its size, grey or RGB.
 
@@ -29,11 +29,14 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from dcgan_jax import command_line, models, report, sample
-from dcgan_jax.datasets import pack
-from dcgan_jax.errors import UserError
-from dcgan_jax.evaluation import features, l2_svm, supervised_cnn
-from dcgan_jax.report import Report, Row
+from dcgan_jax import command_line
+from dcgan_jax.datasets import opening
+from dcgan_jax.evaluation import discriminator_features, l2_svm, supervised_cnn
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.nets import models
+from dcgan_jax.reports import report
+from dcgan_jax.reports.report import Report, Row
+from dcgan_jax.runs import run_flags, trained
 from dcgan_jax.train_state import create_state
 
 NAME = "linear_svm"
@@ -142,8 +145,8 @@ def evaluate(train: Split, test: Split, classes: int, protocol: Protocol, what: 
 def main() -> None:
     """Measures the trained network, the untrained one and pixels, one after the other; see the module."""
     workdir = Path(_WORKDIR.value)
-    config, state = sample.load_run(workdir, _STEP.value)
-    features.check_config(config)
+    config, state = trained.load_run(workdir, _STEP.value)
+    discriminator_features.check_config(config)
     draws = _DRAWS.value
     protocol = Protocol(_read_grid(_C.value), _LABELS_PER_CLASS.value, draws, _TEST_DRAWS.value or draws, _SEED.value)
     train = _open_labelled(config, _SOURCE.value, _TRAIN_SPLIT.value)
@@ -167,7 +170,7 @@ def main() -> None:
             if player is None:
                 sets = [Split(_pixels(data.features), data.labels) for data in (train, test)]
             else:
-                extract = features.make_extractor(
+                extract = discriminator_features.make_extractor(
                     config, player.params, player.batch_stats, train.features, f"{name}: batch statistics"
                 )
                 sets = [
@@ -226,7 +229,7 @@ def _read_grid(texts: list[str]) -> tuple[float, ...]:
 
 def _open_labelled(config: ConfigDict, source: str, split: str) -> Split:
     """uint8 images of the run's size and channels, as features. Raises UserError if there are none, or no labels."""
-    dataset = pack.open_others(config.data, source=source, split=split, folder=_DATA_DIR.value or "")
+    dataset = opening.open_others(config.data, source=source, split=split, folder=_DATA_DIR.value or "")
     if dataset.labels is None:
         raise UserError(f"{source} has no labels: for an image folder, sort the images into one subfolder per class.")
     return Split(dataset.images, dataset.labels)
@@ -238,7 +241,7 @@ def _pixels(images: np.ndarray) -> np.ndarray:
 
 if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
-    _STEP = sample.define_step_flag()
+    _STEP = run_flags.define_step_flag()
     _SOURCE = flags.DEFINE_string("source", "tfds:cifar10", "Labelled images, as config.data.source says.")
     _TEST_SOURCE = flags.DEFINE_string("test_source", None, "Images to test on; default: another split of --source.")
     _TRAIN_SPLIT = flags.DEFINE_string("train_split", "train", "Split to train on.")

@@ -19,12 +19,15 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from dcgan_jax import command_line, image_grid, input_pipeline, pixels, report, sample
-from dcgan_jax.datasets import pack
+from dcgan_jax import command_line
+from dcgan_jax.datasets import batches, opening
 from dcgan_jax.datasets.image_dataset import ImageDataset
-from dcgan_jax.errors import UserError
-from dcgan_jax.evaluation import nearest
-from dcgan_jax.report import Picture, Report, Row
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.metrics import nearest
+from dcgan_jax.nets import pixels
+from dcgan_jax.reports import image_grid, report
+from dcgan_jax.reports.report import Picture, Report, Row
+from dcgan_jax.runs import run_flags, trained
 
 NAME = "nearest_neighbor"
 # Table 3, test error on MNIST by number of samples, as remembered; the text's statements agree with it.
@@ -39,17 +42,17 @@ _SHOWN = 10  # samples of each class, and wrongly read test images
 def main() -> None:
     """Real images first, then samples in rising numbers, each the beginning of the next."""
     workdir = Path(_WORKDIR.value)
-    config, state = sample.load_run(workdir, _STEP.value)
+    config, state = trained.load_run(workdir, _STEP.value)
     if not config.model.num_classes:
         raise UserError(f"{workdir} holds an unconditional network: its samples have no labels to learn from.")
     counts = _read_counts(_NUM.value, config.model.num_classes)
     if _DATA_DIR.value:
         config.data.dir = _DATA_DIR.value
-    train = pack.open_or_build(config.data)
+    train = opening.open_or_build(config.data)
     source, split = _TEST_SOURCE.value or config.data.source, _TEST_SPLIT.value
-    test = pack.open_others(config.data, source=source, split=split)
-    input_pipeline.check_labels(config, config.data.source, train)
-    input_pipeline.check_labels(config, f"{source} {split}", test)
+    test = opening.open_others(config.data, source=source, split=split)
+    batches.check_labels(config, config.data.source, train)
+    batches.check_labels(config, f"{source} {split}", test)
     assert test.labels is not None
     truth = test.labels
     queries = pixels.to_network(jnp.asarray(test.images), config.model.output).reshape(len(truth), -1)
@@ -71,7 +74,7 @@ def main() -> None:
     ]
 
     stream = nearest.make_stream(config, _SEED.value)
-    variables = sample.make_sampling_variables(config, _NORM.value)(state)
+    variables = trained.make_sampling_variables(config, _NORM.value)(state)
     generated, done = nearest.Neighbors(queries), 0
     for count in counts:
         for samples, label in stream(**variables, begin=done, end=count, what=f"{count:,} samples"):
@@ -108,9 +111,9 @@ def _pictures(config: ConfigDict, variables: dict[str, Any], test: ImageDataset,
     """Samples, a class per column; and test images that are read wrongly."""
     assert test.labels is not None
     classes = config.model.num_classes
-    generate = sample.make_generate(config)
+    generate = trained.make_generate(config)
     numbers = jnp.arange(_SHOWN * classes)
-    samples = generate(**variables, z=sample.draw_noise_of(config, _SEED.value, numbers), labels=numbers % classes)
+    samples = generate(**variables, z=trained.draw_noise_of(config, _SEED.value, numbers), labels=numbers % classes)
     pictures = [
         Picture("samples.png", image_grid.make_grid(np.asarray(samples), classes), "Samples, a class per column.")
     ]
@@ -138,7 +141,7 @@ def _read_counts(texts: list[str], classes: int) -> list[int]:
 
 if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
-    _STEP = sample.define_step_flag()
+    _STEP = run_flags.define_step_flag()
     _NUM = flags.DEFINE_list("num", ["50000"], "Numbers of samples, with commas.")
     _TEST_SOURCE = flags.DEFINE_string("test_source", None, "Images to test on; default: another split of the run's.")
     _TEST_SPLIT = flags.DEFINE_string("test_split", "test", "Split to test on; for folders, give 'train'.")

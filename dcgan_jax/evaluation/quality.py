@@ -24,15 +24,20 @@ from absl import flags
 from matplotlib import pyplot as plt
 from ml_collections import ConfigDict, config_flags
 
-from dcgan_jax import command_line, config_check, image_grid, report, run_folder, sample
-from dcgan_jax.datasets import pack
+from dcgan_jax import command_line
+from dcgan_jax.config import FEWEST_SAMPLES
+from dcgan_jax.datasets import opening
 from dcgan_jax.datasets.image_dataset import ImageDataset
-from dcgan_jax.errors import UserError
-from dcgan_jax.evaluation import feature_spaces, measures, nearest, reference, resize, samples_file
-from dcgan_jax.evaluation.feature_spaces import FeatureSpace
-from dcgan_jax.evaluation.measures import Measure
-from dcgan_jax.evaluation.memorization import Memorization
-from dcgan_jax.report import Picture, Report, Row
+from dcgan_jax.evaluation import samples_file
+from dcgan_jax.machine import files
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.metrics import feature_spaces, measures, nearest, reference, resize
+from dcgan_jax.metrics.feature_spaces import FeatureSpace
+from dcgan_jax.metrics.measures import Measure
+from dcgan_jax.metrics.memorization import Memorization
+from dcgan_jax.reports import image_grid, report
+from dcgan_jax.reports.report import Picture, Report, Row
+from dcgan_jax.runs import run_flags, run_folder, trained
 
 NAME = "quality"
 _TITLE = "Quality of samples"
@@ -75,7 +80,7 @@ def _measure_images(path: Path) -> None:
     if not (_CONFIG.value and _OUT.value):
         raise UserError("--images needs --config, for the data to compare with, and --out, a folder for the results.")
     config, out = _CONFIG.value, Path(_OUT.value)
-    run_folder.make_writable(out, "--out")
+    files.make_writable(out, "--out")
     images = samples_file.read(path, config.data.image_size, config.data.channels)
     _, measure, figures, outcomes = _prepare(config, _open_data(config), len(images))
     outcomes[str(path)] = measure(images)
@@ -93,8 +98,8 @@ def _measure_run(workdir: Path) -> None:
     run_folder.check_data(workdir, dataset.meta)
     space, measure, figures, outcomes = _prepare(config, dataset, _NUM_SAMPLES.value)
     out = report.folder(workdir, "evaluation", NAME) / space.name
-    run_folder.make_writable(out, "--workdir")
-    draw = sample.make_draw_images(config, _NORM.value)
+    files.make_writable(out, "--workdir")
+    draw = trained.make_draw_images(config, _NORM.value)
     curve: list[dict[str, float]] = []
     sheets: dict[int, np.ndarray] = {}
     for chosen in wanted:
@@ -125,22 +130,22 @@ def _measure_checkpoint(
     workdir: Path, chosen: int | str | None, draw: Callable[..., Iterator[np.ndarray]], measure: Measure
 ) -> tuple[int, dict[str, float], np.ndarray]:
     """Its step, its numbers, and a sheet of its samples."""
-    config, state = sample.load_run(workdir, chosen)
+    config, state = trained.load_run(workdir, chosen)
     count = _NUM_SAMPLES.value
-    samples = sample.collect(config, draw(state, count, _SEED.value), count)
+    samples = trained.collect(config, draw(state, count, _SEED.value), count)
     return int(state.step), measure(samples), image_grid.make_grid(samples[:_SHOWN], 8)
 
 
 def _open_data(config: ConfigDict) -> ImageDataset:
     if _DATA_DIR.value:
         config.data.dir = _DATA_DIR.value
-    return pack.open_or_build(config.data)
+    return opening.open_or_build(config.data)
 
 
 def _prepare(config: ConfigDict, dataset: ImageDataset, num_samples: int) -> _Comparison:
     """`num_samples`: as many held-out images are measured, if there are so many."""
     space = _open_space(dataset)
-    compared = pack.open_others(config.data, split=_SPLIT.value) if _SPLIT.value else dataset
+    compared = opening.open_others(config.data, split=_SPLIT.value) if _SPLIT.value else dataset
     file = Path(_REFERENCE.value) if _REFERENCE.value else None
     real = reference.open_or_build(file, space, compared, _NUM_REFERENCE.value)
     measure = measures.make_measure(space, real)
@@ -148,7 +153,7 @@ def _prepare(config: ConfigDict, dataset: ImageDataset, num_samples: int) -> _Co
     source, split = _HELD_OUT_SOURCE.value, _HELD_OUT_SPLIT.value
     if not (source or split):
         return _Comparison(space, measure, figures, {})
-    held_out = pack.open_others(config.data, source=source, split=split)
+    held_out = opening.open_others(config.data, source=source, split=split)
     memorization = Memorization(space, dataset, held_out)
     images = nearest.some(held_out.images)
     images = images[np.random.default_rng(0).permutation(len(images))[:num_samples]]
@@ -191,12 +196,12 @@ def _plot(curve: list[dict[str, float]], name: str) -> bytes:
 
 if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run, whose checkpoints are measured.")
-    _STEP = sample.define_step_flag()
+    _STEP = run_flags.define_step_flag()
     _ALL_CHECKPOINTS = flags.DEFINE_bool("all_checkpoints", False, "Measure all checkpoints that are there.")
     _NUM_SAMPLES = flags.DEFINE_integer(
-        "num_samples", 10_000, "Samples that are drawn from each checkpoint.", lower_bound=config_check.FEWEST_SAMPLES
+        "num_samples", 10_000, "Samples that are drawn from each checkpoint.", lower_bound=FEWEST_SAMPLES
     )
-    _NORM = flags.DEFINE_enum("norm", "frozen", sample.NORMS, "Statistics of batch normalisation; see sample.py.")
+    _NORM = flags.DEFINE_enum("norm", "frozen", trained.NORMS, "Statistics of batch normalisation; see sample.py.")
     _SEED = flags.DEFINE_integer("seed", 0, "Of the noise of the samples.", lower_bound=0, upper_bound=2**32 - 1)
     _IMAGES = flags.DEFINE_string("images", None, "In place of a run: a folder or .npz file of anybody's images.")
     _CONFIG = config_flags.DEFINE_config_file("config", None, "With --images: names the data to compare with.")

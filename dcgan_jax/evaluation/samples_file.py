@@ -8,7 +8,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dcgan_jax.datasets import decode, image_folder
-from dcgan_jax.errors import UserError
+from dcgan_jax.machine.errors import UserError
 
 _SHEET = "sheet.png"  # which `python -m dcgan_jax.sample` leaves beside its images
 

@@ -15,9 +15,10 @@ import optax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from dcgan_jax import models, pixels, rng, sample
-from dcgan_jax.models import Discriminator
-from dcgan_jax.train_state import Tree
+from dcgan_jax.machine import rng
+from dcgan_jax.nets import models, pixels
+from dcgan_jax.nets.models import Discriminator, Tree
+from dcgan_jax.runs import trained
 
 TRIALS = 64  # [paper section 5.2]
 _BATCH_SIZE = 128
@@ -151,7 +152,7 @@ def _accuracy(network: Discriminator, output: str, variables: Tree, data: tuple[
     images, labels = data
     found = [
         np.asarray(_classify(network, variables, pixels.to_network(jnp.asarray(batch), output)))[:count]
-        for batch, count in sample.full_batches(images)
+        for batch, count in trained.full_batches(images)
     ]
     return float((np.concatenate(found) == labels).mean())
 

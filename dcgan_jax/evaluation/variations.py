@@ -22,13 +22,18 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from tqdm import tqdm
 
-from dcgan_jax import attribute_probe, command_line, config_check, image_grid, report, run_folder, sample, train
-from dcgan_jax.attribute_probe import AttributeProbe
-from dcgan_jax.datasets import pack
-from dcgan_jax.divergence import Diverged
-from dcgan_jax.errors import UserError
-from dcgan_jax.evaluation.frechet import Moments, frechet_distance
-from dcgan_jax.report import Picture, Report, Row
+from dcgan_jax import command_line, training
+from dcgan_jax.config import check_config
+from dcgan_jax.datasets import opening
+from dcgan_jax.machine import files
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.metrics import attribute_probe
+from dcgan_jax.metrics.attribute_probe import AttributeProbe
+from dcgan_jax.metrics.frechet import Moments, frechet_distance
+from dcgan_jax.reports import image_grid, report
+from dcgan_jax.reports.report import Picture, Report, Row
+from dcgan_jax.runs import run_folder, trained
+from dcgan_jax.runs.divergence import Diverged
 
 _POINTS = 4  # of a run at which samples are compared
 _SAMPLES = 5_000
@@ -92,11 +97,11 @@ def run(study: Study, config: ConfigDict, workdir: Path, seeds: int, names: list
     runs = _find_variations(study, names)
     configs = {name: varied(config, variation.changes, 0) for name, variation in runs.items()}
     for name, changed in configs.items():
-        config_check.check_config(changed)
+        check_config(changed)
         if name != study.baseline and changed == configs[study.baseline]:
             raise UserError(f"the config has {name!r} as it is: leave it out of --variations.")
-    run_folder.make_writable(workdir, "--workdir")
-    dataset = pack.open_or_build(config.data)
+    files.make_writable(workdir, "--workdir")
+    dataset = opening.open_or_build(config.data)
     probe = attribute_probe.open_or_train(dataset)
     order = np.random.default_rng(0).permutation(len(dataset.images))
     half = min(_SAMPLES, len(order) // 2)
@@ -172,16 +177,16 @@ def _train_and_measure(
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log):
         try:
-            train.train_and_evaluate(config, folder)
+            training.train_and_evaluate(config, folder)
         except Diverged as error:
             print(error)
             diverged = True
     jax.clear_caches()  # the next run has other programs
     outcome = Outcome(run_folder.steps(folder), [], [], diverged)
-    draw, size = sample.make_draw_images(config, "frozen"), config.data.image_size
+    draw, size = trained.make_draw_images(config, "frozen"), config.data.image_size
     shown = np.full((_SHOWN, size, size, config.data.channels), 255, np.uint8)
     for step in outcome.steps:
-        _, state = sample.load_run(folder, step)
+        _, state = trained.load_run(folder, step)
         moments, first = Moments(), True
         for images in draw(state, real.count, 0):
             moments.add(probe.embed(images))

@@ -1,0 +1,1 @@
+"""The speed of the training step, beside a peer's."""

@@ -1,0 +1,181 @@
+"""One system under test, in a process of its own that stays resident and waits for its turn.
+
+A process each: systems then share neither thread pools nor memory, and the peak memory of each can be read.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import resource
+import sys
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from dcgan_jax.benchmark import trainer
+from dcgan_jax.config import from_json
+from dcgan_jax.datasets.batches import Batches
+from dcgan_jax.datasets.image_dataset import ImageDataset
+from dcgan_jax.machine import allocator
+from dcgan_jax.machine.compilation_cache import configure_compilation_cache
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.machine.mesh import make_mesh, map_step, replicate
+from dcgan_jax.nets import models
+from dcgan_jax.train_state import create_state
+from dcgan_jax.train_step import make_train_step, over_batches
+
+# Batches of random images that the steps go through.
+_POOL_BATCHES = 4
+# Size of the pack that `StreamedInput` reads.
+_PACK_BYTES = 1 << 28
+# Steps before the first measured one: the heap grows until it has seen every size of buffer a few times.
+_WARM_UP_STEPS = 6
+
+
+class JaxTrainer:
+    """The training step of this package as `train.py` runs it, on random images."""
+
+    def __init__(self, config: ConfigDict) -> None:
+        mesh = make_mesh(config.batch_size)
+        self._batches = Batches(config, _random_images(config, _POOL_BATCHES * config.batch_size), mesh)
+        self._stream = self._batches.from_step(0)
+        generator, discriminator = models.build_models(config)
+        fresh = jax.jit(lambda: create_state(config, generator, discriminator))
+        self._state = jax.block_until_ready(replicate(mesh, fresh()))
+        self._step = map_step(over_batches(make_train_step(config)), mesh, config.mapper)
+        start = time.perf_counter()
+        self.run(1)
+        settings = f"jax {jax.__version__}, conv {config.conv}, {config.precision}"
+        if self._batches.steps_per_call > 1:
+            settings += f", {self._batches.steps_per_call} steps a call"
+        self.facts = trainer.Facts(settings, jax.devices()[0].device_kind, time.perf_counter() - start)
+
+    def run(self, steps: int) -> int:
+        calls = -(-steps // self._batches.steps_per_call)
+        metrics: Any = None
+        for _, batches in itertools.islice(self._stream, calls):
+            self._state, metrics = self._step(self._state, self._batches.pack, batches)
+        jax.block_until_ready((self._state, metrics))
+        return calls * self._batches.steps_per_call
+
+    def memory_bytes(self) -> int | None:
+        stats = jax.local_devices()[0].memory_stats()
+        return None if stats is None else stats.get("peak_bytes_in_use")
+
+
+class StreamedInput:
+    """Batches that are gathered from a memory-mapped pack and handed to the device, without the step."""
+
+    def __init__(self, config: ConfigDict) -> None:
+        streamed = config.copy_and_resolve_references()
+        streamed.data.placement, streamed.steps_per_call = "host", 1
+        image_bytes = config.data.image_size**2 * config.data.channels
+        in_memory = _random_images(config, max(config.batch_size, _PACK_BYTES // image_bytes))
+        with tempfile.TemporaryFile() as file:  # its map outlives it
+            pack = np.memmap(file, np.uint8, "w+", shape=in_memory.images.shape)
+        pack[:] = in_memory.images
+        dataset = dataclasses.replace(in_memory, images=pack)
+        self._stream = Batches(streamed, dataset, make_mesh(config.batch_size)).from_step(0)
+        start = time.perf_counter()
+        self.run(1)
+        self.facts = trainer.Facts("streamed", jax.devices()[0].device_kind, time.perf_counter() - start)
+
+    def run(self, steps: int) -> int:
+        for _, batches in itertools.islice(self._stream, steps):
+            jax.block_until_ready(batches)
+        return steps
+
+    def memory_bytes(self) -> int | None:
+        return None
+
+
+class MatrixProduct:
+    """Products of square matrices: what the device can do at best, as measured beside the training steps."""
+
+    def __init__(self, config: ConfigDict) -> None:
+        self.size = matrix_size()
+        self._factor = jnp.ones((self.size, self.size), config.precision)
+        self._product = jax.jit(jnp.matmul)
+        start = time.perf_counter()
+        self.run(1)
+        settings = f"{self.size} x {self.size} matrices, {config.precision}"
+        self.facts = trainer.Facts(settings, jax.devices()[0].device_kind, time.perf_counter() - start)
+
+    def run(self, steps: int) -> int:
+        for _ in range(steps):
+            result = self._product(self._factor, self._factor)
+        result.block_until_ready()
+        return steps
+
+    def memory_bytes(self) -> int | None:
+        return None
+
+
+def matrix_size() -> int:
+    """Rows of the matrices of `MatrixProduct` on this machine."""
+    return 2048 if jax.default_backend() == "cpu" else 8192
+
+
+def serve(connection: Connection, system: str, config_json: str) -> None:
+    """Builds a system, sends its `Facts`, then answers every number of steps with the seconds that each of them took.
+
+    The request None ends it; the answer is its peak memory in bytes. A UserError is sent as it is.
+
+    Args:
+      connection: to the process that measures.
+      system: 'dcgan_jax', 'torch', 'lax' (this package with XLA's own convolutions), 'streamed_input' or
+        'matrix_product'.
+      config_json: the config, see `run_folder.from_json`.
+    """
+    allocator.keep_buffers()
+    configure_compilation_cache()
+    config = from_json(config_json)
+    try:
+        trainer = _make_trainer(system, config)
+    except UserError as error:
+        connection.send(error)
+        return
+    trainer.run(_WARM_UP_STEPS)
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the process that measures has given up
+        connection.send(trainer.facts)
+        while (steps := connection.recv()) is not None:
+            start = time.perf_counter()
+            done = trainer.run(steps)
+            connection.send((time.perf_counter() - start) / done)
+        connection.send(trainer.memory_bytes() or _resident_bytes())
+
+
+def _make_trainer(system: str, config: ConfigDict) -> trainer.Trainer:
+    if system == "matrix_product":
+        return MatrixProduct(config)
+    if system == "streamed_input":
+        return StreamedInput(config)
+    if system == "torch":
+        try:
+            from dcgan_jax.benchmark.torch_peer import TorchTrainer
+        except ImportError as error:
+            raise UserError(f"--peer=torch needs PyTorch ({error}): pip install -e '.[bench]'.") from error
+        return TorchTrainer(config)
+    if system == "lax":
+        config.conv = "lax"
+    return JaxTrainer(config)
+
+
+def _random_images(config: ConfigDict, count: int) -> ImageDataset:
+    size, channels, classes = config.data.image_size, config.data.channels, config.model.num_classes
+    images = np.random.default_rng(0).integers(0, 256, (count, size, size, channels), np.uint8)
+    labels = np.arange(count, dtype=np.int32) % classes if classes else None
+    return ImageDataset(images, labels, {}, None, {}, Path())
+
+
+def _resident_bytes() -> int:
+    """Largest resident size of this process, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,50 @@
+"""Opens the images of a config: their pack, without near-duplicates if the config asks for that."""
+
+from functools import partial
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from dcgan_jax.datasets import pack
+from dcgan_jax.datasets.image_dataset import ImageDataset
+
+
+def open_or_build(data: ConfigDict, *, progress: bool = True) -> ImageDataset:
+    """The images of `config.data`, packed first if they are not yet; see `pack.open_or_build`.
+
+    With data.dedup, near-duplicates are left out.
+
+    Raises:
+        UserError: as `pack.open_or_build` and `duplicates.find_duplicates`.
+    """
+    return pack.open_or_build(data, _duplicates(data, progress), progress=progress)
+
+
+def pack_path(data: ConfigDict) -> Path:
+    """The folder where the pack of `config.data` is or will be. Raises UserError as `open_or_build` does."""
+    return pack.pack_path(data, _duplicates(data, progress=False))
+
+
+def open_others(data: ConfigDict, *, source: str = "", split: str = "", folder: str = "") -> ImageDataset:
+    """Other images than those of `config.data`, made as it says: all of them, duplicates too.
+
+    Args:
+        data: config.data, for the size, channels and crop.
+        source, split, folder: in place of data.source, data.split and data.dir; '' leaves them.
+
+    Raises:
+        UserError: as `open_or_build`.
+    """
+    others = data.copy_and_resolve_references()
+    changes = {"source": source, "split": split, "dir": folder}
+    others.update({name: value for name, value in changes.items() if value})
+    others.update(dedup=False, dedup_radius=0, num_examples=0)
+    return open_or_build(others)
+
+
+def _duplicates(data: ConfigDict, progress: bool) -> pack.Duplicates | None:
+    if not data.dedup:
+        return None
+    from dcgan_jax.datasets import duplicates  # imports JAX
+
+    return pack.Duplicates(duplicates.fingerprint(data), partial(duplicates.find_duplicates, data, progress=progress))

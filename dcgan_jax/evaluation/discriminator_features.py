@@ -1,0 +1,93 @@
+"""Features of a discriminator for linear classifiers [paper section 5.1].
+
+Activations of all convolutions (after the LeakyReLU), each max-pooled to a 4x4 grid, flattened and concatenated: 28,672
+numbers for the paper's ImageNet network, 7,168 for its SVHN network (svhn/svhn_semisup_analysis.py pools by 4, 2, 1).
+Batch normalisation uses statistics of the images that the features are for, estimated once and frozen, as there.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from dcgan_jax.config import need_convolutions
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.nets import frozen_statistics, models, pixels
+from dcgan_jax.nets.models import Tree
+from dcgan_jax.runs import trained
+
+GRID = 4
+
+
+def pool(maps: jax.Array, grid: int = GRID) -> jax.Array:
+    """Maxima of maps [batch, side, side, features] over a grid of cells, [batch, grid, grid, features].
+
+    A side that the grid does not divide has overlapping cells; one that is smaller stays as it is.
+    """
+    side = maps.shape[1]
+    grid = min(grid, side)
+    cells = [slice(i * side // grid, -(-(i + 1) * side // grid)) for i in range(grid)]
+    rows = jnp.stack([maps[:, cell].max(1) for cell in cells], 1)
+    return jnp.stack([rows[:, :, cell].max(2) for cell in cells], 2)
+
+
+def flatten(taps: models.Taps) -> jax.Array:
+    """Features [batch, features] of a discriminator's taps."""
+    pooled = [pool(maps) for name, maps in taps.items() if name.startswith("conv")]
+    return jnp.concatenate([maps.reshape(len(maps), -1) for maps in pooled], 1).astype(jnp.float32)
+
+
+def check_config(config: ConfigDict) -> None:
+    """Raises UserError if the network has no convolutions, or is told the labels that its features are to tell."""
+    need_convolutions(config, "discriminator")
+    if config.model.num_classes:
+        raise UserError("the run's discriminator is told the labels: features need an unconditional one.")
+
+
+def make_extractor(
+    config: ConfigDict, params: Tree, batch_stats: Tree, images: np.ndarray, what: str
+) -> Callable[[np.ndarray, Path, str], np.ndarray]:
+    """`extract(images, file, what) -> features`, with batch statistics of `images`.
+
+    Args:
+      config: of the run.
+      params, batch_stats: of its discriminator.
+      images: uint8 [count, height, width, channels], all of them are seen once.
+      what: stands beside the progress bar.
+
+    Returns:
+      A function that writes float32 [count, features] of uint8 images to `file` and gives them memory-mapped.
+
+    Raises:
+      UserError: see `check_config`.
+    """
+    check_config(config)
+    _, network = models.build_models(config)
+    batches = (
+        (pixels.to_network(jnp.asarray(batch), config.model.output), None)
+        for batch, _ in trained.full_batches(images, what)
+    )
+    variables = {
+        "params": params,
+        "batch_stats": frozen_statistics.make_estimate(network)(params, batch_stats, batches),
+    }
+
+    @jax.jit
+    def features(variables: Tree, images: jax.Array) -> jax.Array:
+        outputs: Any = network.apply(variables, pixels.to_network(images, config.model.output), train=False)
+        return flatten(outputs[1])
+
+    def extract(images: np.ndarray, file: Path, what: str) -> np.ndarray:
+        width = jax.eval_shape(features, variables, images[:1]).shape[1]
+        matrix = np.lib.format.open_memmap(file, "w+", np.float32, (len(images), width))
+        done = 0
+        for batch, count in trained.full_batches(images, what):
+            matrix[done : done + count] = np.asarray(features(variables, batch))[:count]
+            done += count
+        return matrix
+
+    return extract

@@ -1,0 +1,1 @@
+"""What everything stands on: devices, processes, files, signals, the heap, random keys, errors."""

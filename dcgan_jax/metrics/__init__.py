@@ -1,0 +1,1 @@
+"""Numbers for generated images beside real ones."""

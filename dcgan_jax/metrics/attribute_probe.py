@@ -1,0 +1,417 @@
+"""A small network that reads an image's attributes: what makes the latent-space experiments measurable.
+
+It is trained once per pack, on everything that the pack knows about its images, and kept in the pack's folder:
+
+    label, whole numbers, yes or no   classified (the expression's name, smiling or not)
+    real numbers                      regressed (the turn of a head)
+    windows                           boxes; every pixel is classified as inside one or not (toy bedrooms)
+
+A tenth of the images (at most 2,000) is held out; accuracy there comes with the probe and belongs beside every figure
+that depends on it. Generated images are not real ones: training adds noise and changes of contrast to lessen the gap.
+
+A probe also reads attributes off images that are none, such as two faces laid over each other. So it tells how far an
+image is from the data: the Mahalanobis distance of the mean activations of all layers from their mean over the training
+images [Lee et al. 2018]. An image is *plausible* if it is no farther than 95 % of the held-out images.
+"""
+
+import contextlib
+import functools
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from dcgan_jax.datasets.image_dataset import ImageDataset
+from dcgan_jax.machine import files, rng
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.nets import models
+from dcgan_jax.nets.activations import leaky_relu
+from dcgan_jax.nets.models import Tree
+from dcgan_jax.runs import trained
+
+VERSION = 1  # raise when anything about the network or its training changes: cached probes are then made again
+BOXES = "windows"  # the attribute [count, 4] that is read pixel by pixel, see datasets/toy_bedrooms.py
+
+_FILE = "attribute_probe.msgpack"
+_FEATURES = "features"  # among the network's outputs: mean activations of every layer
+_BATCH_SIZE = 128
+_STEPS = 800
+_LEARNING_RATE = 2e-3
+_WIDTHS = (32, 64, 128, 128)  # of the strided convolutions, as many as the image allows
+_HIDDEN = 128
+_BOXES_WEIGHT = 10.0  # of the loss of pixels, which is small: most of them are outside and easy
+_NOISE = 0.1  # largest standard deviation of the noise added in training; pixels are in [-1, 1]
+_CONTRAST = 0.2  # largest relative change of contrast
+_FEWEST = 10  # images
+_MOST_CLASSES = 100  # a whole number with more values is no class
+_MOST_HELD_OUT = 2000
+_MOST_FEATURES = 10_000  # training images whose features' mean and covariance are taken
+_PLAUSIBLE = 0.95  # share of held-out images that are plausible
+
+_log = logging.getLogger(__name__)
+
+
+class Target(NamedTuple):
+    """Something that the probe reads.
+
+    Attributes:
+      name: 'label', or the name of the attribute.
+      classes: how many; 0 for a number, and for boxes.
+      mean, scale: of a number, over the training images; the network predicts (value - mean) / scale.
+      held_out: accuracy of a class, correlation of a number, or intersection over union of boxes, on images that were
+        not trained on.
+    """
+
+    name: str
+    classes: int
+    mean: float = 0.0
+    scale: float = 1.0
+    held_out: float = math.nan
+
+    @property
+    def accuracy(self) -> str:
+        """The held-out figure in words."""
+        if self.name == BOXES:
+            return f"intersection over union {self.held_out:.2f}"
+        return f"accuracy {100 * self.held_out:.1f} %" if self.classes else f"correlation {self.held_out:.3f}"
+
+
+@dataclass(frozen=True)
+class AttributeProbe:
+    """A trained probe.
+
+    Attributes:
+      targets: what it reads, by name.
+      class_names: of the label, or None.
+      variables: of the network.
+      features: 'mean' [features], 'precision' [features, features] and 'limit' of a plausible image's distance.
+    """
+
+    targets: dict[str, Target]
+    class_names: list[str] | None
+    variables: Tree
+    features: dict[str, np.ndarray]
+
+    def read(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """What uint8 images [count, height, width, channels] show.
+
+        Returns:
+          By name: probabilities [count, classes] of a class, [count] of a number in its own unit, and for BOXES the
+          probability [count, height, width] that a pixel lies in one. float32.
+        """
+        read = _predict(self.targets, self.variables, images)
+        return {name: read[name] for name in self.targets}
+
+    def embed(self, images: np.ndarray, what: str = "") -> np.ndarray:
+        """Mean activations of all layers, float32 [count, features], of uint8 images [count, height, width, channels].
+
+        A feature space in which images can be compared that need no network from elsewhere. `what` stands beside the
+        progress bar; '' is for none.
+        """
+        return _predict(self.targets, self.variables, images, what)[_FEATURES]
+
+    def plausible(self, images: np.ndarray) -> np.ndarray:
+        """Which uint8 images [count, height, width, channels] are like the data, bool [count]."""
+        return (
+            _distance(self.embed(images), self.features["mean"], self.features["precision"]) <= self.features["limit"]
+        )
+
+
+def known(dataset: ImageDataset) -> dict[str, np.ndarray]:
+    """What a pack knows of its images, by name: int32 [N] of a class, float32 [N], or boxes float32 [N, count, 4]."""
+    columns = {} if dataset.labels is None else {"label": dataset.labels}
+    found = {}
+    for name, values in (columns | dataset.attributes).items():
+        if name == BOXES:
+            found[name] = values
+        elif values.ndim == 1 and values.max() > values.min():
+            if values.dtype.kind == "f":
+                found[name] = values.astype(np.float32)
+            elif values.dtype.kind in "biu" and values.min() >= 0 and values.max() < _MOST_CLASSES:
+                found[name] = values.astype(np.int32)
+    return found
+
+
+def targets_of(dataset: ImageDataset) -> dict[str, Target]:
+    """What a probe of these images will read, by name; {} if nothing is known about them. Trains nothing."""
+    targets = {}
+    for name, values in known(dataset).items():
+        classes = int(values.max()) + 1 if values.dtype.kind == "i" else 0
+        targets[name] = Target(name, classes)
+    return targets
+
+
+def open_or_train(dataset: ImageDataset) -> AttributeProbe:
+    """The probe of a pack; trained (about two minutes on two CPU cores) when it is not there yet.
+
+    Raises:
+      UserError: the images have neither labels nor attributes, or are too few.
+    """
+    truth = known(dataset)
+    if not truth:
+        raise UserError(
+            f"{dataset.meta['source']} has neither labels nor attributes, so nothing can be measured with a probe. "
+            "Sort the images into a folder per class, or choose the exemplars by number."
+        )
+    if len(dataset.images) < _FEWEST:
+        raise UserError(
+            f"{dataset.meta['source']} has {len(dataset.images)} images, too few to train a probe; it needs {_FEWEST}."
+        )
+    path = dataset.path / _FILE
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # of a folder that cannot be written
+            stack.enter_context(files.lock(path.with_suffix(".lock"), f"the probe of {dataset.meta['source']}"))
+        return _load_or_train(path, dataset, truth)
+
+
+def _load_or_train(path: Path, dataset: ImageDataset, truth: dict[str, np.ndarray]) -> AttributeProbe:
+    probe = _load(path, dataset) if path.exists() else None
+    if probe is None:
+        probe = _train(dataset, truth)
+        content = {
+            "version": VERSION,
+            "targets": [list(target) for target in probe.targets.values()],
+            "variables": probe.variables,
+            "features": probe.features,
+        }
+        try:
+            files.write_atomically(path, flax.serialization.msgpack_serialize(content))
+        except OSError as error:
+            _log.warning("The probe cannot be kept in %s (%s): it will be trained again.", path, error.strerror)
+    return probe
+
+
+def _load(path: Path, dataset: ImageDataset) -> AttributeProbe | None:
+    """None if the file is damaged or of another version."""
+    try:
+        content = flax.serialization.msgpack_restore(path.read_bytes())
+        if content["version"] != VERSION:
+            return None
+        targets = {target[0]: Target(*target) for target in content["targets"]}
+        return AttributeProbe(targets, dataset.class_names, content["variables"], content["features"])
+    except Exception as error:  # whatever msgpack makes of damaged bytes
+        _log.warning("%s is damaged (%s); training it again.", path, error)
+        return None
+
+
+# --- The network -----------------------------------------------------------------------------------------------------
+
+
+class _Network(nn.Module):
+    """A discriminator's layers with one dense head per target, and a map of logits for BOXES."""
+
+    trunk: models.Discriminator
+    targets: tuple[Target, ...]
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
+        """Images [batch, side, side, channels] in [-1, 1] -> logits [batch, classes], [batch], [batch, side/2, side/2].
+
+        Besides _FEATURES [batch, features].
+        """
+        _, taps = self.trunk(images, train=train)
+        means = [x.mean((1, 2)) for name, x in taps.items() if name.startswith("conv")]
+        outputs = {_FEATURES: jnp.concatenate([*means, taps["hidden1"]], 1)}
+        for target in self.targets:
+            if target.name == BOXES:
+                outputs[target.name] = self._map(taps)
+            else:
+                x = nn.Dense(max(target.classes, 1), name=f"head_{target.name}")(taps["hidden1"])
+                outputs[target.name] = x if target.classes else x[:, 0]
+        return outputs
+
+    def _map(self, taps: models.Taps) -> jax.Array:
+        """Every layer's maps, brought to the resolution of the first and added up [feature pyramid networks]."""
+        depth = len(self.trunk.stages)
+        total = nn.Dense(_WIDTHS[0], name=f"map_conv{depth}")(taps[f"conv{depth}"])
+        for i in reversed(range(1, depth)):
+            layer = nn.Dense(_WIDTHS[0], name=f"map_conv{i}")(taps[f"conv{i}"])
+            total = leaky_relu(layer + total.repeat(2, 1).repeat(2, 2))
+        return nn.Dense(1, name="map")(total)[..., 0]
+
+
+@functools.lru_cache(maxsize=4)
+def _network(targets: tuple[Target, ...], side: int) -> _Network:
+    stages, rest = [], side
+    for width in _WIDTHS:
+        if rest % 2 or rest <= 4:
+            break
+        stages.append((width, 2))
+        rest //= 2
+    trunk = models.Discriminator(
+        stages=tuple(stages),
+        hidden=(_HIDDEN,),
+        activation=leaky_relu,
+        resampling="strided",
+        kernel_size=3,
+        num_classes=0,
+        norm="paper",
+        norm_epsilon=1e-5,
+        norm_affine=True,
+        norm_momentum=0.9,
+        axis_name=None,
+        conv_method="auto",
+        dtype=jnp.float32,
+        head="dense",
+        dropout=0.0,
+        name="trunk",
+    )
+    return _Network(trunk, targets)
+
+
+@functools.lru_cache(maxsize=4)
+def _make_predict(targets: tuple[Target, ...], side: int) -> Any:
+    network = _network(targets, side)
+
+    @jax.jit
+    def predict(variables: Tree, images: jax.Array) -> dict[str, jax.Array]:
+        outputs: Any = network.apply(variables, images / 127.5 - 1.0, train=False)
+        result = {_FEATURES: outputs[_FEATURES]}
+        for target in targets:
+            output = outputs[target.name]
+            if target.name == BOXES:
+                result[target.name] = nn.sigmoid(output).repeat(2, 1).repeat(2, 2)
+            elif target.classes:
+                result[target.name] = nn.softmax(output)
+            else:
+                result[target.name] = output * target.scale + target.mean
+        return result
+
+    return predict
+
+
+def _predict(targets: dict[str, Target], variables: Tree, images: np.ndarray, what: str = "") -> dict[str, np.ndarray]:
+    """The outputs for all images, in batches of one size: one compiled program."""
+    predict = _make_predict(tuple(target._replace(held_out=0.0) for target in targets.values()), images.shape[1])
+    batches = []
+    for batch, count in trained.full_batches(images, what):
+        batches.append({name: np.asarray(v)[:count] for name, v in predict(variables, batch).items()})
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
+# --- Training --------------------------------------------------------------------------------------------------------
+
+
+def box_masks(boxes: np.ndarray, side: int) -> np.ndarray:
+    """Pixels whose centre lies in a box, bool [N, side, side], of boxes [N, count, 4]: x0, y0, x1, y1 in [0, 1]."""
+    centre = (np.arange(side) + 0.5) / side
+    x0, y0, x1, y1 = (boxes[..., i, None] for i in range(4))
+    across, down = (x0 <= centre) & (centre < x1), (y0 <= centre) & (centre < y1)
+    return np.any(down[..., :, None] & across[..., None, :], axis=1)
+
+
+def _train(dataset: ImageDataset, truth: dict[str, np.ndarray]) -> AttributeProbe:
+    count, side = len(dataset.images), dataset.images.shape[1]
+    order = np.random.default_rng(0).permutation(count)
+    held_out = order[: min(count // 10, _MOST_HELD_OUT)]
+    training = order[len(held_out) :]
+    targets = []
+    for name, target in targets_of(dataset).items():
+        if not target.classes and name != BOXES:
+            seen = truth[name][training]
+            target = target._replace(mean=float(seen.mean()), scale=float(seen.std()) or 1.0)
+        targets.append(target)
+
+    network = _network(tuple(target._replace(held_out=0.0) for target in targets), side)
+    optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, _STEPS))
+    shape = (1, side, side, dataset.images.shape[3])
+    variables = jax.jit(functools.partial(network.init, train=False))(rng.stream(0, "probe_init"), jnp.zeros(shape))
+    step = _make_step(network, tuple(targets), optimizer)
+    state = (variables["params"], variables.get("batch_stats", {}), optimizer.init(variables["params"]))
+    bar = tqdm(_batches(training, _STEPS), total=_STEPS, desc="attribute probe", unit="step", disable=None)
+    for i, rows in enumerate(bar):
+        batch = {name: values[rows] for name, values in truth.items()}
+        if BOXES in batch:
+            batch[BOXES] = box_masks(batch[BOXES], side // 2)  # the resolution of the first convolution
+        state = step(state, np.int32(i), dataset.images[rows], batch)
+
+    variables = jax.tree.map(np.asarray, {"params": state[0], "batch_stats": state[1]})
+    by_name = {target.name: target for target in targets}
+    seen = _predict(by_name, variables, dataset.images[np.sort(training[:_MOST_FEATURES])])[_FEATURES]
+    mean, precision = seen.mean(0), _precision(seen)
+    held_out = np.sort(held_out)
+    found = _predict(by_name, variables, dataset.images[held_out])
+    limit = np.quantile(_distance(found[_FEATURES], mean, precision), _PLAUSIBLE)
+    scored = {t.name: t._replace(held_out=_score(t, found[t.name], truth[t.name][held_out])) for t in targets}
+    features = {"mean": mean, "precision": precision, "limit": np.asarray(limit)}
+    return AttributeProbe(scored, dataset.class_names, variables, features)
+
+
+def _precision(features: np.ndarray) -> np.ndarray:
+    """Inverse covariance [features, features] of [images, features]; a little of the mean variance is added."""
+    covariance = np.cov(features.T.astype(np.float64))
+    ridge = 1e-4 * np.trace(covariance) / len(covariance)
+    return np.linalg.inv(covariance + max(ridge, 1e-12) * np.eye(len(covariance)))
+
+
+def _distance(features: np.ndarray, mean: np.ndarray, precision: np.ndarray) -> np.ndarray:
+    """Mahalanobis distance of [images, features], [images]."""
+    apart = features.astype(np.float64) - mean
+    return np.sqrt(np.sum(apart @ precision * apart, axis=1))
+
+
+def _batches(rows: np.ndarray, steps: int) -> Iterator[np.ndarray]:
+    """Sorted rows of each step's batch; a permutation after the other."""
+    order = np.random.default_rng(1)
+    pending = np.empty(0, rows.dtype)
+    for _ in range(steps):
+        while len(pending) < _BATCH_SIZE:
+            pending = np.concatenate([pending, order.permutation(rows)])
+        yield np.sort(pending[:_BATCH_SIZE])
+        pending = pending[_BATCH_SIZE:]
+
+
+def _make_step(network: _Network, targets: tuple[Target, ...], optimizer: optax.GradientTransformation) -> Any:
+    def losses(params: Tree, batch_stats: Tree, images: jax.Array, batch: Tree) -> tuple[jax.Array, Tree]:
+        variables = {"params": params, "batch_stats": batch_stats}
+        outputs, updates = network.apply(variables, images, train=True, mutable=["batch_stats"])
+        total = jnp.zeros(())
+        for target in targets:
+            output, value = outputs[target.name], batch[target.name]
+            if target.name == BOXES:
+                loss = _BOXES_WEIGHT * optax.sigmoid_binary_cross_entropy(output, value.astype(jnp.float32))
+            elif target.classes:
+                loss = optax.softmax_cross_entropy_with_integer_labels(output, value)
+            else:
+                loss = jnp.square(output - (value - target.mean) / target.scale)
+            total += loss.mean()
+        return total, updates.get("batch_stats", {})
+
+    @jax.jit
+    def step(state: Tree, i: jax.Array, images: jax.Array, batch: Tree) -> Tree:
+        params, batch_stats, opt_state = state
+        images = _augment(rng.stream(0, "probe_augment", i), images / 127.5 - 1.0)
+        (_, batch_stats), gradient = jax.value_and_grad(losses, has_aux=True)(params, batch_stats, images, batch)
+        update, opt_state = optimizer.update(gradient, opt_state, params)
+        return optax.apply_updates(params, update), batch_stats, opt_state
+
+    return step
+
+
+def _augment(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Contrast and noise, each image its own."""
+    keys = jax.random.split(key, 3)
+    each = (len(images), 1, 1, 1)
+    contrast = jax.random.uniform(keys[0], each, minval=1.0 - _CONTRAST, maxval=1.0 + _CONTRAST)
+    deviation = jax.random.uniform(keys[1], each, maxval=_NOISE)
+    return jnp.clip(contrast * images + deviation * jax.random.normal(keys[2], images.shape), -1.0, 1.0)
+
+
+def _score(target: Target, found: np.ndarray, known: np.ndarray) -> float:
+    """See `Target.held_out`."""
+    if target.name == BOXES:
+        inside, truth = found > 0.5, box_masks(known, found.shape[1])
+        return float((inside & truth).sum() / max((inside | truth).sum(), 1))
+    if target.classes:
+        return float((found.argmax(1) == known).mean())
+    return float(np.corrcoef(found, known)[0, 1]) if len(known) > 1 and known.std() and found.std() else math.nan

@@ -1,0 +1,56 @@
+"""Does a generator draw its training images again?
+
+A sample counts as memorised if it is nearer to some training image than 95 % of held-out images are to theirs, in a
+feature space. Of a generator that draws like the data's distribution 5 % of the samples do; of one that copies, all.
+The idea of comparing samples' distances to the training set with held-out images' is that of Meehan, Chaudhuri and
+Dasgupta 2020; the share is this project's own.
+"""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+
+from dcgan_jax.datasets.image_dataset import ImageDataset
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.metrics import nearest
+from dcgan_jax.metrics.feature_spaces import FeatureSpace
+
+_NEAR = 0.05  # share of held-out images that are nearer to a training image than the limit
+_ROUNDING = 2e-6  # of a squared distance, in float32, relative to the squared norm of the features
+_PART = 12_800  # training images whose features are made at a time
+_BLOCK = 2048  # training images that are compared at a time
+
+
+class Memorization:
+    """What is known of the training images and of held-out ones; looked at when first asked."""
+
+    def __init__(self, space: FeatureSpace, training: ImageDataset, held_out: ImageDataset) -> None:
+        """Raises UserError if both are the same images."""
+        if training.path == held_out.path:
+            raise UserError("the held-out images are those of training: name another split or source.")
+        self._space, self._training, self._held_out = space, training, held_out
+
+    def share(self, features: np.ndarray) -> float:
+        """Share of samples, float32 [count, features], that count as memorised."""
+        training, limit = self._known
+        return float((nearest_distances(features, training) <= limit).mean())
+
+    @functools.cached_property
+    def _known(self) -> tuple[np.ndarray, float]:
+        """Features of all training images, 2 KB each for a probe's 500; the distance within which one is memorised."""
+        images, parts = self._training.images, []
+        for begin in range(0, len(images), _PART):
+            parts.append(self._space.embed(images[begin : begin + _PART]).features)
+        training = np.concatenate(parts)
+        held_out = self._space.embed(nearest.some(self._held_out.images)).features
+        rounding = np.sqrt(_ROUNDING * np.square(training).sum(1).max())  # of copies, which may be among the held-out
+        return training, float(max(np.quantile(nearest_distances(held_out, training), _NEAR), rounding))
+
+
+def nearest_distances(queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Euclidean distances float32 [queries] to the nearest of rows [count, features]."""
+    neighbors = nearest.Neighbors(queries)
+    for begin in range(0, len(rows), _BLOCK):
+        neighbors.add(jnp.asarray(np.resize(rows[begin : begin + _BLOCK], (_BLOCK, rows.shape[1]))))
+    return neighbors.distances()

@@ -1,0 +1,85 @@
+"""How much arithmetic and memory one training step needs, counted from the config alone.
+
+A multiplication and an addition are two floating-point operations. Counted are the products of convolutions and dense
+layers, by their definition: sum over taps, whatever formulation computes them. Normalisation, activations and the
+optimizer are left out (under 2 % in the paper's network).
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from dcgan_jax.nets import models
+
+
+class Layer(NamedTuple):
+    """A convolution or dense layer: multiplications per image, and values it puts out per image."""
+
+    name: str
+    multiplications: int
+    outputs: int
+
+
+def layers(config: ConfigDict) -> tuple[list[Layer], list[Layer]]:
+    """The layers of generator and discriminator, from noise to image and from image to logit."""
+    generator, discriminator = models.build_models(config)
+    size, channels, classes = config.data.image_size, config.data.channels, config.model.num_classes
+    taps, pooling = config.model.kernel_size**2, config.model.resampling == "pooling"
+
+    def dense(name: str, inputs: int, outputs: int) -> Layer:
+        return Layer(name, (inputs + classes) * outputs, outputs)
+
+    g_layers, width = [], config.model.z_dim
+    for i, features in enumerate(generator.hidden, 1):
+        g_layers.append(dense(f"hidden{i}", width, features))
+        width = features
+    side, widths = models.first_side(size, generator.stages), models.generator_widths(generator.stages, channels)
+    g_layers.append(dense("projection", width, side * side * widths[0]))
+    for i, ((features, stride), output) in enumerate(zip(generator.stages, widths[1:], strict=True), 1):
+        places = (side * stride if pooling else side) ** 2
+        multiplications = places * taps * (features + classes) * output
+        side *= stride
+        g_layers.append(Layer(f"deconv{i}", multiplications, side * side * output))
+
+    d_layers, side, width = [], size, channels
+    for i, (features, stride) in enumerate(discriminator.stages, 1):
+        places = (side if pooling else side // stride) ** 2
+        side //= stride
+        multiplications = places * taps * (width + classes) * features
+        d_layers.append(Layer(f"conv{i}", multiplications, places * features))
+        width = features
+    if discriminator.head == "dense":
+        width *= side * side
+    for i, features in enumerate(discriminator.hidden, 1):
+        d_layers.append(dense(f"hidden{i}", width, features))
+        width = features
+    d_layers.append(dense("logit", width, 1))
+    return g_layers, d_layers
+
+
+def flops_per_image(config: ConfigDict) -> int:
+    """Floating-point operations of one training step per image of the batch.
+
+    With forward passes F_G and F_D the step costs 3 F_G (forward, gradients of weights and of inputs) + 6 F_D (the
+    same on real and generated images) + 2 F_D (generated images forward and back, without weight gradients), less the
+    gradients of inputs that nobody asks for: those of the images in the discriminator's update and of the noise.
+    'generator_first' draws the discriminator's fakes anew: F_G more.
+    """
+    g_layers, d_layers = layers(config)
+    forward_g, forward_d = (sum(layer.multiplications for layer in part) for part in (g_layers, d_layers))
+    total = 3 * forward_g + 8 * forward_d - g_layers[0].multiplications - 2 * d_layers[0].multiplications
+    if config.update_order == "generator_first":
+        total += forward_g
+    return 2 * total
+
+
+def activation_bytes_per_image(config: ConfigDict) -> int:
+    """Bytes of the maps that one step must remember for its gradients, per image of the batch.
+
+    Every layer's output once before and once after normalisation and activation, of G for one image and of D for the
+    real one and the generated one, in the precision of the computation.
+    """
+    g_layers, d_layers = layers(config)
+    values = 2 * sum(layer.outputs for layer in g_layers) + 4 * sum(layer.outputs for layer in d_layers)
+    return values * jnp.dtype(config.precision).itemsize

@@ -1,0 +1,1 @@
+"""What an experiment leaves behind: figures, tables, pictures."""

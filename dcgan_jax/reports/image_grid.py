@@ -1,0 +1,61 @@
+"""Sheets of images."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from dcgan_jax.machine import files
+
+
+def make_grid(images: np.ndarray, columns: int) -> np.ndarray:
+    """Tiles uint8 images [n, height, width, channels] row by row into one, without borders; empty cells are white."""
+    count, height, width, channels = images.shape
+    rows = -(-count // columns)
+    cells = np.full((rows * columns, height, width, channels), 255, np.uint8)
+    cells[:count] = images
+    cells = cells.reshape(rows, columns, height, width, channels).transpose(0, 2, 1, 3, 4)
+    return cells.reshape(rows * height, columns * width, channels)
+
+
+def number(images: np.ndarray) -> np.ndarray:
+    """The images with 0, 1, 2, ... written in the corner; small ones are enlarged to 56 pixels at least."""
+    scale = -(-56 // images.shape[1])
+    numbered = images.repeat(scale, 1).repeat(scale, 2)
+    for i, image in enumerate(numbered):
+        picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+        draw = ImageDraw.Draw(picture)
+        box = draw.textbbox((2, 1), str(i))
+        draw.rectangle((0, 0, box[2] + 2, box[3] + 2), fill="white")
+        draw.text((2, 1), str(i), fill="black")
+        numbered[i] = np.asarray(picture).reshape(image.shape)
+    return numbered
+
+
+def row(*blocks: np.ndarray, gap: int = 8) -> np.ndarray:
+    """Sheets uint8 [height, width, channels] side by side, at the top, `gap` white pixels between them."""
+    height = max(block.shape[0] for block in blocks)
+    spaced = []
+    for block in blocks:
+        canvas = np.full((height, block.shape[1] + gap, block.shape[2]), 255, np.uint8)
+        canvas[: block.shape[0], : block.shape[1]] = block
+        spaced.append(canvas)
+    return np.concatenate(spaced, 1)[:, :-gap]
+
+
+def column(*blocks: np.ndarray, gap: int = 8) -> np.ndarray:
+    """The same from top to bottom."""
+    return row(*(block.swapaxes(0, 1) for block in blocks), gap=gap).swapaxes(0, 1)
+
+
+def png(image: np.ndarray) -> bytes:
+    """A uint8 image [height, width, 1 or 3] as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def save_png(path: Path, image: np.ndarray) -> None:
+    """Writes one uint8 image [height, width, 1 or 3] atomically."""
+    files.write_atomically(path, png(image))

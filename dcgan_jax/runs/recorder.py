@@ -1,0 +1,192 @@
+"""What happens beside the training steps: metrics, sheets, checkpoints."""
+
+import contextlib
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from dcgan_jax.nets.losses import LOSSES
+from dcgan_jax.reports import image_grid
+from dcgan_jax.runs import run_folder, trained
+from dcgan_jax.runs.alarms import Alarms, diversity
+from dcgan_jax.runs.checkpoint import Checkpoints
+from dcgan_jax.runs.divergence import Diverged, first_nonfinite
+from dcgan_jax.runs.run_log import RunLog
+from dcgan_jax.train_state import GANState
+from dcgan_jax.train_step import Metrics
+
+# Calls that may be under way on the device before the host waits: enough to keep it busy, few enough to stop quickly.
+_CALLS_IN_FLIGHT = 2
+# Images of the data that samples are compared with, see `collapse`.
+_DATA_SHOWN = 64
+
+Evaluate = Callable[[GANState], dict[str, float]]
+
+
+class Recorder:
+    """What happens beside the steps: metrics, sheets, checkpoints, each at its own interval and at the end."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: Path,
+        checkpoints: Checkpoints,
+        log: RunLog,
+        images: np.ndarray,
+        first_step: int,
+        evaluate: Evaluate | None = None,
+    ) -> None:
+        """`first_step`: finished steps of the state that the loop starts from. `images`: of the data."""
+        self._evaluate = evaluate
+        self._config, self._workdir, self._checkpoints, self._log = config, workdir, checkpoints, log
+        self._draw = trained.make_draw(config)
+        self._all_finite = jax.jit(_all_finite)
+        self._sheet_inputs = trained.sheet_inputs(config, config.seed)
+        self._data_shown = images[np.unique(np.linspace(0, len(images) - 1, _DATA_SHOWN).astype(int))]
+        self._alarms = Alarms(LOSSES[config.loss], run_folder.read_metrics(workdir))
+        self._in_flight: deque[tuple[int, Metrics]] = deque()
+        self._begin = self._done = first_step
+        self._last_check = first_step  # last step whose metrics were seen to be finite
+        self._clock = Clock()
+
+    def after_call(self, step: int, state: GANState, metrics: Metrics) -> None:
+        """To be called after every call of the mapped step.
+
+        Args:
+          step: the last step that the call made.
+          state, metrics: its results, which may still be under way.
+        """
+        config = self._config
+        self._in_flight.append((step, metrics))
+        if len(self._in_flight) > _CALLS_IN_FLIGHT:
+            self._check_finite(*self._in_flight.popleft(), state)
+        first, last = self._done == self._begin, step == config.num_steps
+        if first:
+            jax.block_until_ready(metrics)
+            self._log.text(f"first step done after {self._clock.restart():.1f} s of compiling")
+        else:
+            self._clock.steps += step - self._done
+        self._done = step
+        self._log.progress(step)
+        if jax.process_count() == 1:  # on several hosts all must stop at the same step: they do so at the next save
+            self._checkpoints.check()
+
+        extra: dict[str, float] = {}
+        sheet_due, evaluation_due = (last or is_due(step, every) for every in (config.sample_every, config.eval_every))
+        if sheet_due:
+            with self._clock.paused(metrics):
+                extra |= self._write_sheet(step, state)
+        if self._evaluate and evaluation_due:
+            with self._clock.paused(metrics):
+                extra |= self._evaluate(_of_this_host(state))  # on every host: none waits for another
+        # The same on all hosts: all of them look at the metrics of this step, or none.
+        if (first and self._begin == 0) or is_due(step, config.log_every) or sheet_due or evaluation_due:
+            self._write_metrics(step, metrics, extra, state)
+        if last or is_due(step, config.checkpoint_every):
+            with self._clock.paused(metrics):
+                self.save(step, state, metrics)
+
+    def save(self, step: int, state: GANState, metrics: Metrics, *, block: bool = False) -> None:
+        """Checkpoints a state that is known to be good; `block`: and waits until it is saved."""
+        self._check_finite(step, metrics, state)
+        if not self._all_finite(state):  # metrics are of before the update
+            leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+            bad = next(path for path, leaf in leaves if not np.isfinite(_of_this_host(leaf)).all())
+            raise self._diverged(step, f"{jax.tree_util.keystr(bad, simple=True, separator='/')} of the state")
+        self._log.sync()  # no checkpoint is newer than the metrics
+        self._checkpoints.save(state, block=block)
+
+    def _write_metrics(self, step: int, metrics: Metrics, extra: dict[str, float], state: GANState) -> None:
+        values = self._check_finite(step, metrics, state) | extra
+        alarms, warnings = self._alarms.watch(values)
+        steps_per_second = self._clock.rate()
+        seconds_left = math.nan
+        if steps_per_second:  # unknown at the first step, which compiles
+            values["images_per_second"] = round(steps_per_second * self._config.batch_size, 2)
+            seconds_left = (self._config.num_steps - step) / steps_per_second
+        self._log.scalars(step, values | alarms, seconds_left)
+        for warning in warnings:
+            self._log.text(f"warning: step {step}: {warning}")
+
+    def _check_finite(self, step: int, metrics: Metrics, state: GANState) -> dict[str, float]:
+        """The metrics that are single numbers. Raises Diverged if any metric is not finite."""
+        while self._in_flight and self._in_flight[0][0] < step:  # the first one counts
+            self._check_finite(*self._in_flight.popleft(), state)
+        found = jax.device_get(metrics)
+        if bad := first_nonfinite(found, state, self._config.update_order):
+            raise self._diverged(step, bad)
+        self._last_check = max(self._last_check, step)
+        return {name: float(value) for name, value in found.items() if value.ndim == 0}
+
+    def _diverged(self, step: int, what: str) -> Diverged:
+        self._checkpoints.wait()
+        saved = run_folder.latest_step(self._workdir)
+        kept = "no checkpoint was saved before" if saved is None else f"the checkpoint of step {saved} is kept"
+        if failure := self._checkpoints.failure():
+            kept += f"; {failure}"
+        first = min(self._last_check + 1, step)
+        return Diverged(
+            f"training diverged between steps {first} and {step}: {what} is not finite; {kept}. "
+            "Check the data, or lower the learning rates in a new --workdir.",
+            step,
+        )
+
+    def _write_sheet(self, step: int, state: GANState) -> dict[str, float]:
+        if jax.process_index() != 0:
+            return {}
+        z, labels, columns = self._sheet_inputs
+        images = self._draw(_of_this_host(state), z, labels)
+        sheet = image_grid.make_grid(images, columns)
+        try:
+            image_grid.save_png(run_folder.sample_sheet(self._workdir, step), sheet)
+        except OSError as error:
+            self._log.text(f"warning: the sheet of step {step} could not be written ({error.strerror}).")
+        self._log.image(step, "samples", np.asarray(sheet))
+        return {"diversity": round(diversity(images, self._data_shown), 4)}
+
+
+def _all_finite(state: GANState) -> jax.Array:
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]).all()
+
+
+def _of_this_host(state: Any) -> Any:
+    """A replicated state, or a part of one, as it lies on the first device here: one is enough to draw samples."""
+    return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, state)
+
+
+class Clock:
+    """Speed of the steps alone: time in sheets and checkpoints does not count."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._start = time.monotonic()
+
+    def restart(self) -> float:
+        """Seconds since the last restart."""
+        now = time.monotonic()
+        elapsed, self._start, self.steps = now - self._start, now, 0
+        return elapsed
+
+    def rate(self) -> float:
+        """Steps per second since the last call; 0 if there were none."""
+        steps, elapsed = self.steps, self.restart()
+        return steps / elapsed if elapsed > 0 else 0.0
+
+    @contextlib.contextmanager
+    def paused(self, metrics: Metrics) -> Iterator[None]:
+        jax.block_until_ready(metrics)  # the steps under way still count
+        begin = time.monotonic()
+        yield
+        self._start += time.monotonic() - begin
+
+
+def is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

@@ -1,0 +1,57 @@
+"""Flags that name a trained run."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import flags
+
+from dcgan_jax.runs import run_folder
+from dcgan_jax.runs.trained import TrainedRun
+
+
+class RunFlags(NamedTuple):
+    workdir: flags.FlagHolder
+    step: flags.FlagHolder
+    seed: flags.FlagHolder
+    norm: flags.FlagHolder
+    label: flags.FlagHolder
+
+    def load(self) -> TrainedRun:
+        """The run that the flags name."""
+        return TrainedRun(Path(self.workdir.value), self.step.value, self.seed.value, self.norm.value, self.label.value)
+
+
+def define_flags() -> RunFlags:
+    """--workdir, --step, --seed, --norm and --label."""
+    return RunFlags(
+        workdir=flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True),
+        step=define_step_flag(),
+        seed=flags.DEFINE_integer("seed", 0, "Of everything that is drawn.", lower_bound=0, upper_bound=2**31 - 1),
+        norm=flags.DEFINE_enum(
+            "norm", "running", ("running", "frozen"), "Statistics of batch normalisation; see sample.py."
+        ),
+        label=flags.DEFINE_integer("label", None, "Class of all images (conditional networks); default: 0."),
+    )
+
+
+class _StepParser(flags.ArgumentParser):
+    """A number of steps, or BEST."""
+
+    syntactic_help = f"a number, or '{run_folder.BEST}'"
+
+    def parse(self, argument: str | int) -> str | int:
+        if argument == run_folder.BEST:
+            return run_folder.BEST
+        try:
+            return int(argument)
+        except ValueError:
+            raise ValueError(f"{argument!r} is neither a number of steps nor '{run_folder.BEST}'") from None
+
+
+def define_step_flag() -> flags.FlagHolder:
+    """--step, for `load_run`."""
+    text = (
+        f"Checkpoint to use: its step, or '{run_folder.BEST}', the one with the lowest distance to the data among "
+        "those that were evaluated; default: the latest."
+    )
+    return flags.DEFINE(_StepParser(), "step", None, text, serializer=flags.ArgumentSerializer())

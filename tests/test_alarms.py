@@ -1,0 +1,70 @@
+"""Alarms of a run that collapses, and the measure of diversity behind one of them."""
+
+import math
+
+import numpy as np
+import pytest
+
+from dcgan_jax.nets.losses import LOSSES
+from dcgan_jax.runs.alarms import Alarms, diversity
+from tests import tiny
+
+
+def lines(count: int, **values: float) -> list[dict[str, float]]:
+    return [{"step": step, **values} for step in range(count)]
+
+
+# D(x) and D(G(z)) of 0.99 and 0.01, and of 0.9 and 0.1, or logits as far on the way to the loss's optimum.
+WON = {"non_saturating": -2 * math.log(0.99), "minimax": -2 * math.log(0.99), "least_squares": 0.01**2, "hinge": 0.02}
+HEALTHY = {"non_saturating": -2 * math.log(0.9), "minimax": -2 * math.log(0.9), "least_squares": 0.2**2, "hinge": 0.4}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_discriminator_wins_when_it_does_for_ten_lines(loss: str) -> None:
+    alarms = Alarms(LOSSES[loss])
+    won = {"d_loss": WON[loss]}
+    found = [alarms.watch(row) for row in lines(12, **won)]
+    assert [on for on, _ in found] == [{}] * 9 + [{"alarm_d_wins": 1.0}] * 3
+    assert [len(begun) for _, begun in found] == [0] * 9 + [1] + [0] * 2  # told once
+    assert "discriminator wins" in found[9][1][0]
+    assert alarms.watch({"step": 12, "d_loss": HEALTHY[loss]}) == ({}, [])
+    assert [len(alarms.watch(row)[1]) for row in lines(10, **won)][-1] == 1  # told again
+
+
+def test_samples_alike_for_three_sheets() -> None:
+    alarms = Alarms(LOSSES["hinge"], lines(2, diversity=0.1))
+    assert alarms.watch({"step": 5, "d_loss": 1.0}) == ({}, [])  # a line without a sheet
+    on, begun = alarms.watch({"step": 6, "d_loss": 1.0, "diversity": 0.2})
+    assert on == {"alarm_alike": 1.0}
+    assert "samples look alike" in begun[0]
+
+
+def test_memorised_at_once() -> None:
+    alarms = Alarms(LOSSES["hinge"])
+    assert alarms.watch({"step": 1, "probe_memorized": 0.4}) == ({}, [])
+    on, begun = alarms.watch({"step": 2, "probe_memorized": 0.6})
+    assert on == {"alarm_memorized": 1.0} and "may have memorised" in begun[0]
+    assert alarms.watch({"step": 3, "d_loss": 1.0}) == ({}, [])
+
+
+def test_alarms_go_on_where_they_were() -> None:
+    """A resumed run writes what one that never stopped writes."""
+    rows = lines(14, d_loss=0.04)
+    straight = Alarms(LOSSES["non_saturating"])
+    expected = [straight.watch(row) for row in rows]
+    resumed = Alarms(LOSSES["non_saturating"], rows[:7])
+    assert [resumed.watch(row) for row in rows[7:]] == expected[7:]
+
+
+def test_diversity_by_hand() -> None:
+    """Grey images of one value each: distances between neighbours are the differences of the values, times a root."""
+    samples = np.array([10, 20, 40, 100], np.uint8)[:, None, None, None] * np.ones((4, 8, 8, 1), np.uint8)
+    data = np.array([0, 100, 200, 0, 7], np.uint8)[:, None, None, None] * np.ones((5, 8, 8, 1), np.uint8)
+    # Nearest: 10, 10, 20, 60; of the first four images of the data: 0, 100, 100, 0.
+    assert diversity(samples, data) == pytest.approx(25 / 50)
+
+
+def test_copies_have_no_diversity_and_other_images_have_all() -> None:
+    images = tiny.images(64, 28)
+    assert diversity(np.repeat(images[:8], 8, axis=0), images) == 0
+    assert diversity(tiny.images(64, 28, seed=1), images) == pytest.approx(1, abs=0.1)

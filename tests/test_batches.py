@@ -1,0 +1,104 @@
+"""Order of examples, placement of batches, and what a data set must offer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dcgan_jax.datasets.batches import Batches, batch_indices, check_dataset, epoch_order
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.machine.mesh import AXIS, map_step
+from dcgan_jax.train_step import over_batches
+from tests import tiny
+
+
+def test_every_epoch_is_a_permutation_of_its_own() -> None:
+    first, second = epoch_order(0, 0, 100), epoch_order(0, 1, 100)
+    assert sorted(first) == sorted(second) == list(range(100))
+    assert list(first) != list(second)
+    assert list(first) != list(epoch_order(1, 0, 100))
+
+
+def test_batches_cut_the_stream_of_epochs() -> None:
+    stream = np.concatenate([epoch_order(7, epoch, 10) for epoch in range(3)])
+    batches = [batch_indices(7, step, 4, 10) for step in range(7)]
+    np.testing.assert_array_equal(np.concatenate(batches), stream[:28])
+    # A batch larger than the set spans several epochs.
+    np.testing.assert_array_equal(batch_indices(7, 0, 25, 10), stream[:25])
+
+
+@pytest.mark.parametrize("mapper", ["shard_map", "pmap"])
+@pytest.mark.parametrize("placement", ["device", "host"])
+def test_resident_and_streamed_batches_are_the_same_examples(mapper: str, placement: str) -> None:
+    dataset = tiny.dataset(count=11, classes=3)
+    config = tiny.config(mapper=mapper, batch_size=4, data__placement=placement, model__num_classes=3)
+    mesh = tiny.mesh(2)
+    batches = Batches(config, dataset, mesh)
+    assert bool(batches.pack) == (placement == "device")
+
+    def everything(state: None, batch: dict[str, jax.Array]) -> tuple[None, dict[str, jax.Array]]:
+        """What the mapped step sees, gathered from both devices."""
+        return state, jax.lax.all_gather(batch, AXIS, tiled=True)
+
+    mapped = map_step(over_batches(everything), mesh, mapper)
+    assert dataset.labels is not None
+    for step, (done, call) in zip((2, 3, 4), batches.from_step(2), strict=False):
+        assert done == step + 1
+        _, seen = mapped(None, batches.pack, call)
+        indices = batch_indices(0, step, 4, 11)
+        np.testing.assert_array_equal(seen["image"], dataset.images[indices])
+        np.testing.assert_array_equal(seen["label"], dataset.labels[indices])
+
+
+def test_the_cpu_streams_by_default_one_step_a_call() -> None:
+    batches = Batches(tiny.config(), tiny.dataset(), tiny.mesh())
+    assert not batches.pack
+    assert batches.steps_per_call == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "ends"),
+    [(0, 9, [3, 6, 9]), (0, 7, [3, 6, 7]), (4, 9, [5, 6, 9]), (4, 5, [5]), (6, 6, [])],
+)
+def test_calls_of_several_steps(first: int, last: int, ends: list[int]) -> None:
+    """Calls begin at multiples of 3; single steps fill the gaps; each call holds the batches of its steps."""
+    config = tiny.config(steps_per_call=3, log_every=3, data__placement="device")
+    calls = list(Batches(config, tiny.dataset(), tiny.mesh()).from_step(first, last))
+    assert [end for end, _ in calls] == ends
+    seen = [list(indices) for _, call in calls for indices in np.asarray(call["index"])]
+    assert seen == [list(batch_indices(0, step, 8, 32)) for step in range(first, last)]
+
+
+def test_calls_of_several_steps_need_resident_data() -> None:
+    with pytest.raises(UserError, match=r"steps_per_call is 3.*set --config.data.placement=device"):
+        Batches(tiny.config(steps_per_call=3, log_every=3), tiny.dataset(), tiny.mesh())
+
+
+def test_too_few_images() -> None:
+    with pytest.raises(UserError, match="7 images, fewer than one batch of 8"):
+        check_dataset(tiny.config(), tiny.dataset(count=7))
+
+
+def test_labels_needed_but_absent() -> None:
+    with pytest.raises(UserError, match="num_classes is 3, but toy_bedrooms has no labels"):
+        check_dataset(tiny.config(model__num_classes=3), tiny.dataset())
+
+
+def test_more_classes_than_the_network_has() -> None:
+    with pytest.raises(UserError, match=r"5 classes.*set --config.model.num_classes=5"):
+        check_dataset(tiny.config(model__num_classes=3), tiny.dataset(classes=5))
+
+
+def test_a_call_tells_of_its_first_step_that_is_not_finite_or_of_its_last() -> None:
+    def step(state: jax.Array, batch: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+        norms = jnp.stack([batch["value"][0], state])
+        return state + 1, {"loss": state.astype(jnp.float32), "norms": norms}
+
+    def losses_of(*values: float) -> tuple[float, list[float]]:
+        batches = {"value": jnp.array(values)[:, None]}
+        _, metrics = jax.jit(over_batches(step))(jnp.float32(0), {}, batches)
+        return float(metrics["loss"]), metrics["norms"].tolist()
+
+    assert losses_of(7, 8, 9) == (2, [9, 2])
+    assert losses_of(7, np.inf, np.nan) == (1, [np.inf, 1])
+    assert losses_of(7, 8, np.inf) == (2, [np.inf, 2])
