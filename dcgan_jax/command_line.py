@@ -18,9 +18,9 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
+from dcgan_jax import machine
 from dcgan_jax.config import flatten
-from dcgan_jax.machine import allocator, processes
-from dcgan_jax.machine.compilation_cache import configure_compilation_cache
+from dcgan_jax.machine import processes
 from dcgan_jax.machine.errors import Interrupted, UserError
 
 
@@ -74,8 +74,7 @@ def run(work: Callable[[], None]) -> None:
     for module, defined in flags.FLAGS.flags_by_module_dict().items():  # --help then shows those that modules share
         for flag in defined if module.startswith("dcgan_jax") else []:
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-    allocator.keep_buffers()
-    configure_compilation_cache()
+    machine.set_up()
     app.run(main, flags_parser=_parse_flags)
 
 

@@ -24,14 +24,14 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from dcgan_jax import command_line
-from dcgan_jax.config import need_convolutions
+from dcgan_jax.config import check_config, need_convolutions
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.mesh import make_mesh, replicate
 from dcgan_jax.nets import models
 from dcgan_jax.nets.models import Tree
 from dcgan_jax.runs import checkpoint, run_folder
-from dcgan_jax.runs.trained import make_estimate_statistics
-from dcgan_jax.train_state import GANState, create_state
+from dcgan_jax.runs.sampler import make_estimate_statistics
+from dcgan_jax.train_state import GANState, build_gan, create_state
 
 
 def import_weights(config: ConfigDict, weights: Path) -> GANState:
@@ -50,8 +50,9 @@ def import_weights(config: ConfigDict, weights: Path) -> GANState:
         raise UserError("the released networks need config.model.norm='paper' and config.model.norm_affine=True.")
     for network in ("generator", "discriminator"):
         need_convolutions(config, network)
-    generator, discriminator = models.build_models(config)
-    state = jax.jit(lambda: create_state(config, generator, discriminator))()
+    gan = build_gan(config)
+    generator, discriminator = gan.generator, gan.discriminator
+    state = jax.jit(lambda: create_state(gan))()
 
     arrays = _Parameters(weights, "gen_params")
     side, features = models.first_side(config.data.image_size, generator.stages), generator.stages[0][0]
@@ -74,7 +75,7 @@ def import_weights(config: ConfigDict, weights: Path) -> GANState:
     params["logit"] = {"kernel": _columns_last(arrays.take().T, features, side).T}
     discriminator_params = arrays.finish(params, state.discriminator.params)
 
-    batch_stats = make_estimate_statistics(config)(generator_params, state.generator.batch_stats)
+    batch_stats = make_estimate_statistics(gan)(generator_params, state.generator.batch_stats)
     return state.replace(
         generator=state.generator.replace(params=generator_params, batch_stats=batch_stats),
         discriminator=state.discriminator.replace(params=discriminator_params),
@@ -137,6 +138,7 @@ def main() -> None:
     workdir = Path(_WORKDIR.value)
     if run_folder.checkpoints(workdir).exists():
         raise UserError(f"{workdir} already holds a run: choose another --workdir.")
+    check_config(_CONFIG.value)
     state = import_weights(_CONFIG.value, Path(_WEIGHTS.value))
     run_folder.check(workdir, _CONFIG.value)
     run_folder.record(workdir, _CONFIG.value, {"source": str(_WEIGHTS.value)})

@@ -1,6 +1,6 @@
 """Trains a DCGAN: python -m dcgan_jax.main --config=configs/lsun.py --workdir=runs/lsun [--config.field=value ...]
 
-Flags and the start of the processes, nothing else; the work is in `training.train_and_evaluate`.
+Flags and the start of the processes, nothing else; the work is in `training.train`.
 """
 
 from absl import flags
@@ -12,7 +12,7 @@ from dcgan_jax.machine import processes
 
 def main() -> None:
     processes.start_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    training.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+    training.train(_CONFIG.value, _WORKDIR.value)
 
 
 if __name__ == "__main__":

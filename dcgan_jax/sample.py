@@ -5,12 +5,8 @@
 writes exactly N PNG files (or one samples.npz) and a sheet of the first of them. Image i depends on (seed, i) only: the
 same seed gives the same files whatever N is.
 
-Batch normalisation at sampling time (--norm):
-
-    running   the running averages of training (default): an image does not depend on what is drawn beside it
-    frozen    averages over 50 fresh batches of noise, then constant; what the authors' SVHN script does for its
-              discriminator, and what averaged (EMA) weights always use, since the running averages belong to others
-    batch     statistics of batches of 128, as the authors' code samples
+--norm chooses the statistics of batch normalisation, see runs/sampler.py. The Python API does the same:
+`dcgan_jax.load("runs/faces").sample(1000, seed=1)`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,7 +20,7 @@ from dcgan_jax import command_line
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.reports import image_grid
-from dcgan_jax.runs import run_flags, trained
+from dcgan_jax.runs import run_flags, sampler, trained
 
 
 def write_pngs(out: Path, batches: Iterable[np.ndarray]) -> None:
@@ -55,13 +51,13 @@ def _progress(batches: Iterable[np.ndarray], bar: tqdm) -> Iterator[np.ndarray]:
 
 
 def main() -> None:
-    config, state = trained.load_run(Path(_WORKDIR.value), _STEP.value)
-    trained.check_label(config, _LABEL.value)
+    run = trained.load(_WORKDIR.value, _STEP.value, _NORM.value)
+    run.check_label(_LABEL.value)
     out = Path(_OUT.value)
     files.make_writable(out, "--out")
     if any(out.iterdir()):
         raise UserError(f"--out={out} is not empty: give a new folder, so that it holds these images and no others.")
-    batches = trained.make_draw_images(config, _NORM.value)(state, _NUM.value, _SEED.value, _LABEL.value)
+    batches = run.sampler.batches(run.state, _NUM.value, _SEED.value, _LABEL.value)
     with tqdm(total=_NUM.value, unit="image", disable=None) as bar:
         (write_npz if _FORMAT.value == "npz" else write_pngs)(out, _progress(batches, bar))
     print(f"{_NUM.value} images and sheet.png in {out}")
@@ -74,8 +70,6 @@ if __name__ == "__main__":
     _SEED = flags.DEFINE_integer("seed", 0, "Image i is a function of (seed, i).", lower_bound=0, upper_bound=2**32 - 1)
     _STEP = run_flags.define_step_flag()
     _LABEL = flags.DEFINE_integer("label", None, "Class of the images (conditional networks); default: all in turn.")
-    _NORM = flags.DEFINE_enum(
-        "norm", "running", trained.NORMS, "Statistics of batch normalisation; see the module's docstring."
-    )
+    _NORM = flags.DEFINE_enum("norm", "running", sampler.NORMS, "Statistics of batch normalisation; see sampler.py.")
     _FORMAT = flags.DEFINE_enum("format", "png", ("png", "npz"), "One PNG file per image, or one samples.npz.")
     command_line.run(main)

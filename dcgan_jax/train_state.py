@@ -1,4 +1,7 @@
-"""The state of a run: both players and a step counter. Everything that a checkpoint holds is in here."""
+"""What is trained: both networks with their optimizers and loss, and the state that a checkpoint holds."""
+
+from dataclasses import dataclass
+from typing import Self
 
 import flax.struct
 import jax
@@ -7,16 +10,86 @@ import optax
 from ml_collections import ConfigDict
 
 from dcgan_jax.machine import rng
-from dcgan_jax.nets import models
-from dcgan_jax.nets.models import Discriminator, Generator
+from dcgan_jax.machine.mesh import AXIS, mean_over_devices
+from dcgan_jax.nets.losses import LOSSES, Loss
+from dcgan_jax.nets.models import Discriminator, Generator, Tree, build_discriminator, build_generator
+
+
+@dataclass(frozen=True)
+class Gan:
+    """The networks of a config and what trains them, built once a start.
+
+    Attributes:
+      generator, discriminator: as the training step runs them, inside the mapped axis `mesh.AXIS`.
+      generator_optimizer, discriminator_optimizer: see `make_optimizer`.
+      loss: of both.
+      generator_first: the order of the updates, see `train_step`.
+      ema_decay: of the generator's averaged parameters; 0: none are kept.
+      seed: of the initial parameters and of everything that training draws.
+    """
+
+    generator: Generator
+    discriminator: Discriminator
+    generator_optimizer: optax.GradientTransformation
+    discriminator_optimizer: optax.GradientTransformation
+    loss: Loss
+    generator_first: bool
+    ema_decay: float
+    seed: int
+
+
+def build_gan(config: ConfigDict) -> Gan:
+    """The `Gan` of a config that has been checked."""
+    return Gan(
+        generator=build_generator(config, AXIS),
+        discriminator=build_discriminator(config, AXIS),
+        generator_optimizer=make_optimizer(config.optimizer, config.optimizer.generator_learning_rate),
+        discriminator_optimizer=make_optimizer(config.optimizer, config.optimizer.discriminator_learning_rate),
+        loss=LOSSES[config.loss],
+        generator_first=config.update_order == "generator_first",
+        ema_decay=config.ema_decay,
+        seed=config.seed,
+    )
+
+
+def make_optimizer(settings: ConfigDict, learning_rate: float) -> optax.GradientTransformation:
+    """Adam with coupled L2 for one player, with moments and a step counter of its own.
+
+    L2 enters the gradient of every parameter, gains and shifts included, before the moments (the authors'
+    lib/updates.py); this is not the decoupled weight decay of AdamW.
+
+    Args:
+      settings: config.optimizer.
+      learning_rate: at the start; it decays linearly to 0 if settings.decay_steps is not 0.
+    """
+    schedule: optax.ScalarOrSchedule = learning_rate
+    if settings.decay_steps:
+        schedule = optax.linear_schedule(learning_rate, 0.0, settings.decay_steps, settings.decay_begin)
+    return optax.chain(
+        optax.add_decayed_weights(settings.l2), optax.adam(schedule, settings.b1, settings.b2, settings.eps)
+    )
 
 
 class Player(flax.struct.PyTreeNode):
     """One network: its parameters, running averages of batch normalisation, and optimizer state."""
 
-    params: models.Tree
-    batch_stats: models.Tree
+    params: Tree
+    batch_stats: Tree
     opt_state: optax.OptState
+
+    @property
+    def variables(self) -> dict[str, Tree]:
+        """What `Module.apply` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    def updated(self, gradients: Tree, optimizer: optax.GradientTransformation) -> Self:
+        """The player after one step of its optimizer."""
+        updates, opt_state = optimizer.update(gradients, self.opt_state, self.params)
+        return self.replace(params=optax.apply_updates(self.params, updates), opt_state=opt_state)
+
+    def with_statistics(self, batch_stats: Tree) -> Self:
+        """The player with new running averages, which each device has of its own share of the batch."""
+        return self.replace(batch_stats=mean_over_devices(batch_stats))
 
 
 class GANState(flax.struct.PyTreeNode):
@@ -25,49 +98,24 @@ class GANState(flax.struct.PyTreeNode):
     step: jax.Array
     generator: Player
     discriminator: Player
-    ema: models.Tree | None
+    ema: Tree | None
 
 
-def make_optimizers(config: ConfigDict) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    """Adam with coupled L2 for generator and discriminator, each with its own moments and step counter.
-
-    L2 enters the gradient of every parameter, gains and shifts included, before the moments (the authors'
-    lib/updates.py); this is not the decoupled weight decay of AdamW.
-    """
-    settings = config.optimizer
-
-    def adam(learning_rate: float) -> optax.GradientTransformation:
-        schedule: optax.ScalarOrSchedule = learning_rate
-        if settings.decay_steps:
-            schedule = optax.linear_schedule(learning_rate, 0.0, settings.decay_steps, settings.decay_begin)
-        return optax.chain(
-            optax.add_decayed_weights(settings.l2), optax.adam(schedule, settings.b1, settings.b2, settings.eps)
-        )
-
-    return adam(settings.generator_learning_rate), adam(settings.discriminator_learning_rate)
-
-
-def create_state(config: ConfigDict, generator: Generator, discriminator: Discriminator) -> GANState:
-    """A fresh state; a pure function of the config, traceable by `jax.eval_shape` and `jax.jit`."""
-    data, model = config.data, config.model
-    labels = jnp.zeros((1,), jnp.int32) if model.num_classes else None
-    z = jnp.zeros((1, model.z_dim))
-    images = jnp.zeros((1, data.image_size, data.image_size, data.channels))
-    keys = [rng.stream(config.seed, f"init_{name}") for name in ("generator", "discriminator")]
+def create_state(gan: Gan) -> GANState:
+    """A fresh state: a pure function of the config, traceable by `jax.eval_shape` and `jax.jit`."""
     # The formulation of the convolutions does not matter here; this one is the quickest to trace.
-    generator, discriminator = generator.copy(conv_method="lax"), discriminator.copy(conv_method="lax")
+    generator, discriminator = gan.generator.copy(conv_method="lax"), gan.discriminator.copy(conv_method="lax")
+    labels = jnp.zeros((1,), jnp.int32) if generator.num_classes else None
+    z = jnp.zeros((1, generator.z_dim))
+    images = jnp.zeros((1, generator.image_size, generator.image_size, generator.channels))
     # train=False: initialisation then needs neither dropout keys nor a mapped axis.
-    generator_variables = generator.init(keys[0], z, labels, train=False)
-    discriminator_variables = discriminator.init(keys[1], images, labels, train=False)
-    players = [
-        Player(
-            params=variables["params"],
-            batch_stats=variables.get("batch_stats", {}),
-            opt_state=optimizer.init(variables["params"]),
-        )
-        for variables, optimizer in zip(
-            (generator_variables, discriminator_variables), make_optimizers(config), strict=True
-        )
-    ]
-    ema = jax.tree.map(jnp.copy, players[0].params) if config.ema_decay else None
-    return GANState(step=jnp.zeros((), jnp.int32), generator=players[0], discriminator=players[1], ema=ema)
+    g_variables = generator.init(rng.stream(gan.seed, "init_generator"), z, labels, train=False)
+    d_variables = discriminator.init(rng.stream(gan.seed, "init_discriminator"), images, labels, train=False)
+    g, d = _fresh(g_variables, gan.generator_optimizer), _fresh(d_variables, gan.discriminator_optimizer)
+    ema = jax.tree.map(jnp.copy, g.params) if gan.ema_decay else None
+    return GANState(step=jnp.zeros((), jnp.int32), generator=g, discriminator=d, ema=ema)
+
+
+def _fresh(variables: dict[str, Tree], optimizer: optax.GradientTransformation) -> Player:
+    params = variables["params"]
+    return Player(params=params, batch_stats=variables.get("batch_stats", {}), opt_state=optimizer.init(params))

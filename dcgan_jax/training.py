@@ -1,98 +1,131 @@
-"""The training loop: build, restore, run, log, sample, checkpoint."""
+"""The training loop: build, restore, run, record."""
 
 import contextlib
-import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from dcgan_jax import machine
 from dcgan_jax.config import check_config, flatten
 from dcgan_jax.datasets import opening
 from dcgan_jax.datasets.batches import Batches, check_dataset, check_labels
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine import allocator, preemption, processes
 from dcgan_jax.machine.errors import Interrupted
-from dcgan_jax.machine.mesh import make_mesh, map_step, replicated
+from dcgan_jax.machine.mesh import make_mesh, on_first_device, replicated
 from dcgan_jax.metrics import measures
-from dcgan_jax.nets import models
-from dcgan_jax.runs import checkpoint, recorder, run_folder
-from dcgan_jax.runs.checkpoint import Checkpoints
+from dcgan_jax.runs import checkpoint, rollbacks, run_folder
 from dcgan_jax.runs.divergence import Diverged
-from dcgan_jax.runs.rollbacks import add_rollback, rollbacks_before
-from dcgan_jax.runs.run_log import RunLog
-from dcgan_jax.train_state import GANState, create_state
-from dcgan_jax.train_step import make_train_step, over_batches
+from dcgan_jax.runs.recorder import Evaluate, Recorder
+from dcgan_jax.runs.sampler import Sampler
+from dcgan_jax.runs.trained import Run
+from dcgan_jax.train_state import Gan, GANState, build_gan, create_state
+from dcgan_jax.train_step import make_mapped_step
+
+# Images of the data that sample sheets are compared with, see `alarms`.
+_REAL_SHOWN = 64
 
 
-def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> GANState:
+def train(config: ConfigDict, workdir: str | Path) -> Run:
     """Trains until `config.num_steps`, starting from the newest checkpoint in `workdir` if there is one.
 
-    Running the same command again continues the run exactly; a finished run goes on when num_steps is raised.
+    Calling it again resumes the run exactly; a finished run trains further when num_steps is raised.
 
     Args:
       config: see configs/default.py.
       workdir: the run's folder, see `run_folder`.
 
     Returns:
-      The state after the last step.
+      The run after the last step.
 
     Raises:
-      UserError: the config, the data or the folder cannot be used; before any training. Or saves failed again and
-        again.
+      UserError: the config, the data or the folder cannot be used; before any training. Or three saves failed in a row.
       Diverged: a metric was not finite; the last good checkpoint is kept. With config.on_nonfinite='rollback', only
         after config.max_rollbacks returns to it.
       Interrupted: by SIGINT or SIGTERM, after saving.
     """
-    workdir = Path(workdir)
+    machine.set_up()
+    workdir = Path(workdir).expanduser()
     check_config(config)
     mesh = make_mesh(config.batch_size)
     processes.check_same(_shared_settings(config), "configuration", "Give all of them the same command.")
-    step_function = make_step_function(config, mesh, 0)
+    gan = build_gan(config)
     run_folder.check(workdir, config)
-    with run_folder.lock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
-        dataset, evaluate = open_data(config)
-        if jax.process_index() == 0:
+    with run_folder.lock(workdir) if processes.is_first() else contextlib.nullcontext():
+        dataset, evaluate = open_data(config, gan)
+        if processes.is_first():
             run_folder.record(workdir, config, dataset.meta)
-        batches = Batches(config, dataset, mesh)
-        step = _newest_checkpoint(workdir)
+        start = Start(config, workdir, gan, mesh, dataset, Batches(config, dataset, mesh), evaluate)
         with preemption.stop_requests() as stop_requested:
-            while True:
-                count_rollbacks = partial(rollbacks_before, workdir, step or 0)
-                rollbacks = processes.from_first_process(count_rollbacks) or 0
-                if rollbacks:
-                    step_function = make_step_function(config, mesh, rollbacks)
-                try:
-                    return train(config, workdir, step, mesh, step_function, batches, dataset, evaluate, stop_requested)
-                except Diverged as divergence:
-                    if config.on_nonfinite == "stop" or rollbacks >= config.max_rollbacks:
-                        raise
-                    step = _newest_checkpoint(workdir)
-                    if jax.process_index() == 0:
-                        add_rollback(workdir, divergence.step, step or 0, str(divergence))
-                        print(f"WARNING: {divergence} Going back, rollback {rollbacks + 1} of {config.max_rollbacks}.")
+            state = _train_with_rollbacks(start, stop_requested)
+    return Run(workdir, config, on_first_device(state), gan, Sampler(gan))
 
 
-def _newest_checkpoint(workdir: Path) -> int | None:
-    """Step of the newest intact one, None if there is none; damaged ones are set aside."""
-    return processes.from_first_process(lambda: checkpoint.newest_intact(workdir, print, set_aside=True))
+@dataclass(frozen=True)
+class Start:
+    """What one start of a run has built: the networks, the devices, the data."""
+
+    config: ConfigDict
+    workdir: Path
+    gan: Gan
+    mesh: Mesh
+    dataset: ImageDataset
+    batches: Batches
+    evaluate: Evaluate | None
 
 
-def make_step_function(config: ConfigDict, mesh: jax.sharding.Mesh, rollbacks: int) -> Callable[..., Any]:
-    """The training step, over batches and devices; see `train_step` for `rollbacks`."""
-    return map_step(over_batches(make_train_step(config, rollbacks)), mesh, config.mapper)
+def _train_with_rollbacks(start: Start, stop_requested: Callable[[], int | None]) -> GANState:
+    """From the newest checkpoint to the end, returning to it after a divergence as often as the config allows."""
+    config, workdir = start.config, start.workdir
+    step = _newest_checkpoint(workdir)
+    while True:
+        count_rollbacks = partial(rollbacks.rollbacks_before, workdir, step or 0)
+        count = processes.from_first_process(count_rollbacks) or 0
+        try:
+            return train_from(start, step, count, stop_requested)
+        except Diverged as divergence:
+            if config.on_nonfinite == "stop" or count >= config.max_rollbacks:
+                raise
+            step = _newest_checkpoint(workdir)
+            if processes.is_first():
+                rollbacks.add_rollback(workdir, divergence.step, step or 0, str(divergence))
+                print(f"WARNING: {divergence} Going back, rollback {count + 1} of {config.max_rollbacks}.")
 
 
-def _shared_settings(config: ConfigDict) -> str:
-    """What must be equal on all hosts: everything but folders."""
-    fields = flatten(config)
-    return repr({name: fields[name] for name in sorted(fields) if name not in ("data.dir", "data.cache_dir")})
+def train_from(
+    start: Start, step: int | None, rollback_count: int, stop_requested: Callable[[], int | None]
+) -> GANState:
+    """Trains from checkpoint `step` (None: from a fresh state) until num_steps, a divergence, or a stop request."""
+    config, batches = start.config, start.batches
+    state = start_state(start.gan, start.workdir, step, start.mesh)
+    step_function = make_mapped_step(start.gan, start.mesh, config.mapper, rollback_count)
+    real = _some_images(start.dataset)
+    with Recorder(config, start.workdir, step, Sampler(start.gan), real, start.evaluate) as recorder:
+        recorder.text(overview(config, state, start.dataset, start.workdir))
+        for done, call in batches.from_step(int(state.step), config.num_steps):
+            state, metrics = step_function(state, batches.pack, call)
+            recorder.after_call(done, state, metrics)
+            if signum := stop_requested():
+                recorder.save(done, state, metrics, block=True)
+                raise Interrupted(signum, done)
+    return state
 
 
-def open_data(config: ConfigDict) -> tuple[ImageDataset, recorder.Evaluate | None]:
+def start_state(gan: Gan, workdir: Path, step: int | None, mesh: Mesh) -> GANState:
+    """The checkpoint of `step`, or a fresh state for None, on every device."""
+    fresh = partial(create_state, gan)
+    if step is not None:
+        return checkpoint.restore(workdir, step, jax.eval_shape(fresh), mesh)
+    return jax.jit(fresh, out_shardings=replicated(mesh))()
+
+
+def open_data(config: ConfigDict, gan: Gan) -> tuple[ImageDataset, Evaluate | None]:
     """The images, and what measures samples beside them if config.eval_every asks for it.
 
     Raises:
@@ -107,58 +140,28 @@ def open_data(config: ConfigDict) -> tuple[ImageDataset, recorder.Evaluate | Non
     if config.eval_every:
         if held_out:
             check_labels(config, f"{others.source or config.data.source} {others.split}", held_out)
-        evaluate = measures.make_evaluate(config, dataset, held_out)
+        evaluate = measures.make_evaluate(config, gan, dataset, held_out)
     checksums = f"{dataset.meta.get('sha256')} {dataset.meta.get('labels_sha256')}"
     remedy = "Give all of them the same files, or one --config.data.cache_dir that they share."
     processes.check_same(checksums, "images", remedy)
     return dataset, evaluate
 
 
-def train(
-    config: ConfigDict,
-    workdir: Path,
-    step: int | None,
-    mesh: jax.sharding.Mesh,
-    step_function: Callable[..., Any],
-    batches: Batches,
-    dataset: ImageDataset,
-    evaluate: recorder.Evaluate | None,
-    stop_requested: Callable[[], int | None],
-) -> GANState:
-    """From the checkpoint of `step` to the last one, or to the first that diverges, or that is asked to be the last."""
-    state = start_state(config, workdir, step, mesh)
-    first_step = int(state.step)
-    log = RunLog(workdir, first_step, config.num_steps)
-    warn = log.text if jax.process_index() == 0 else partial(print, file=sys.stderr)
-    try:
-        with Checkpoints(workdir, step, config.keep_checkpoints, config.keep_every, warn) as checkpoints:
-            log.text(overview(config, state, dataset, workdir))
-            loop = recorder.Recorder(config, workdir, checkpoints, log, dataset.images, first_step, evaluate)
-            for step, call in batches.from_step(first_step, config.num_steps):
-                state, metrics = step_function(state, batches.pack, call)
-                loop.after_call(step, state, metrics)
-                if signum := stop_requested():
-                    loop.save(step, state, metrics, block=True)
-                    raise Interrupted(signum, step)
-        if (best := run_folder.best_step(workdir, run_folder.steps(workdir))) is not None:
-            log.text(
-                f"best     step {best} of the checkpoints that are there; --step={run_folder.BEST} samples from it"
-            )
-    finally:
-        log.close()
-    return state
+def _newest_checkpoint(workdir: Path) -> int | None:
+    """Step of the newest intact one, None if there is none; damaged ones are moved aside."""
+    return processes.from_first_process(lambda: checkpoint.newest_intact(workdir, print, set_aside=True))
 
 
-def start_state(config: ConfigDict, workdir: Path, step: int | None, mesh: jax.sharding.Mesh) -> GANState:
-    """The checkpoint of `step`, or a fresh state for None, on every device."""
-    generator, discriminator = models.build_models(config)
+def _shared_settings(config: ConfigDict) -> str:
+    """What must be equal on all hosts: everything but folders."""
+    fields = flatten(config)
+    return repr({name: fields[name] for name in sorted(fields) if name not in ("data.dir", "data.cache_dir")})
 
-    def fresh() -> GANState:
-        return create_state(config, generator, discriminator)
 
-    if step is not None:
-        return checkpoint.restore(workdir, step, jax.eval_shape(fresh), mesh)
-    return jax.jit(fresh, out_shardings=replicated(mesh))()
+def _some_images(dataset: ImageDataset) -> np.ndarray:
+    """_REAL_SHOWN images, evenly spread over the data set."""
+    images = dataset.images
+    return images[np.unique(np.linspace(0, len(images) - 1, _REAL_SHOWN).astype(int))]
 
 
 def overview(config: ConfigDict, state: GANState, dataset: ImageDataset, workdir: Path) -> str:

@@ -125,7 +125,7 @@ class _Network:
     def __init__(
         self, config: ConfigDict, params: Tree, batch_stats: Tree, dataset: ImageDataset, numbers: np.ndarray
     ) -> None:
-        _, network = models.build_models(config)
+        network = models.build_discriminator(config)
         self.layer = f"conv{len(config.model.discriminator.stages)}"
         self._dataset, self._classes = dataset, config.model.num_classes
         few = numbers[: trained.STATISTICS_BATCHES * trained.BATCH_SIZE]
@@ -180,7 +180,7 @@ def main() -> None:
     workdir = Path(_WORKDIR.value)
     config, state = trained.load_run(workdir, _STEP.value)
     need_convolutions(config, "discriminator")
-    _, network = models.build_models(config)
+    network = models.build_discriminator(config)
     total = network.stages[-1][0]
     features = list(concepts.parse_numbers("features", _FEATURES.value, total, "map"))
     dataset = _open_data(config, _SOURCE.value, _SPLIT.value)

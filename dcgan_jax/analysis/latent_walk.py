@@ -12,7 +12,6 @@ The paper speaks of 9 random points. The authors' published sheet is one chain o
 
 import io
 import math
-from typing import Any
 
 import numpy as np
 from absl import flags
@@ -20,19 +19,18 @@ from PIL import Image
 
 from dcgan_jax import command_line
 from dcgan_jax.reports import image_grid, report
-from dcgan_jax.reports.report import Picture, Report, Row
+from dcgan_jax.reports.report import Figure, Picture, Report
 from dcgan_jax.runs import run_flags
+from dcgan_jax.runs.trained import Run
 
 NAME = "latent_walk"
+TITLE = "Walking in the latent space (section 6.1, figure 4)"
 INTERPOLATIONS = ("linear", "spherical")
 # Paper figure 4; frames of the authors' sheet images/lsun_bedrooms_five_epochs_interps.png (Newmu/dcgan_code).
 POINTS, FRAMES, COLUMNS = 9, 100, 10
 # Mean absolute change of neighbouring frames of that sheet, and the least and most of unrelated ones, in levels 0-255.
-PAPER: dict[str, Any] = {
-    "mean_change": 13.3,
-    "unrelated_change": [48, 105],
-    "source": "measured on the authors' published sheet, lsun_bedrooms_five_epochs_interps.png",
-}
+PAPER_MEAN_CHANGE, PAPER_UNRELATED_CHANGE = 13.3, [48, 105]
+PAPER_SOURCE = "measured on the authors' published sheet, lsun_bedrooms_five_epochs_interps.png"
 # Pairs of samples whose difference is that of unrelated images.
 _UNRELATED_PAIRS = 256
 _MILLISECONDS = 80  # per frame of walk.gif
@@ -91,37 +89,83 @@ def smoothness(walk: np.ndarray, unrelated: np.ndarray) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    """Draws and measures the walk; see the module."""
-    run = _RUN.load()
-    path = interpolate(run.noise(0, _POINTS.value), _FRAMES.value, _INTERPOLATION.value)
-    walk = run.draw(path, "walk")
-    unrelated = run.draw(run.noise(_POINTS.value, 2 * _UNRELATED_PAIRS), "unrelated samples")
-    figures: dict[str, Any] = {
-        "step": run.step,
-        "points": _POINTS.value,
-        "frames": _FRAMES.value,
-        "interpolation": _INTERPOLATION.value,
-        "seed": run.seed,
-        **smoothness(walk, unrelated),
-    }
-    rows = [
-        Row("mean change from frame to frame (levels)", f"{figures['mean_change']:.1f}", str(PAPER["mean_change"])),
-        Row("largest change from frame to frame", f"{figures['largest_change']:.1f}"),
-        Row(
-            "change between unrelated samples",
-            f"{figures['unrelated_change']:.1f}",
-            " to ".join(map(str, PAPER["unrelated_change"])),
+def measure(
+    run: Run,
+    *,
+    points: int = POINTS,
+    frames: int = FRAMES,
+    interpolation: str = "linear",
+    seed: int = 0,
+    label: int | None = None,
+) -> Report:
+    """Draws and measures a walk.
+
+    Args:
+      run: a trained run.
+      points: random points that the walk goes through, two or more.
+      frames: images of the whole walk, two or more.
+      interpolation: 'linear' (the paper's) or 'spherical', see `interpolate`.
+      seed: of the points.
+      label: class of all images of a conditional network; None: class 0.
+
+    Returns:
+      The figures of `smoothness`, and the walk as a sheet and as a film.
+    """
+    label = run.one_label(label)
+    path = interpolate(run.noise(points, seed), frames, interpolation)
+    walk = run.generate(path, label, "walk")
+    unrelated = run.generate(run.noise(2 * _UNRELATED_PAIRS, seed, points), label, "unrelated samples")
+    found = smoothness(walk, unrelated)
+    figures = [
+        Figure("step", run.step),
+        Figure("points", points),
+        Figure("frames", frames),
+        Figure("interpolation", interpolation),
+        Figure("seed", seed),
+        Figure(
+            "mean_change",
+            found["mean_change"],
+            "mean change from frame to frame (levels)",
+            f"{found['mean_change']:.1f}",
+            PAPER_MEAN_CHANGE,
         ),
-        Row("largest change over the mean one", f"{figures['unevenness']:.2f}"),
+        Figure(
+            "largest_change",
+            found["largest_change"],
+            "largest change from frame to frame",
+            f"{found['largest_change']:.1f}",
+        ),
+        Figure(
+            "unrelated_change",
+            found["unrelated_change"],
+            "change between unrelated samples",
+            f"{found['unrelated_change']:.1f}",
+            PAPER_UNRELATED_CHANGE,
+            " to ".join(map(str, PAPER_UNRELATED_CHANGE)),
+        ),
+        Figure("mean_ratio", found["mean_ratio"]),
+        Figure("largest_ratio", found["largest_ratio"]),
+        Figure("unevenness", found["unevenness"], "largest change over the mean one", f"{found['unevenness']:.2f}"),
     ]
-    caption = f"{len(walk)} frames through {_POINTS.value} random points, row by row."
+    caption = f"{len(walk)} frames through {points} random points, row by row."
     pictures = [
         Picture("walk.png", image_grid.make_grid(walk, COLUMNS), caption),
         Picture("walk.gif", _gif(walk), "The same as a film."),
     ]
-    title = "Walking in the latent space (section 6.1, figure 4)"
-    report.publish(report.folder(run.workdir, "analysis", NAME), Report(title, figures, rows, pictures, PAPER))
+    return Report(TITLE, figures, pictures, PAPER_SOURCE)
+
+
+def main() -> None:
+    run = _RUN.load()
+    found = measure(
+        run,
+        points=_POINTS.value,
+        frames=_FRAMES.value,
+        interpolation=_INTERPOLATION.value,
+        seed=_RUN.seed.value,
+        label=_RUN.label.value,
+    )
+    report.publish(report.folder(run.workdir, "analysis", NAME), found)
 
 
 def _gif(images: np.ndarray) -> bytes:

@@ -53,7 +53,7 @@ class Generator(nn.Module):
 
     def __init__(self, config: ConfigDict) -> None:
         super().__init__()
-        ours, _ = models.build_models(config)
+        ours = models.build_generator(config)
         side, first = models.first_side(config.data.image_size, ours.stages), ours.stages[0][0]
         self.maps = (-1, first, side, side)
         self.per_unit = config.model.generator.projection_norm == "unit"
@@ -84,7 +84,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, config: ConfigDict) -> None:
         super().__init__()
-        _, ours = models.build_models(config)
+        ours = models.build_discriminator(config)
         kernel, inputs, side = config.model.kernel_size, config.data.channels, config.data.image_size
         self.layers, self.norms = nn.ModuleList(), nn.ModuleList()
         for i, (features, stride) in enumerate(ours.stages):

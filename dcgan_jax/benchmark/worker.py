@@ -19,17 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from dcgan_jax import machine
 from dcgan_jax.benchmark import trainer
 from dcgan_jax.config import from_json
 from dcgan_jax.datasets.batches import Batches
 from dcgan_jax.datasets.image_dataset import ImageDataset
-from dcgan_jax.machine import allocator
-from dcgan_jax.machine.compilation_cache import configure_compilation_cache
 from dcgan_jax.machine.errors import UserError
-from dcgan_jax.machine.mesh import make_mesh, map_step, replicate
-from dcgan_jax.nets import models
-from dcgan_jax.train_state import create_state
-from dcgan_jax.train_step import make_train_step, over_batches
+from dcgan_jax.machine.mesh import make_mesh, replicate
+from dcgan_jax.train_state import build_gan, create_state
+from dcgan_jax.train_step import make_mapped_step
 
 # Batches of random images that the steps go through.
 _POOL_BATCHES = 4
@@ -46,10 +44,10 @@ class JaxTrainer:
         mesh = make_mesh(config.batch_size)
         self._batches = Batches(config, _random_images(config, _POOL_BATCHES * config.batch_size), mesh)
         self._stream = self._batches.from_step(0)
-        generator, discriminator = models.build_models(config)
-        fresh = jax.jit(lambda: create_state(config, generator, discriminator))
+        gan = build_gan(config)
+        fresh = jax.jit(lambda: create_state(gan))
         self._state = jax.block_until_ready(replicate(mesh, fresh()))
-        self._step = map_step(over_batches(make_train_step(config)), mesh, config.mapper)
+        self._step = make_mapped_step(gan, mesh, config.mapper)
         start = time.perf_counter()
         self.run(1)
         settings = f"jax {jax.__version__}, conv {config.conv}, {config.precision}"
@@ -134,8 +132,7 @@ def serve(connection: Connection, system: str, config_json: str) -> None:
         'matrix_product'.
       config_json: the config, see `run_folder.from_json`.
     """
-    allocator.keep_buffers()
-    configure_compilation_cache()
+    machine.set_up()
     config = from_json(config_json)
     try:
         trainer = _make_trainer(system, config)

@@ -66,7 +66,7 @@ def make_extractor(
       UserError: see `check_config`.
     """
     check_config(config)
-    _, network = models.build_models(config)
+    network = models.build_discriminator(config)
     batches = (
         (pixels.to_network(jnp.asarray(batch), config.model.output), None)
         for batch, _ in trained.full_batches(images, what)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from dcgan_jax.machine import rng
 from dcgan_jax.nets import models, pixels
 from dcgan_jax.nets.models import Discriminator, Tree
-from dcgan_jax.runs import trained
+from dcgan_jax.runs.sampler import full_batches
 
 TRIALS = 64  # [paper section 5.2]
 _BATCH_SIZE = 128
@@ -63,7 +63,7 @@ def search(
       accuracy on `test`, held_out: accuracy there, trial: what was best, trials: accuracy on `held_out` of each.
     """
     classes = int(max(labels.max() for _, labels in (train, held_out, test))) + 1
-    network = models.build_models(config)[1].copy(outputs=classes)
+    network = models.build_discriminator(config).copy(outputs=classes)
     output, generator = config.model.output, np.random.default_rng(seed)
     best: tuple[float, Trial, Tree] | None = None
     scores = []
@@ -152,7 +152,7 @@ def _accuracy(network: Discriminator, output: str, variables: Tree, data: tuple[
     images, labels = data
     found = [
         np.asarray(_classify(network, variables, pixels.to_network(jnp.asarray(batch), output)))[:count]
-        for batch, count in trained.full_batches(images)
+        for batch, count in full_batches(images)
     ]
     return float((np.concatenate(found) == labels).mean())
 

@@ -1,1 +1,19 @@
 """What everything stands on: devices, processes, files, signals, the heap, random keys, errors."""
+
+
+def set_up() -> None:
+    """Gives this process the settings that every command of dcgan_jax runs with. Calling it again changes nothing.
+
+    `dcgan_jax.train`, `dcgan_jax.load` and the command line call it. It changes:
+
+    - glibc's heap (Linux): large buffers stay in the process between training steps; see allocator.py, which
+      DCGAN_JAX_MALLOC=0 switches off.
+    - jax_cpu_enable_async_dispatch: off with that heap, so that programs run in the thread that calls them. JAX reads
+      it when it is first used: a process that has used JAX before gets a warning that says what is lost.
+    - jax_compilation_cache_dir: compiled programs are kept in the user's cache folder, unless it is set already, here or
+      by JAX_COMPILATION_CACHE_DIR.
+    """
+    from dcgan_jax.machine import allocator, compilation_cache  # import JAX, which processes that decode do without
+
+    allocator.keep_buffers()
+    compilation_cache.use()

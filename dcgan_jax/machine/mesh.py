@@ -55,6 +55,11 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(replicated(mesh), np.asarray(leaf)), tree)
 
 
+def on_first_device(tree: Any) -> Any:
+    """Replicated arrays, or a part of them, as they lie on the first device of this host."""
+    return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, tree)
+
+
 def across_hosts(tree: Any) -> Any:
     """The same replicated arrays as arrays of all hosts together; under pmap each host has its own."""
     if jax.process_count() == 1:

@@ -105,11 +105,16 @@ def lost_peer(error: BaseException | None) -> bool:
     return False
 
 
+def is_first() -> bool:
+    """Whether this is the process that writes logs, sheets and the files of the run's folder."""
+    return jax.process_index() == 0
+
+
 def from_first_process(compute: Callable[[], int | None]) -> int | None:
     """What `compute` returns on process 0, where alone it is called, on all of them."""
     if jax.process_count() == 1:
         return compute()
-    value = compute() if jax.process_index() == 0 else None
+    value = compute() if is_first() else None
     found = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if value is None else value)))
     return None if found < 0 else found
 

@@ -37,7 +37,7 @@ from dcgan_jax.machine.errors import UserError
 from dcgan_jax.nets import models
 from dcgan_jax.nets.activations import leaky_relu
 from dcgan_jax.nets.models import Tree
-from dcgan_jax.runs import trained
+from dcgan_jax.runs.sampler import full_batches
 
 VERSION = 1  # raise when anything about the network or its training changes: cached probes are then made again
 BOXES = "windows"  # the attribute [count, 4] that is read pixel by pixel, see datasets/toy_bedrooms.py
@@ -294,7 +294,7 @@ def _predict(targets: dict[str, Target], variables: Tree, images: np.ndarray, wh
     """The outputs for all images, in batches of one size: one compiled program."""
     predict = _make_predict(tuple(target._replace(held_out=0.0) for target in targets.values()), images.shape[1])
     batches = []
-    for batch, count in trained.full_batches(images, what):
+    for batch, count in full_batches(images, what):
         batches.append({name: np.asarray(v)[:count] for name, v in predict(variables, batch).items()})
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 

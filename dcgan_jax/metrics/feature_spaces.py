@@ -21,7 +21,7 @@ from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.metrics import attribute_probe, inception_v3, resize
 from dcgan_jax.metrics.attribute_probe import AttributeProbe
 from dcgan_jax.nets import pixels
-from dcgan_jax.runs import trained
+from dcgan_jax.runs.sampler import full_batches
 
 # What measures in Inception's features are called in the literature.
 _INCEPTION_NAMES = {
@@ -95,7 +95,7 @@ def inception(weights: str | None = None, rule: str = resize.RULES[0]) -> Featur
 
     def embed(images: np.ndarray, what: str = "") -> Embedded:
         features, logits = [], []
-        for batch, count in trained.full_batches(images, what):
+        for batch, count in full_batches(images, what):
             outputs = extract(batch)
             features.append(np.asarray(outputs.features)[:count])
             logits.append(np.asarray(outputs.unbiased_logits)[:count])

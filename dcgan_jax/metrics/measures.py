@@ -25,8 +25,8 @@ from dcgan_jax.metrics.frechet import frechet_distance, moments_of
 from dcgan_jax.metrics.inception_score import inception_score
 from dcgan_jax.metrics.memorization import Memorization
 from dcgan_jax.metrics.reference import Reference
-from dcgan_jax.runs import trained
-from dcgan_jax.train_state import GANState
+from dcgan_jax.runs.sampler import Sampler
+from dcgan_jax.train_state import Gan, GANState
 
 Measure = Callable[[np.ndarray], dict[str, float]]
 
@@ -69,7 +69,7 @@ def _check_count(count: int, what: str) -> None:
 
 
 def make_evaluate(
-    config: ConfigDict, dataset: ImageDataset, held_out: ImageDataset | None
+    config: ConfigDict, gan: Gan, dataset: ImageDataset, held_out: ImageDataset | None
 ) -> Callable[[GANState], dict[str, float]]:
     """`evaluate(state)`: config.eval.metrics of config.eval.num_samples samples, with frozen batch statistics.
 
@@ -78,6 +78,7 @@ def make_evaluate(
 
     Args:
       config: of the run.
+      gan: its networks.
       dataset: the training images, which samples are compared with.
       held_out: others, which 'nnd' takes if they are there, and without which nothing can be memorised.
 
@@ -97,10 +98,10 @@ def make_evaluate(
             measures.append(make_measure(space, real, memorization))
             identities.append(real.identity)
     number = zlib.crc32(json.dumps(identities, sort_keys=True).encode())
-    draw = trained.make_draw_images(config, "frozen")
+    sampler = Sampler(gan, "frozen")
 
     def evaluate(state: GANState) -> dict[str, float]:
-        samples = trained.collect(config, draw(state, config.eval.num_samples, config.seed), config.eval.num_samples)
+        samples = sampler.images(state, config.eval.num_samples, config.seed)
         return {name: value for measure in measures for name, value in measure(samples).items()} | {
             "evaluation": number
         }

@@ -19,9 +19,9 @@ from jax import lax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from dcgan_jax.nets import models, pixels
-from dcgan_jax.nets.models import Tree
-from dcgan_jax.runs import trained
+from dcgan_jax.nets import pixels
+from dcgan_jax.nets.models import Generator, Tree
+from dcgan_jax.runs.sampler import full_batches, noise_of
 
 HELD_OUT = 10_000  # images that samples are compared with during training (both scripts of the authors)
 
@@ -63,23 +63,22 @@ def add_images(neighbors: Neighbors, images: np.ndarray, labels: np.ndarray | No
     """Adds uint8 images [count, height, width, channels], whose range is that of `output`; what: progress bar."""
     for label in [0] if labels is None else np.unique(labels):
         mine = images if labels is None else images[np.flatnonzero(labels == label)]
-        for batch, _ in trained.full_batches(mine, f"{what} {label}" if labels is not None and what else what):
+        for batch, _ in full_batches(mine, f"{what} {label}" if labels is not None and what else what):
             neighbors.add(_flatten(batch, output), int(label))
 
 
-def make_stream(config: ConfigDict, seed: int) -> Callable[..., Iterator[tuple[jax.Array, int]]]:
+def make_stream(generator: Generator, seed: int) -> Callable[..., Iterator[tuple[jax.Array, int]]]:
     """`stream(params, batch_stats, begin, end, what)`: rows of the samples begin ... end - 1, in batches of one label.
 
     Sample i has label i modulo the number of classes, and is the one that `python -m dcgan_jax.sample` draws for that
     seed and number, before rounding. Rows are float32 [BATCH_SIZE, features] in the networks' range; a last batch is
     filled up with samples that were there already.
     """
-    generator, _ = models.build_models(config)
-    classes = config.model.num_classes
+    classes = generator.num_classes
 
     @jax.jit
     def draw(params: Tree, batch_stats: Tree, numbers: jax.Array, label: int) -> jax.Array:
-        z = trained.draw_noise_of(config, seed, numbers)
+        z = noise_of(generator, seed, numbers)
         labels = jnp.full(len(z), label) if classes else None
         variables = {"params": params, "batch_stats": batch_stats}
         images, _ = generator.apply(variables, z, labels, train=False)
@@ -90,7 +89,7 @@ def make_stream(config: ConfigDict, seed: int) -> Callable[..., Iterator[tuple[j
             for label in range(classes or 1):
                 step = classes or 1
                 numbers = np.arange(begin + (label - begin) % step, end, step, dtype=np.int32)
-                for batch, count in trained.full_batches(numbers):
+                for batch, count in full_batches(numbers):
                     yield draw(params, batch_stats, batch, label), label
                     bar.update(count)
 

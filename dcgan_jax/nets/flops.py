@@ -23,7 +23,7 @@ class Layer(NamedTuple):
 
 def layers(config: ConfigDict) -> tuple[list[Layer], list[Layer]]:
     """The layers of generator and discriminator, from noise to image and from image to logit."""
-    generator, discriminator = models.build_models(config)
+    generator, discriminator = models.build_generator(config), models.build_discriminator(config)
     size, channels, classes = config.data.image_size, config.data.channels, config.model.num_classes
     taps, pooling = config.model.kernel_size**2, config.model.resampling == "pooling"
 

@@ -23,6 +23,7 @@ from dcgan_jax.nets.activations import ACTIVATIONS, Activation
 
 Stages = tuple[tuple[int, int], ...]
 Taps = dict[str, jax.Array]
+Tree = Any  # a pytree of arrays
 
 _weights = nn.initializers.normal(0.02)
 
@@ -135,12 +136,15 @@ class Generator(_Network):
       image_size, channels: of the result; image_size is a multiple of the product of the strides.
       output: 'tanh' or 'sigmoid'.
       projection_norm: 'unit' or 'channel', see configs/default.py.
+      z_dim, z_distribution: of the noise, see `sample_noise`.
     """
 
     image_size: int
     channels: int
     output: str
     projection_norm: str
+    z_dim: int
+    z_distribution: str
 
     @nn.compact
     def __call__(
@@ -258,19 +262,45 @@ def generator_widths(stages: Stages, channels: int) -> list[int]:
     return [*(features for features, _ in stages), channels]
 
 
-def build_models(config: ConfigDict, axis_name: str | None = None) -> tuple[Generator, Discriminator]:
-    """The networks of a config, which has been checked.
+def build_generator(config: ConfigDict, axis_name: str | None = None) -> Generator:
+    """The generator of a config that has been checked.
 
     Args:
       config: see configs/default.py.
       axis_name: the mapped axis over which the training step runs; None outside one.
     """
     model, data = config.model, config.data
+    return Generator(
+        **_shared(config, axis_name),
+        stages=_scaled(model.generator.stages, model.width),
+        activation=ACTIVATIONS[model.generator.activation],
+        hidden=tuple(_scale(features, model.width) for features in model.generator.hidden),
+        image_size=data.image_size,
+        channels=data.channels,
+        output=model.output,
+        projection_norm=model.generator.projection_norm,
+        z_dim=model.z_dim,
+        z_distribution=model.z_distribution,
+    )
 
-    def scaled(stages: Stages) -> Stages:
-        return tuple((_scale(features, model.width), stride) for features, stride in stages)
 
-    shared = {
+def build_discriminator(config: ConfigDict, axis_name: str | None = None) -> Discriminator:
+    """The discriminator of a config that has been checked; arguments as of `build_generator`."""
+    model = config.model
+    return Discriminator(
+        **_shared(config, axis_name),
+        stages=_scaled(model.discriminator.stages, model.width),
+        activation=ACTIVATIONS[model.discriminator.activation],
+        hidden=tuple(_scale(features, model.width) for features in model.discriminator.hidden),
+        head=model.discriminator.head,
+        dropout=model.discriminator.dropout,
+    )
+
+
+def _shared(config: ConfigDict, axis_name: str | None) -> dict[str, Any]:
+    """The attributes of `_Network` that do not differ between the two."""
+    model = config.model
+    return {
         "resampling": model.resampling,
         "kernel_size": model.kernel_size,
         "num_classes": model.num_classes,
@@ -282,25 +312,10 @@ def build_models(config: ConfigDict, axis_name: str | None = None) -> tuple[Gene
         "conv_method": config.conv,
         "dtype": jnp.dtype(config.precision),
     }
-    generator = Generator(
-        **shared,
-        stages=scaled(model.generator.stages),
-        activation=ACTIVATIONS[model.generator.activation],
-        hidden=tuple(_scale(features, model.width) for features in model.generator.hidden),
-        image_size=data.image_size,
-        channels=data.channels,
-        output=model.output,
-        projection_norm=model.generator.projection_norm,
-    )
-    discriminator = Discriminator(
-        **shared,
-        stages=scaled(model.discriminator.stages),
-        activation=ACTIVATIONS[model.discriminator.activation],
-        hidden=tuple(_scale(features, model.width) for features in model.discriminator.hidden),
-        head=model.discriminator.head,
-        dropout=model.discriminator.dropout,
-    )
-    return generator, discriminator
+
+
+def _scaled(stages: Stages, width: float) -> Stages:
+    return tuple((_scale(features, width), stride) for features, stride in stages)
 
 
 def _scale(features: int, width: float) -> int:
@@ -312,6 +327,3 @@ def sample_noise(key: jax.Array, shape: tuple[int, ...], distribution: str) -> j
     if distribution == "uniform":
         return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
     return jax.random.normal(key, shape)
-
-
-Tree = Any  # a pytree of arrays

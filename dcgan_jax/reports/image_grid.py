@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dcgan_jax.machine import files
+from dcgan_jax.machine.errors import UserError
 
 
 def make_grid(images: np.ndarray, columns: int) -> np.ndarray:
@@ -19,12 +20,25 @@ def make_grid(images: np.ndarray, columns: int) -> np.ndarray:
     return cells.reshape(rows * height, columns * width, channels)
 
 
+def grid(images: np.ndarray, columns: int = 8) -> Image.Image:
+    """Images uint8 [count, height, width, 1 or 3] as one picture, row by row; notebooks show it, `.save(file)` keeps it.
+
+    Raises:
+      UserError: images have another dtype or shape, or there are none.
+    """
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or not len(images) or images.shape[3] not in (1, 3):
+        shape = "uint8 [count, height, width, 1 or 3]"
+        raise UserError(f"images are {images.dtype} {list(images.shape)}; they must be {shape}.")
+    return Image.fromarray(_as_pillow(make_grid(images, columns)))
+
+
 def number(images: np.ndarray) -> np.ndarray:
     """The images with 0, 1, 2, ... written in the corner; small ones are enlarged to 56 pixels at least."""
     scale = -(-56 // images.shape[1])
     numbered = images.repeat(scale, 1).repeat(scale, 2)
     for i, image in enumerate(numbered):
-        picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+        picture = Image.fromarray(_as_pillow(image))
         draw = ImageDraw.Draw(picture)
         box = draw.textbbox((2, 1), str(i))
         draw.rectangle((0, 0, box[2] + 2, box[3] + 2), fill="white")
@@ -52,10 +66,15 @@ def column(*blocks: np.ndarray, gap: int = 8) -> np.ndarray:
 def png(image: np.ndarray) -> bytes:
     """A uint8 image [height, width, 1 or 3] as a PNG file."""
     buffer = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG")
+    Image.fromarray(_as_pillow(image)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def save_png(path: Path, image: np.ndarray) -> None:
     """Writes one uint8 image [height, width, 1 or 3] atomically."""
     files.write_atomically(path, png(image))
+
+
+def _as_pillow(image: np.ndarray) -> np.ndarray:
+    """[height, width, 1] becomes [height, width], which is how Pillow takes grey images."""
+    return image[..., 0] if image.shape[-1] == 1 else image

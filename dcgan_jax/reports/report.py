@@ -15,12 +15,29 @@ from dcgan_jax.machine import files
 from dcgan_jax.reports import image_grid
 
 
-class Row(NamedTuple):
-    """A line of the printed table: what was measured, its figure here, and the paper's ('' where it has none)."""
+class Figure(NamedTuple):
+    """One result of an experiment, written once: results.json, the table and the page all show it.
 
-    what: str
-    here: str
-    paper: str = ""
+    Attributes:
+      name: its key in results.json; '' for a line of the table alone.
+      value: what results.json holds: numbers, strings, lists and dicts of them; nan becomes null.
+      text: what the table calls it; '' for results.json alone.
+      here: the value as the table shows it; '': as Python prints it.
+      paper: the paper's value, in results.json under 'paper'; None where it has none.
+      paper_here: the paper's value as the table shows it; '': as Python prints it.
+    """
+
+    name: str
+    value: Any = None
+    text: str = ""
+    here: str = ""
+    paper: Any = None
+    paper_here: str = ""
+
+    def row(self) -> dict[str, str]:
+        """A line of the table: 'what' was measured, 'here' and in the 'paper' ('' where it has none)."""
+        paper = self.paper_here or ("" if self.paper is None else str(self.paper))
+        return {"what": self.text, "here": self.here or ("" if self.value is None else str(self.value)), "paper": paper}
 
 
 class Picture(NamedTuple):
@@ -39,46 +56,76 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """An experiment's outcome.
+    """An experiment's outcome. `report["mean_change"]` is the value of a figure.
 
     Attributes:
       title: of the experiment, and where it stands in the paper.
-      figures: plain names and numbers.
-      rows: the figures worth printing.
+      figures: in the order of the table.
       pictures: see `Picture`.
-      paper: the paper's figures under the same names, and "source" for those that the paper does not print.
+      source: of those of the paper's figures that the paper does not print.
     """
 
     title: str
-    figures: dict[str, Any]
-    rows: Sequence[Row]
-    pictures: Sequence[Picture]
-    paper: dict[str, Any]
+    figures: Sequence[Figure]
+    pictures: Sequence[Picture] = ()
+    source: str = ""
+
+    def __getitem__(self, name: str) -> Any:
+        """The value of a figure by its name. Raises KeyError if there is none."""
+        return self.values()[name]
+
+    def values(self) -> dict[str, Any]:
+        """The values of all figures by name."""
+        return {figure.name: figure.value for figure in self.figures if figure.name}
+
+    def rows(self) -> list[dict[str, str]]:
+        """The lines of the table, see `Figure.row`."""
+        return [figure.row() for figure in self.figures if figure.text]
+
+    def table(self) -> str:
+        """The rows under a line of heads, aligned."""
+        rows = self.rows()
+        head = {"what": "", "here": "here", "paper": "paper" if any(row["paper"] for row in rows) else ""}
+        lines = [head, *rows]
+        widths = {name: max(len(row[name]) for row in lines) for name in head}
+        return "\n".join(
+            f"{row['what']:{widths['what']}}  {row['here']:>{widths['here']}}  {row['paper']:>{widths['paper']}}".rstrip()
+            for row in lines
+        )
+
+    def save(self, folder: str | Path, command: str = "") -> None:
+        """Writes the pictures and then results.json into `folder`, which is made if need be.
+
+        `command`: what makes the report again on the command line; the page shows it.
+        """
+        folder = Path(folder)
+        for picture in self.pictures:
+            if isinstance(picture.content, bytes):
+                files.write_atomically(folder / picture.file, picture.content)
+            else:
+                image_grid.save_png(folder / picture.file, picture.content)
+        paper = {figure.name: figure.paper for figure in self.figures if figure.name and figure.paper is not None}
+        content = {
+            **self.values(),
+            "paper": paper | ({"source": self.source} if self.source else {}),
+            "command": command,
+            "title": self.title,
+            "table": self.rows(),
+            "pictures": [{"file": picture.file, "caption": picture.caption} for picture in self.pictures],
+        }
+        text = json.dumps(_without_nan(content), indent=2, allow_nan=False)
+        files.write_atomically(folder / "results.json", (text + "\n").encode())
 
 
 def folder(workdir: Path, kind: str, name: str) -> Path:
-    """Where `name` of a kind ('analysis' or 'evaluation') writes."""
+    """Where the experiment `name` of a kind ('analysis' or 'evaluation') writes."""
     return workdir / kind / name
 
 
 def publish(out: Path, report: Report) -> None:
-    """Writes the pictures and then results.json into the folder `out`, and prints the table."""
-    for picture in report.pictures:
-        if isinstance(picture.content, bytes):
-            files.write_atomically(out / picture.file, picture.content)
-        else:
-            image_grid.save_png(out / picture.file, picture.content)
-    content = {
-        **report.figures,
-        "paper": report.paper,
-        "command": shlex.join(["python", "-m", _module(), *sys.argv[1:]]),
-        "title": report.title,
-        "table": [row._asdict() for row in report.rows],
-        "pictures": [{"file": picture.file, "caption": picture.caption} for picture in report.pictures],
-    }
-    text = json.dumps(_without_nan(content), indent=2, allow_nan=False)
-    files.write_atomically(out / "results.json", (text + "\n").encode())
-    print(table(report.rows))
+    """Saves a report in the folder `out`, with this process's command, and prints its table."""
+    report.save(out, shlex.join(["python", "-m", _module(), *sys.argv[1:]]))
+    print(report.table())
     print(", ".join([*(picture.file for picture in report.pictures), "results.json"]), "in", out)
 
 
@@ -89,15 +136,6 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_nan(inner) for inner in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def table(rows: Sequence[Row]) -> str:
-    """The rows under a line of heads, aligned."""
-    lines = [Row("", "here", "paper" if any(row.paper for row in rows) else ""), *rows]
-    widths = [max(len(row[i]) for row in lines) for i in range(3)]
-    return "\n".join(
-        f"{row.what:{widths[0]}}  {row.here:>{widths[1]}}  {row.paper:>{widths[2]}}".rstrip() for row in lines
-    )
 
 
 def _module() -> str:

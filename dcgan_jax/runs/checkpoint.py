@@ -69,7 +69,7 @@ class Checkpoints:
         self._keep_latest, self._keep_every = keep_latest, keep_every
         self._failures = 0  # one after the other
         self._last_failure: tuple[int, Exception] | None = None  # of the last save, if it failed
-        if jax.process_index() == 0:
+        if processes.is_first():
             run_folder.checkpoints(workdir).mkdir(parents=True, exist_ok=True)
             _remove_unfinished(workdir)
         registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
@@ -134,7 +134,7 @@ class Checkpoints:
             self._note_failure(step, error)
             return
         self._failures, self._last_failure = 0, None
-        if jax.process_index() == 0:
+        if processes.is_first():
             try:
                 steps = run_folder.steps(self._workdir)
                 for old in set(steps) - self._staying(steps):
@@ -153,7 +153,7 @@ class Checkpoints:
             with contextlib.suppress(Exception):
                 self._checkpointer.wait_until_finished()
                 break
-        if jax.process_index() == 0:
+        if processes.is_first():
             _remove_unfinished(self._workdir)  # frees the disk that is perhaps full
         kept = run_folder.latest_step(self._workdir)
         kept_text = "no checkpoint is there yet" if kept is None else f"the checkpoint of step {kept} is kept"

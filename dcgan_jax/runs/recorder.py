@@ -2,31 +2,35 @@
 
 import contextlib
 import math
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from dcgan_jax.machine import processes
+from dcgan_jax.machine.mesh import on_first_device
 from dcgan_jax.nets.losses import LOSSES
 from dcgan_jax.reports import image_grid
-from dcgan_jax.runs import run_folder, trained
+from dcgan_jax.runs import run_folder
 from dcgan_jax.runs.alarms import Alarms, diversity
 from dcgan_jax.runs.checkpoint import Checkpoints
 from dcgan_jax.runs.divergence import Diverged, first_nonfinite
 from dcgan_jax.runs.run_log import RunLog
+from dcgan_jax.runs.sampler import Sampler
 from dcgan_jax.train_state import GANState
 from dcgan_jax.train_step import Metrics
 
 # Calls that may be under way on the device before the host waits: enough to keep it busy, few enough to stop quickly.
 _CALLS_IN_FLIGHT = 2
-# Images of the data that samples are compared with, see `collapse`.
-_DATA_SHOWN = 64
 
 Evaluate = Callable[[GANState], dict[str, float]]
 
@@ -38,24 +42,57 @@ class Recorder:
         self,
         config: ConfigDict,
         workdir: Path,
-        checkpoints: Checkpoints,
-        log: RunLog,
-        images: np.ndarray,
-        first_step: int,
+        step: int | None,
+        sampler: Sampler,
+        real: np.ndarray,
         evaluate: Evaluate | None = None,
     ) -> None:
-        """`first_step`: finished steps of the state that the loop starts from. `images`: of the data."""
-        self._evaluate = evaluate
-        self._config, self._workdir, self._checkpoints, self._log = config, workdir, checkpoints, log
-        self._draw = trained.make_draw(config)
+        """Opens the log and the checkpoints.
+
+        Args:
+          config: see configs/default.py.
+          workdir: the run's folder.
+          step: of the checkpoint that training starts from; None: from a fresh state.
+          sampler: draws the sheets.
+          real: some images of the data, uint8 [count, height, width, channels], that sheets are compared with.
+          evaluate: measures a state, if config.eval_every asks for it.
+        """
+        first_step = step or 0
+        self._config, self._workdir, self._sampler, self._evaluate = config, workdir, sampler, evaluate
+        with contextlib.ExitStack() as stack:
+            self._log = RunLog(workdir, first_step, config.num_steps)
+            stack.callback(self._log.close)
+            stack.push(self._name_best_checkpoint)
+            warn = self._log.text if processes.is_first() else partial(print, file=sys.stderr)
+            checkpoints = Checkpoints(workdir, step, config.keep_checkpoints, config.keep_every, warn)
+            self._checkpoints = stack.enter_context(checkpoints)
+            self._stack = stack.pop_all()
         self._all_finite = jax.jit(_all_finite)
-        self._sheet_inputs = trained.sheet_inputs(config, config.seed)
-        self._data_shown = images[np.unique(np.linspace(0, len(images) - 1, _DATA_SHOWN).astype(int))]
+        self._sheet_inputs = sampler.sheet_inputs(config.seed)
+        self._real = real
         self._alarms = Alarms(LOSSES[config.loss], run_folder.read_metrics(workdir))
         self._in_flight: deque[tuple[int, Metrics]] = deque()
         self._begin = self._done = first_step
         self._last_check = first_step  # last step whose metrics were seen to be finite
         self._clock = Clock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Waits for the last save, then closes the log."""
+        self._stack.__exit__(kind, error, at)
+
+    def _name_best_checkpoint(self, kind: type[BaseException] | None, *_: object) -> None:
+        best = run_folder.best_step(self._workdir, run_folder.steps(self._workdir))
+        if kind is None and best is not None:
+            self.text(
+                f"best     step {best} of the checkpoints that are there; --step={run_folder.BEST} samples from it"
+            )
+
+    def text(self, message: str) -> None:
+        """A line on the console."""
+        self._log.text(message)
 
     def after_call(self, step: int, state: GANState, metrics: Metrics) -> None:
         """To be called after every call of the mapped step.
@@ -86,7 +123,7 @@ class Recorder:
                 extra |= self._write_sheet(step, state)
         if self._evaluate and evaluation_due:
             with self._clock.paused(metrics):
-                extra |= self._evaluate(_of_this_host(state))  # on every host: none waits for another
+                extra |= self._evaluate(on_first_device(state))  # on every host: none waits for another
         # The same on all hosts: all of them look at the metrics of this step, or none.
         if (first and self._begin == 0) or is_due(step, config.log_every) or sheet_due or evaluation_due:
             self._write_metrics(step, metrics, extra, state)
@@ -99,7 +136,7 @@ class Recorder:
         self._check_finite(step, metrics, state)
         if not self._all_finite(state):  # metrics are of before the update
             leaves = jax.tree_util.tree_flatten_with_path(state)[0]
-            bad = next(path for path, leaf in leaves if not np.isfinite(_of_this_host(leaf)).all())
+            bad = next(path for path, leaf in leaves if not np.isfinite(on_first_device(leaf)).all())
             raise self._diverged(step, f"{jax.tree_util.keystr(bad, simple=True, separator='/')} of the state")
         self._log.sync()  # no checkpoint is newer than the metrics
         self._checkpoints.save(state, block=block)
@@ -126,7 +163,7 @@ class Recorder:
         self._last_check = max(self._last_check, step)
         return {name: float(value) for name, value in found.items() if value.ndim == 0}
 
-    def _diverged(self, step: int, what: str) -> Diverged:
+    def _diverged(self, step: int, tensor: str) -> Diverged:
         self._checkpoints.wait()
         saved = run_folder.latest_step(self._workdir)
         kept = "no checkpoint was saved before" if saved is None else f"the checkpoint of step {saved} is kept"
@@ -134,32 +171,28 @@ class Recorder:
             kept += f"; {failure}"
         first = min(self._last_check + 1, step)
         return Diverged(
-            f"training diverged between steps {first} and {step}: {what} is not finite; {kept}. "
+            f"training diverged between steps {first} and {step}: {tensor} is not finite; {kept}. "
             "Check the data, or lower the learning rates in a new --workdir.",
             step,
         )
 
     def _write_sheet(self, step: int, state: GANState) -> dict[str, float]:
-        if jax.process_index() != 0:
+        if not processes.is_first():
             return {}
         z, labels, columns = self._sheet_inputs
-        images = self._draw(_of_this_host(state), z, labels)
+        variables = self._sampler.variables(on_first_device(state))
+        images = np.asarray(self._sampler.generate(variables, z, labels))
         sheet = image_grid.make_grid(images, columns)
         try:
             image_grid.save_png(run_folder.sample_sheet(self._workdir, step), sheet)
         except OSError as error:
             self._log.text(f"warning: the sheet of step {step} could not be written ({error.strerror}).")
         self._log.image(step, "samples", np.asarray(sheet))
-        return {"diversity": round(diversity(images, self._data_shown), 4)}
+        return {"diversity": round(diversity(images, self._real), 4)}
 
 
 def _all_finite(state: GANState) -> jax.Array:
     return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]).all()
-
-
-def _of_this_host(state: Any) -> Any:
-    """A replicated state, or a part of one, as it lies on the first device here: one is enough to draw samples."""
-    return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, state)
 
 
 class Clock:

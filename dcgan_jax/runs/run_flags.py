@@ -1,12 +1,11 @@
 """Flags that name a trained run."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 from absl import flags
 
-from dcgan_jax.runs import run_folder
-from dcgan_jax.runs.trained import TrainedRun
+from dcgan_jax.runs import run_folder, trained
+from dcgan_jax.runs.trained import Run
 
 
 class RunFlags(NamedTuple):
@@ -16,9 +15,11 @@ class RunFlags(NamedTuple):
     norm: flags.FlagHolder
     label: flags.FlagHolder
 
-    def load(self) -> TrainedRun:
-        """The run that the flags name."""
-        return TrainedRun(Path(self.workdir.value), self.step.value, self.seed.value, self.norm.value, self.label.value)
+    def load(self) -> Run:
+        """The run that the flags name. Raises UserError if there is no such run, checkpoint or class."""
+        run = trained.load(self.workdir.value, self.step.value, self.norm.value)
+        run.check_label(self.label.value)
+        return run
 
 
 def define_flags() -> RunFlags:
@@ -28,7 +29,7 @@ def define_flags() -> RunFlags:
         step=define_step_flag(),
         seed=flags.DEFINE_integer("seed", 0, "Of everything that is drawn.", lower_bound=0, upper_bound=2**31 - 1),
         norm=flags.DEFINE_enum(
-            "norm", "running", ("running", "frozen"), "Statistics of batch normalisation; see sample.py."
+            "norm", "running", ("running", "frozen"), "Statistics of batch normalisation; see sampler.py."
         ),
         label=flags.DEFINE_integer("label", None, "Class of all images (conditional networks); default: 0."),
     )
@@ -49,7 +50,7 @@ class _StepParser(flags.ArgumentParser):
 
 
 def define_step_flag() -> flags.FlagHolder:
-    """--step, for `load_run`."""
+    """--step, for `trained.load`."""
     text = (
         f"Checkpoint to use: its step, or '{run_folder.BEST}', the one with the lowest distance to the data among "
         "those that were evaluated; default: the latest."

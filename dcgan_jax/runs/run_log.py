@@ -10,11 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
-from dcgan_jax.machine import files
+from dcgan_jax.machine import files, processes
 from dcgan_jax.runs import run_folder
 
 
@@ -26,7 +25,7 @@ class RunLog:
 
     def __init__(self, workdir: Path, first_step: int, num_steps: int) -> None:
         """Metrics after `first_step`, which a resumed run computes again, are dropped from metrics.jsonl."""
-        self._active = jax.process_index() == 0
+        self._active = processes.is_first()
         if not self._active:
             return
         self._num_steps = num_steps

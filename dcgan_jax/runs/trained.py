@@ -1,173 +1,203 @@
-"""A trained run, ready to draw images."""
+"""A trained run, held in Python: its config, its weights, and what can be drawn from them."""
 
 import functools
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
+from dcgan_jax import machine
 from dcgan_jax.config import check_config
-from dcgan_jax.machine import rng
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.mesh import make_mesh
-from dcgan_jax.nets import frozen_statistics, models, pixels
-from dcgan_jax.nets.models import Tree
+from dcgan_jax.nets import pixels
+from dcgan_jax.nets.models import Discriminator, Generator, Taps, Tree
 from dcgan_jax.runs import checkpoint, run_folder
-from dcgan_jax.train_state import GANState, create_state
+from dcgan_jax.runs.sampler import NORMS, Sampler, full_batches
+from dcgan_jax.train_state import Gan, GANState, build_gan, create_state
 
 
-class TrainedRun:
-    """A run's generator, ready to draw.
+@dataclass(frozen=True)
+class Run:
+    """A trained run. `load` and `dcgan_jax.train` make it.
 
     Attributes:
-      workdir, config, state: of the run; step: its number of training steps.
-      seed: of the noise.
+      workdir: its folder.
+      config: see configs/default.py.
+      state: weights, batch statistics and optimizers of both networks at one step, on this machine's default device.
+      gan: the networks and what trained them.
+      sampler: draws the images; its `norm` says with which statistics of batch normalisation, see sampler.py.
     """
 
-    def __init__(self, workdir: Path, step: int | str | None, seed: int, norm: str, label: int | None) -> None:
-        """Raises UserError if there is no such run, checkpoint or class."""
-        self.workdir, self.seed = workdir, seed
-        self.config, self.state = load_run(workdir, step)
-        self.step = int(self.state.step)
-        self._label = label
-        check_label(self.config, label)
-        self._norm = norm
-        self._generate = make_generate(self.config)
+    workdir: Path
+    config: ConfigDict
+    state: GANState
+    gan: Gan
+    sampler: Sampler
 
     @property
-    def samples(self) -> dict[str, Any]:
-        """All that the image of a row of noise, and the noise of a number, depend on."""
-        return {
-            "step": self.step,
-            "seed": self.seed,
-            "norm": self._norm,
-            "label": self._label,
-            "run_seed": self.config.seed,
-            "data": self.config.data.source,
-        }
+    def step(self) -> int:
+        """Training steps that the state has seen."""
+        return int(self.state.step)
+
+    @property
+    def generator(self) -> Generator:
+        """The generator's Flax module, to be applied outside a mapped axis."""
+        return self.sampler.generator
+
+    @functools.cached_property
+    def discriminator(self) -> Discriminator:
+        """The discriminator's Flax module, to be applied outside a mapped axis."""
+        return self.gan.discriminator.copy(axis_name=None)
 
     @functools.cached_property
     def variables(self) -> dict[str, Tree]:
-        """'params' and 'batch_stats' of the generator; estimated when first asked for."""
-        return make_sampling_variables(self.config, self._norm)(self.state)
+        """'params' and 'batch_stats' that the generator draws with, averaged (EMA) if the run keeps averages."""
+        return self.sampler.variables(self.state)
 
-    def noise(self, first: int, count: int) -> np.ndarray:
-        """float32 [count, z_dim] of images first, first + 1, ...: those that `python -m dcgan_jax.sample` draws."""
-        return np.asarray(draw_noise(self.config, self.seed, first, count))
+    def at(self, step: int | str | None) -> "Run":
+        """The same run at another checkpoint. Nothing is compiled again. Raises UserError as `load` does."""
+        return replace(self, state=load_state(self.workdir, step, self.gan))
 
-    def draw(self, z: np.ndarray, what: str) -> np.ndarray:
-        """uint8 [count, height, width, channels] of noise [count, z_dim]; `what` stands beside the progress bar."""
-        labels, images = self.labels(BATCH_SIZE), []
-        for batch, count in full_batches(z.astype(np.float32), what):
-            images.append(np.asarray(self._generate(**self.variables, z=batch, labels=labels))[:count])
-        return np.concatenate(images)
+    def sample(self, num: int, seed: int = 0, label: int | None = None) -> np.ndarray:
+        """Images uint8 [num, height, width, channels], those that `python -m dcgan_jax.sample` writes.
 
-    def labels(self, count: int) -> jax.Array | None:
-        """What the generator takes beside `count` rows of noise."""
-        return jnp.full(count, self._label or 0) if self.config.model.num_classes else None
+        Image i is a function of (seed, i) alone. `label`: class of all images of a conditional network; None draws the
+        classes in turn.
+
+        Raises:
+          UserError: there is no such class.
+        """
+        self.check_label(label)
+        return self.sampler.images(self.state, num, seed, label)
+
+    def noise(self, num: int, seed: int = 0, first: int = 0) -> np.ndarray:
+        """Noise float32 [num, z_dim] of the images first, first + 1, ... that `sample` draws."""
+        return np.asarray(self.sampler.noise(seed, first, num))
+
+    def generate(self, z: np.ndarray, label: int | None = None, progress: str = "") -> np.ndarray:
+        """Images uint8 [count, height, width, channels] of noise [count, z_dim].
+
+        Image i of `generate(noise(num, seed))` is image i of `sample(num, seed)`.
+
+        Args:
+          z: noise, in the range of the config's z_distribution.
+          label: class of all images of a conditional network; None: the classes in turn.
+          progress: stands beside a progress bar; '' shows none.
+
+        Raises:
+          UserError: z has another shape, or there is no such class.
+        """
+        z = np.asarray(z, np.float32)
+        if z.ndim != 2 or z.shape[1] != self.generator.z_dim:
+            raise UserError(f"z has shape {list(z.shape)}; it must be [count, {self.generator.z_dim}].")
+        self.check_label(label)
+        size, channels = self.generator.image_size, self.generator.channels
+        images, done = np.empty((len(z), size, size, channels), np.uint8), 0
+        for batch, count in full_batches(z, progress):
+            labels = self.sampler.labels(done, len(batch), label)
+            images[done : done + count] = self.sampler.generate(self.variables, batch, labels)[:count]
+            done += count
+        return images
+
+    def discriminate(self, images: np.ndarray, labels: np.ndarray | None = None) -> tuple[np.ndarray, Taps]:
+        """What the discriminator says of images, with the running averages of training.
+
+        Args:
+          images: uint8 [count, height, width, channels].
+          labels: int [count], for conditional networks.
+
+        Returns:
+          Logits float32 [count], positive for images that look real, and every activation by name, [count, ...].
+
+        Raises:
+          UserError: images have another shape or dtype, or labels are missing, left over or out of range.
+        """
+        size, channels, classes = self.generator.image_size, self.generator.channels, self.generator.num_classes
+        images = np.asarray(images)
+        if images.dtype != np.uint8 or images.shape[1:] != (size, size, channels):
+            shape = f"uint8 [count, {size}, {size}, {channels}]"
+            raise UserError(f"images are {images.dtype} {list(images.shape)}; they must be {shape}.")
+        if (labels is not None) != bool(classes):
+            raise UserError("labels are needed by conditional networks, and by no others.")
+        if labels is not None:
+            labels = np.asarray(labels)
+            if labels.shape != (len(images),) or not np.isin(labels, np.arange(classes)).all():
+                raise UserError(f"labels must be {len(images)} numbers from 0 to {classes - 1}.")
+        parts: list[tuple[Any, Any]] = []
+        done = 0
+        for batch, count in full_batches(images):
+            of_batch = None if labels is None else np.resize(labels[done : done + count], len(batch))
+            found = self._discriminate(self.state.discriminator.variables, batch, of_batch)
+            parts.append(jax.tree.map(lambda values: np.asarray(values)[:count], found))  # noqa: B023  # called at once
+            done += count
+        return jax.tree.map(lambda *values: np.concatenate(values), *parts)
+
+    @functools.cached_property
+    def _discriminate(self) -> Any:
+        """Compiled: (variables, uint8 images, labels) -> (logits, taps)."""
+        network, output = self.discriminator, self.generator.output
+
+        @jax.jit
+        def discriminate(variables: dict[str, Tree], images: jax.Array, labels: jax.Array | None) -> Any:
+            return network.apply(variables, pixels.to_network(images, output), labels, train=False)
+
+        return discriminate
+
+    def one_label(self, label: int | None) -> int | None:
+        """`label` after a check; class 0 of a conditional network if it is None. Raises UserError for no such class."""
+        self.check_label(label)
+        return 0 if label is None and self.generator.num_classes else label
+
+    def check_label(self, label: int | None) -> None:
+        """Raises UserError if `label` is not a class of the run's networks."""
+        classes = self.generator.num_classes
+        if label is not None and not 0 <= label < classes:
+            known = f"0 to {classes - 1}" if classes else "none: the network is unconditional"
+            raise UserError(f"--label={label} is not one of the run's classes ({known}).")
 
 
-NORMS = ("running", "frozen", "batch")
-# Always drawn in batches of this size, so that an image never depends on how many are asked for.
-BATCH_SIZE = 128
-# Batches whose moments are averaged for frozen statistics.
-STATISTICS_BATCHES = 50
+def load(workdir: str | Path, step: int | str | None = None, norm: str = "running") -> Run:
+    """A trained run, whatever machine it was trained on.
 
-
-def make_generate(config: ConfigDict, norm: str = "running") -> Callable[..., jax.Array]:
-    """Compiled `generate(params, batch_stats, z, labels) -> uint8 [batch, height, width, channels]`.
-
-    `norm`: 'batch' uses the statistics of the batch; otherwise those in `batch_stats`.
-    """
-    generator, _ = models.build_models(config)
-
-    @jax.jit
-    def generate(params: Tree, batch_stats: Tree, z: jax.Array, labels: jax.Array | None) -> jax.Array:
-        variables = {"params": params, "batch_stats": batch_stats}
-        (images, _), _ = generator.apply(variables, z, labels, train=norm == "batch", mutable=["batch_stats"])
-        return pixels.to_uint8(images, config.model.output)
-
-    return generate
-
-
-def draw_noise(config: ConfigDict, seed: int, first: int, count: int) -> jax.Array:
-    """Noise [count, z_dim] of images first, first + 1, ...: each row depends on (seed, its number) only."""
-    return draw_noise_of(config, seed, first + jnp.arange(count))
-
-
-def draw_noise_of(config: ConfigDict, seed: int, numbers: jax.Array) -> jax.Array:
-    """Noise [count, z_dim] of the images with these numbers, int32 [count]."""
-    key = rng.stream(seed, "sample")
-    keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
-    return jax.vmap(lambda key: models.sample_noise(key, (config.model.z_dim,), config.model.z_distribution))(keys)
-
-
-def make_estimate_statistics(config: ConfigDict) -> Callable[[Tree, Tree], Tree]:
-    """`estimate(params, batch_stats) -> batch_stats`: frozen statistics of a generator with these parameters.
-
-    From STATISTICS_BATCHES batches of BATCH_SIZE, the classes in turn; see frozen_statistics.py.
-    """
-    estimate, classes = frozen_statistics.make_estimate(models.build_models(config)[0]), config.model.num_classes
-
-    @jax.jit
-    def draw(i: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-        key = rng.stream(config.seed, "statistics", i)
-        z = models.sample_noise(key, (BATCH_SIZE, config.model.z_dim), config.model.z_distribution)
-        return z, (i * BATCH_SIZE + jnp.arange(BATCH_SIZE)) % classes if classes else None
-
-    def estimate_statistics(params: Tree, batch_stats: Tree) -> Tree:
-        return estimate(params, batch_stats, (draw(jnp.int32(i)) for i in range(STATISTICS_BATCHES)))
-
-    return estimate_statistics
-
-
-def make_draw(config: ConfigDict) -> Callable[[GANState, jax.Array, jax.Array | None], np.ndarray]:
-    """`draw(state, z, labels) -> uint8 images` of a run in progress: averaged weights if the run keeps them."""
-    generate, variables = make_generate(config), make_sampling_variables(config)
-
-    def draw(state: GANState, z: jax.Array, labels: jax.Array | None) -> np.ndarray:
-        return np.asarray(generate(**variables(state), z=z, labels=labels))
-
-    return draw
-
-
-def sheet_inputs(config: ConfigDict, seed: int) -> tuple[jax.Array, jax.Array | None, int]:
-    """Noise, labels and number of columns of a sample sheet: 8 x 8 images, or 8 rows with a class per column."""
-    classes = config.model.num_classes
-    columns = min(classes, 10) if classes else 8
-    labels = jnp.arange(8 * columns, dtype=jnp.int32) % columns if classes else None
-    return draw_noise(config, seed, 0, 8 * columns), labels, columns
-
-
-def load_run(workdir: Path, step: int | str | None = None) -> tuple[ConfigDict, GANState]:
-    """Config and state of a run, on this machine's default device, whatever it was trained on.
-
-    `step`: of the checkpoint, run_folder.BEST, or None for the newest one.
+    Args:
+      workdir: its folder.
+      step: of the checkpoint; 'best', the one with the lowest distance to the data among those that were evaluated; None:
+        the newest.
+      norm: statistics of batch normalisation that images are drawn with: 'running', 'frozen' or 'batch', see sampler.py.
 
     Raises:
-      UserError: no run, or no such checkpoint.
+      UserError: there is no run, or no such checkpoint, or it is damaged.
     """
+    machine.set_up()
+    workdir = Path(workdir).expanduser()
+    if norm not in NORMS:
+        raise UserError(f"norm is {norm!r}; choose from {', '.join(map(repr, NORMS))}.")
     config = run_folder.load_config(workdir)
     check_config(config)
+    gan = build_gan(config)
+    return Run(workdir, config, load_state(workdir, step, gan), gan, Sampler(gan, norm))
+
+
+def load_state(workdir: Path, step: int | str | None, gan: Gan) -> GANState:
+    """The state of a checkpoint, on this machine's default device. Arguments and errors as of `load`."""
     if step == run_folder.BEST:
         step = run_folder.best_step(workdir, run_folder.steps(workdir))
         if step is None:
             raise UserError(
                 f"{workdir} has no checkpoint that was evaluated: give --step a number, see --config.eval_every."
             )
-    assert not isinstance(step, str)
-    generator, discriminator = models.build_models(config)
-    abstract = jax.eval_shape(lambda: create_state(config, generator, discriminator))
+    if isinstance(step, str):
+        raise UserError(f"step is {step!r}; it must be a number of steps or {run_folder.BEST!r}.")
+    abstract = jax.eval_shape(partial(create_state, gan))
     state = _restore(workdir, step, abstract, make_mesh(jax.device_count()))
-    return config, jax.device_put(state, jax.local_devices()[0])
+    return jax.device_put(state, jax.local_devices()[0])
 
 
 def _restore(workdir: Path, step: int | None, abstract: GANState, mesh: Mesh) -> GANState:
@@ -186,72 +216,3 @@ def _restore(workdir: Path, step: int | None, abstract: GANState, mesh: Mesh) ->
         if newest in run_folder.steps(workdir):
             raise
         return _restore(workdir, None, abstract, mesh)  # a run in training has deleted it, and has a newer one
-
-
-def make_sampling_variables(config: ConfigDict, norm: str = "running") -> Callable[[GANState], dict[str, Tree]]:
-    """`variables(state)`: 'params' and 'batch_stats' that draw a run's images: averaged weights if the run keeps them.
-
-    `norm`: see the module's docstring.
-    """
-    estimate = make_estimate_statistics(config)
-
-    def variables(state: GANState) -> dict[str, Tree]:
-        params, batch_stats = state.generator.params, state.generator.batch_stats
-        if state.ema is not None:
-            params = state.ema
-        if norm == "frozen" or (norm == "running" and state.ema is not None):
-            batch_stats = estimate(params, batch_stats)
-        return {"params": params, "batch_stats": batch_stats}
-
-    return variables
-
-
-def full_batches(values: np.ndarray, what: str = "") -> Iterator[tuple[np.ndarray, int]]:
-    """Batches of exactly BATCH_SIZE rows, so that one compiled program serves all, and how many of the rows count.
-
-    The last batch is filled up with its own rows. `what` names a progress bar; '' is for none.
-    """
-    with tqdm(total=len(values), desc=what, unit="image", disable=None if what else True) as bar:
-        for first in range(0, len(values), BATCH_SIZE):
-            part = values[first : first + BATCH_SIZE]
-            yield np.resize(part, (BATCH_SIZE, *values.shape[1:])), len(part)
-            bar.update(len(part))
-
-
-def collect(config: ConfigDict, batches: Iterable[np.ndarray], num: int) -> np.ndarray:
-    """`num` images in one array, uint8 [num, height, width, channels], without a second copy of them."""
-    size = config.data.image_size
-    images, done = np.empty((num, size, size, config.data.channels), np.uint8), 0
-    for batch in batches:
-        images[done : done + len(batch)] = batch
-        done += len(batch)
-    return images
-
-
-def check_label(config: ConfigDict, label: int | None) -> None:
-    """Raises UserError if `label` is not a class of the run's networks."""
-    classes = config.model.num_classes
-    if label is not None and not 0 <= label < classes:
-        known = f"0 to {classes - 1}" if classes else "none: the network is unconditional"
-        raise UserError(f"--label={label} is not one of the run's classes ({known}).")
-
-
-def make_draw_images(config: ConfigDict, norm: str = "running") -> Callable[..., Iterator[np.ndarray]]:
-    """`draw(state, num, seed, label=None)`: yields `num` images in batches, uint8 [batch, height, width, channels].
-
-    Image i is a function of the state and (seed, i). `label`: class of all images of a conditional network; None draws
-    the classes in turn. `norm`: see the module's docstring.
-    """
-    generate, variables = make_generate(config, norm), make_sampling_variables(config, norm)
-    classes = config.model.num_classes
-
-    def draw(state: GANState, num: int, seed: int, label: int | None = None) -> Iterator[np.ndarray]:
-        drawn = variables(state)
-        for first in range(0, num, BATCH_SIZE):
-            labels = None
-            if classes:
-                labels = (first + jnp.arange(BATCH_SIZE)) % classes if label is None else jnp.full(BATCH_SIZE, label)
-            images = generate(**drawn, z=draw_noise(config, seed, first, BATCH_SIZE), labels=labels)
-            yield np.asarray(images)[: num - first]
-
-    return draw
