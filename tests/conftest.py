@@ -4,7 +4,7 @@ import atexit
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,14 @@ def labelled_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def conditional_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one step whose networks are told the labels."""
-    return _train(tmp_path_factory.mktemp("conditional"), classes=2, model__num_classes=2)
+    return _train(tmp_path_factory.mktemp("conditional"), {"model.num_classes": 2}, classes=2)
 
 
-def _train(folder: Path, classes: int = 0, **changes: Any) -> Path:
+def _train(folder: Path, changes: Mapping[str, Any] = {}, classes: int = 0) -> Path:
     from tests import tiny
 
-    config = tiny.config(num_steps=1, data__source=tiny.image_folder(folder / "images", classes=classes), **changes)
+    config = tiny.config(
+        {"num_steps": 1, "data.source": tiny.image_folder(folder / "images", classes=classes), **changes}
+    )
     training.train_and_evaluate(config, folder / "run")
     return folder / "run"

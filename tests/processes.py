@@ -38,13 +38,6 @@ FAULTS = (
 )
 
 
-def write_config(folder: Path, **changes: Any) -> Path:
-    """A config file with `tests.tiny.config` in it."""
-    path = folder / "config.py"
-    path.write_text(f"from tests import tiny\n\n\ndef get_config():\n    return tiny.config(**{changes!r})\n")
-    return path
-
-
 class Process(subprocess.Popen[str]):
     """A training process. A thread reads its output, so that the pipe is never full.
 

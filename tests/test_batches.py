@@ -31,7 +31,7 @@ def test_batches_cut_the_stream_of_epochs() -> None:
 @pytest.mark.parametrize("placement", ["device", "host"])
 def test_resident_and_streamed_batches_are_the_same_examples(mapper: str, placement: str) -> None:
     dataset = tiny.dataset(count=11, classes=3)
-    config = tiny.config(mapper=mapper, batch_size=4, data__placement=placement, model__num_classes=3)
+    config = tiny.config({"mapper": mapper, "batch_size": 4, "data.placement": placement, "model.num_classes": 3})
     mesh = tiny.mesh(2)
     batches = Batches(config, dataset, mesh)
     assert bool(batches.pack) == (placement == "device")
@@ -62,7 +62,7 @@ def test_the_cpu_streams_by_default_one_step_a_call() -> None:
 )
 def test_calls_of_several_steps(first: int, last: int, ends: list[int]) -> None:
     """Calls begin at multiples of 3; single steps fill the gaps; each call holds the batches of its steps."""
-    config = tiny.config(steps_per_call=3, log_every=3, data__placement="device")
+    config = tiny.config({"steps_per_call": 3, "log_every": 3, "data.placement": "device"})
     calls = list(Batches(config, tiny.dataset(), tiny.mesh()).from_step(first, last))
     assert [end for end, _ in calls] == ends
     seen = [list(indices) for _, call in calls for indices in np.asarray(call["index"])]
@@ -71,7 +71,7 @@ def test_calls_of_several_steps(first: int, last: int, ends: list[int]) -> None:
 
 def test_calls_of_several_steps_need_resident_data() -> None:
     with pytest.raises(UserError, match=r"steps_per_call is 3.*set --config.data.placement=device"):
-        Batches(tiny.config(steps_per_call=3, log_every=3), tiny.dataset(), tiny.mesh())
+        Batches(tiny.config({"steps_per_call": 3, "log_every": 3}), tiny.dataset(), tiny.mesh())
 
 
 def test_too_few_images() -> None:
@@ -81,12 +81,12 @@ def test_too_few_images() -> None:
 
 def test_labels_needed_but_absent() -> None:
     with pytest.raises(UserError, match="num_classes is 3, but toy_bedrooms has no labels"):
-        check_dataset(tiny.config(model__num_classes=3), tiny.dataset())
+        check_dataset(tiny.config({"model.num_classes": 3}), tiny.dataset())
 
 
 def test_more_classes_than_the_network_has() -> None:
     with pytest.raises(UserError, match=r"5 classes.*set --config.model.num_classes=5"):
-        check_dataset(tiny.config(model__num_classes=3), tiny.dataset(classes=5))
+        check_dataset(tiny.config({"model.num_classes": 3}), tiny.dataset(classes=5))
 
 
 def test_a_call_tells_of_its_first_step_that_is_not_finite_or_of_its_last() -> None:

@@ -88,7 +88,11 @@ def test_torch_peer_takes_the_same_step(projection_norm: str) -> None:
     torch = pytest.importorskip("torch")
 
     config = tiny.config(
-        model__kernel_size=5, model__generator__projection_norm=projection_norm, update_order="discriminator_first"
+        {
+            "model.kernel_size": 5,
+            "model.generator.projection_norm": projection_norm,
+            "update_order": "discriminator_first",
+        }
     )
     states, history = tiny.run_steps(config)
     trainer = TorchTrainer(config)
@@ -137,4 +141,4 @@ def test_torch_peer_refuses_other_networks() -> None:
     pytest.importorskip("torch")
 
     with pytest.raises(UserError, match=r"config.model.norm 'paper' only, not 'all'"):
-        check_peer(tiny.config(model__norm="all"))
+        check_peer(tiny.config({"model.norm": "all"}))

@@ -29,8 +29,7 @@ def test_rises() -> None:
 
 def calibrate(folder: Path, held_out: str) -> subprocess.CompletedProcess[str]:
     source = tiny.image_folder(folder / "images")
-    file = folder / "tiny.py"
-    file.write_text(f"from tests import tiny\n\n\ndef get_config():\n    return tiny.config(data__source={source!r})\n")
+    file = tiny.write_config(folder, {"data.source": source})
     command = [sys.executable, "-m", "dcgan_jax.evaluation.calibration", f"--config={file}", f"--out={folder / 'out'}"]
     return subprocess.run(
         [*command, f"--held_out_source={held_out}", "--held_out_split="], capture_output=True, text=True

@@ -26,7 +26,7 @@ MODES = {
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("config")
     source = tiny.image_folder(folder / "images", count=20)
-    return processes.write_config(folder, data__source=source, data__cache_dir=str(folder / "cache"), num_steps=7)
+    return tiny.write_config(folder, {"data.source": source, "data.cache_dir": str(folder / "cache"), "num_steps": 7})
 
 
 @pytest.fixture(scope="module")

@@ -63,6 +63,6 @@ def test_extraction_uses_frozen_statistics_of_the_given_images(tmp_path: Path) -
 
 
 def test_conditional_networks_are_refused() -> None:
-    config = tiny.config(model__num_classes=2)
+    config = tiny.config({"model.num_classes": 2})
     with pytest.raises(UserError, match="is told the labels"):
         discriminator_features.make_extractor(config, {}, {}, tiny.images(), "")

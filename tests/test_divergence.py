@@ -13,7 +13,7 @@ from tests import tiny
 
 @pytest.fixture(scope="module")
 def state() -> GANState:
-    config = tiny.config(model__generator__hidden=(4,), model__discriminator__hidden=(4,))
+    config = tiny.config({"model.generator.hidden": (4,), "model.discriminator.hidden": (4,)})
     return jax.eval_shape(lambda: tiny.fresh_state(config))
 
 

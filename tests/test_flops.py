@@ -28,7 +28,7 @@ def test_one_step_of_the_paper_network(order: str, gflop: float) -> None:
 
 
 def test_labels_join_every_layer() -> None:
-    plain, conditional = (flops.layers(tiny.config(model__num_classes=classes)) for classes in (0, 2))
+    plain, conditional = (flops.layers(tiny.config({"model.num_classes": classes})) for classes in (0, 2))
     # 8 pixels, 3x3: D's first layer has 4*4 * 9 * 3 * 4 multiplications, and 2 maps more with two classes.
     assert plain[1][0].multiplications == 4 * 4 * 9 * 3 * 4
     assert conditional[1][0].multiplications == 4 * 4 * 9 * 5 * 4
@@ -40,17 +40,17 @@ def test_activations() -> None:
     """G puts out 24 + 4*4*4 + 8*8*3 values, D 4*4*4 + 2*2*6 + 1: each twice, D's for two images."""
     values = 2 * (24 + 64 + 192) + 4 * (64 + 24 + 1)
     assert flops.activation_bytes_per_image(tiny.config()) == 4 * values
-    assert flops.activation_bytes_per_image(tiny.config(precision="bfloat16")) == 2 * values
+    assert flops.activation_bytes_per_image(tiny.config({"precision": "bfloat16"})) == 2 * values
 
 
 def test_pooling_and_dense_networks() -> None:
     """Pooling: every convolution has stride 1 on the larger side. Dense: 5 -> 7 -> 192 and 192 -> 6 -> 1."""
-    g_layers, d_layers = flops.layers(tiny.config(model__resampling="pooling"))
+    g_layers, d_layers = flops.layers(tiny.config({"model.resampling": "pooling"}))
     assert [layer.multiplications for layer in g_layers] == [5 * 24, 4 * 4 * 9 * 6 * 4, 8 * 8 * 9 * 4 * 3]
     assert [layer.multiplications for layer in d_layers] == [8 * 8 * 9 * 3 * 4, 4 * 4 * 9 * 4 * 6, 24]
     assert [layer.outputs for layer in d_layers] == [8 * 8 * 4, 4 * 4 * 6, 1]  # before pooling
-    changes = {"model__generator__hidden": (7,), "model__discriminator__hidden": (6,)}
-    dense = tiny.config(model__generator__stages=(), model__discriminator__stages=(), **changes)
+    changes = {"model.generator.hidden": (7,), "model.discriminator.hidden": (6,)}
+    dense = tiny.config({"model.generator.stages": (), "model.discriminator.stages": (), **changes})
     g_layers, d_layers = flops.layers(dense)
     assert [layer.multiplications for layer in g_layers] == [5 * 7, 7 * 192]
     assert [layer.multiplications for layer in d_layers] == [192 * 6, 6]

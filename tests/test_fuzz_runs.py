@@ -37,7 +37,7 @@ FIELDS = sorted(flatten(tiny.config()))
 
 def make_run(workdir: Path) -> None:
     """A folder as a run leaves it after step 100, but for the content of its checkpoint."""
-    run_folder.record(workdir, tiny.config(num_steps=900), META)
+    run_folder.record(workdir, tiny.config({"num_steps": 900}), META)
     (run_folder.checkpoints(workdir) / "100").mkdir(parents=True)
 
 
@@ -89,7 +89,7 @@ def test_any_config_is_read_or_refused(content: bytes) -> None:
         with pytest.raises(UserError):  # there are no weights in the checkpoint
             trained.load_run(folder)
         with contextlib.suppress(UserError):
-            run_folder.check(folder, tiny.config(num_steps=900))
+            run_folder.check(folder, tiny.config({"num_steps": 900}))
         assert fuzz.snapshot(folder).keys() == before.keys()
 
 
@@ -158,7 +158,7 @@ def test_any_checksums_are_damage(content: bytes) -> None:
 def test_a_file_where_a_folder_belongs(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("in the way")
     with pytest.raises(UserError, match=f"{name} is a file"):
-        training.train_and_evaluate(tiny.config(data__source=tiny.image_folder(tmp_path / "images")), tmp_path)
+        training.train_and_evaluate(tiny.config({"data.source": tiny.image_folder(tmp_path / "images")}), tmp_path)
     with pytest.raises(UserError):
         trained.load_run(tmp_path)
 
@@ -167,7 +167,7 @@ def test_a_file_where_a_folder_belongs(name: str, tmp_path: Path) -> None:
 def test_a_folder_where_a_file_belongs(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
     with pytest.raises(UserError, match=f"{name} is a folder"):
-        training.train_and_evaluate(tiny.config(data__source=tiny.image_folder(tmp_path / "images")), tmp_path)
+        training.train_and_evaluate(tiny.config({"data.source": tiny.image_folder(tmp_path / "images")}), tmp_path)
     for read in (trained.load_run, plot_metrics.plot):
         with pytest.raises(UserError):
             read(tmp_path)
@@ -187,7 +187,7 @@ def test_any_names_beside_the_checkpoints(entries: list[tuple[str, bool]]) -> No
                 path.mkdir() if is_folder else path.touch(exist_ok=False)
         assert 100 in run_folder.steps(folder)
         with contextlib.suppress(UserError):
-            run_folder.check(folder, tiny.config(num_steps=900))
+            run_folder.check(folder, tiny.config({"num_steps": 900}))
         with pytest.raises(UserError):
             trained.load_run(folder)
 

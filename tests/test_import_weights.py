@@ -5,7 +5,7 @@ transposed convolution [in, out, k, k]), and the authors' networks normalise wit
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,18 +29,18 @@ Stages = tuple[tuple[int, int], ...]
 
 NETWORKS: dict[str, dict[str, Any]] = {
     # As faces and SVHN.
-    "5x5": {"model__kernel_size": 5},
+    "5x5": {"model.kernel_size": 5},
     # As ImageNet: 3x3, strides alternate.
     "3x3": {
-        "model__kernel_size": 3,
-        "model__generator__stages": ((6, 2), (5, 1), (4, 2)),
-        "model__discriminator__stages": ((4, 1), (5, 2), (6, 2)),
+        "model.kernel_size": 3,
+        "model.generator.stages": ((6, 2), (5, 1), (4, 2)),
+        "model.discriminator.stages": ((4, 1), (5, 2), (6, 2)),
     },
 }
 
 
-def config_of(network: str = "5x5", **changes: Any) -> ConfigDict:
-    return tiny.config(**NETWORKS[network], **changes)
+def config_of(network: str = "5x5", changes: Mapping[str, Any] = {}) -> ConfigDict:
+    return tiny.config({**NETWORKS[network], **changes})
 
 
 def random_arrays(config: ConfigDict) -> tuple[list[Array], list[Array]]:
@@ -176,7 +176,7 @@ def test_imported_networks_compute_what_the_authors_do(network: str, tmp_path: P
 
 
 def test_state_around_the_weights(folder: Path) -> None:
-    config = config_of(ema_decay=0.9)
+    config = config_of(changes={"ema_decay": 0.9})
     state = import_weights.import_weights(config, folder)
     assert int(state.step) == 0
     assert tiny.largest_difference(state.ema, state.generator.params) == 0
@@ -215,27 +215,27 @@ def test_too_many_files(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model__z_dim": 7}, "projection/kernel has shape (5, 24) in the files, but (7, 24) in the config's network"),
-        ({"model__kernel_size": 3}, "deconv1 has shape (5, 5, 4, 6) in the files, but (3, 3, 4, 6)"),
-        ({"data__image_size": 16}, "96 units of 6 maps do not fit an array (5, 24)"),
-        ({"model__norm": "all"}, "need config.model.norm='paper' and config.model.norm_affine=True"),
+        ({"model.z_dim": 7}, "projection/kernel has shape (5, 24) in the files, but (7, 24) in the config's network"),
+        ({"model.kernel_size": 3}, "deconv1 has shape (5, 5, 4, 6) in the files, but (3, 3, 4, 6)"),
+        ({"data.image_size": 16}, "96 units of 6 maps do not fit an array (5, 24)"),
+        ({"model.norm": "all"}, "need config.model.norm='paper' and config.model.norm_affine=True"),
         (
-            {"model__discriminator__stages": ((4, 2), (6, 1), (6, 2))},
+            {"model.discriminator.stages": ((4, 2), (6, 1), (6, 2))},
             "the config's network has a convolution where the files have an array (24, 1)",
         ),
-        ({"model__norm_affine": False}, "need config.model.norm='paper' and config.model.norm_affine=True"),
+        ({"model.norm_affine": False}, "need config.model.norm='paper' and config.model.norm_affine=True"),
         (
-            {"model__generator__projection_norm": "channel"},
+            {"model.generator.projection_norm": "channel"},
             "projection_norm/gain has shape (24,) in the files, but (6,)",
         ),
-        ({"model__num_classes": 3}, "only networks without labels"),
-        ({"model__generator__hidden": (3,)}, "without dense hidden layers"),
-        ({"model__discriminator__hidden": (3,)}, "without dense hidden layers"),
+        ({"model.num_classes": 3}, "only networks without labels"),
+        ({"model.generator.hidden": (3,)}, "without dense hidden layers"),
+        ({"model.discriminator.hidden": (3,)}, "without dense hidden layers"),
     ],
 )
 def test_config_of_another_network(changes: dict[str, Any], message: str, folder: Path) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
-        import_weights.import_weights(tiny.config(**{**NETWORKS["5x5"], **changes}), folder)
+        import_weights.import_weights(config_of("5x5", changes), folder)
 
 
 def test_a_run_is_made_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,13 +35,15 @@ def export_step(platform: str, precision: str, order: str = "generator_first", s
     One step on a streamed batch, or several on a pack of 100 images that lies on the device.
     """
     config = tiny.config(
-        data__image_size=64,
-        model__kernel_size=5,
-        model__generator__stages=((32, 2), (24, 2), (16, 2), (8, 2)),
-        model__discriminator__stages=((8, 2), (16, 2), (24, 2), (32, 2)),
-        conv="auto",
-        precision=precision,
-        update_order=order,
+        {
+            "data.image_size": 64,
+            "model.kernel_size": 5,
+            "model.generator.stages": ((32, 2), (24, 2), (16, 2), (8, 2)),
+            "model.discriminator.stages": ((8, 2), (16, 2), (24, 2), (32, 2)),
+            "conv": "auto",
+            "precision": precision,
+            "update_order": order,
+        }
     )
     state = jax.eval_shape(partial(create_state, config, *models.build_models(config)))
     pack, batches = {}, {"image": jax.ShapeDtypeStruct((1, config.batch_size, 64, 64, 3), np.uint8)}

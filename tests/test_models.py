@@ -119,7 +119,9 @@ def test_taps_of_the_paper_network() -> None:
 
 
 def test_ten_layers_with_dropout_and_dense_head() -> None:
-    config = tiny.config(data__image_size=64, model__discriminator__hidden=(24, 12), model__discriminator__dropout=0.5)
+    config = tiny.config(
+        {"data.image_size": 64, "model.discriminator.hidden": (24, 12), "model.discriminator.dropout": 0.5}
+    )
     config.unlock()
     config.model.discriminator.stages = TEN_LAYERS
     config.model.generator.stages = ((8, 2), (8, 2), (8, 2), (8, 2))
@@ -131,7 +133,7 @@ def test_ten_layers_with_dropout_and_dense_head() -> None:
 
 
 def test_hidden_layers() -> None:
-    config = tiny.config(model__generator__hidden=(7, 9), model__discriminator__hidden=(11,))
+    config = tiny.config({"model.generator.hidden": (7, 9), "model.discriminator.hidden": (11,)})
     generator, variables, z = generator_of(config)
     _, taps = generator.apply(variables, z, train=False)
     assert list(taps) == ["hidden1", "hidden2", "projection", "deconv1", "image"]
@@ -154,11 +156,11 @@ def test_hidden_layers() -> None:
 
 
 def test_width_scales_every_layer_and_keeps_at_least_one() -> None:
-    changes = {"model__generator__hidden": (8,), "model__discriminator__hidden": (8,)}
-    generator, discriminator = models.build_models(tiny.config(model__width=0.5, **changes))
+    changes = {"model.generator.hidden": (8,), "model.discriminator.hidden": (8,)}
+    generator, discriminator = models.build_models(tiny.config({"model.width": 0.5, **changes}))
     assert (generator.stages, generator.hidden) == (((3, 2), (2, 2)), (4,))
     assert (discriminator.stages, discriminator.hidden) == (((2, 2), (3, 2)), (4,))
-    generator, _ = models.build_models(tiny.config(model__width=0.01, **changes))
+    generator, _ = models.build_models(tiny.config({"model.width": 0.01, **changes}))
     assert (generator.stages, generator.hidden) == (((1, 2), (1, 2)), (1,))
 
 
@@ -181,7 +183,7 @@ def test_image_sizes(size: int) -> None:
 
 @pytest.mark.parametrize("size", [28, 256])
 def test_networks_at_both_ends_of_the_sizes(size: int) -> None:
-    generator, discriminator = models.build_models(tiny.config(data__image_size=size, data__channels=1))
+    generator, discriminator = models.build_models(tiny.config({"data.image_size": size, "data.channels": 1}))
     taps = abstract_taps(generator, jax.ShapeDtypeStruct((2, 5), jnp.float32))
     assert taps["projection"] == (2, size // 4, size // 4, 6) and taps["image"] == (2, size, size, 1)
     taps = abstract_taps(discriminator, jax.ShapeDtypeStruct((2, size, size, 1), jnp.float32))
@@ -191,12 +193,12 @@ def test_networks_at_both_ends_of_the_sizes(size: int) -> None:
 def test_misfit_names_the_sizes_that_fit() -> None:
     stages = ((8, 2), (8, 1), (4, 2), (4, 2), (4, 2))
     with pytest.raises(UserError) as error:
-        models.build_models(tiny.config(data__image_size=72, model__generator__stages=stages))
+        models.build_models(tiny.config({"data.image_size": 72, "model.generator.stages": stages}))
     text = str(error.value)
     assert f"image_size 72 does not fit config.model.generator.stages {stages}" in text
     assert "multiples of 16: set --config.data.image_size to 64 or 80, or change the stages." in text
     with pytest.raises(UserError, match=r"multiples of 4: set --config\.data\.image_size to 4, or"):
-        models.build_models(tiny.config(data__image_size=3))
+        models.build_models(tiny.config({"data.image_size": 3}))
 
 
 @pytest.mark.parametrize("network", ["generator", "discriminator"])
@@ -221,7 +223,7 @@ def test_both_networks_are_checked(network: str) -> None:
     ],
 )
 def test_unknown_choices_are_named(field: str, value: Any, choices: str) -> None:
-    config = tiny.config(**{field.replace(".", "__"): value})
+    config = tiny.config({field: value})
     with pytest.raises(UserError) as error:
         models.build_models(config)
     assert str(error.value) == f"config.{field} is {value!r}; choose from {choices}."
@@ -232,7 +234,7 @@ def test_unknown_choices_are_named(field: str, value: Any, choices: str) -> None
 
 def test_initial_weights() -> None:
     """N(0, 0.02) weights, N(1, 0.02) gains, zero shifts [paper section 4; the authors' faces script]."""
-    config = tiny.config(model__z_dim=40, model__width=8.0)
+    config = tiny.config({"model.z_dim": 40, "model.width": 8.0})
     for variables in (generator_of(config)[1], discriminator_of(config)[1]):
         for name, value in variables["params"].items():
             if name.endswith("_norm"):
@@ -247,8 +249,8 @@ def test_initial_weights() -> None:
 
 def test_no_biases() -> None:
     """Without normalisation's shifts, nothing but zero can come of zero."""
-    hidden = {"model__generator__hidden": (7,), "model__discriminator__hidden": (7,)}
-    config = tiny.config(model__norm="none", **hidden)
+    hidden = {"model.generator.hidden": (7,), "model.discriminator.hidden": (7,)}
+    config = tiny.config({"model.norm": "none", **hidden})
     generator, variables, z = generator_of(config)
     assert set(shapes(variables)) == {"hidden1/kernel", "projection/kernel", "deconv1", "deconv2"}
     assert (evaluate(generator, variables, 0 * z)[0] == 0).all()
@@ -270,14 +272,14 @@ def test_no_biases() -> None:
     ],
 )
 def test_where_layers_are_normalised(norm: str, in_generator: set[str], in_discriminator: set[str]) -> None:
-    config = tiny.config(model__norm=norm, model__generator__hidden=(7,), model__discriminator__hidden=(7,))
+    config = tiny.config({"model.norm": norm, "model.generator.hidden": (7,), "model.discriminator.hidden": (7,)})
     for variables, layers in zip(abstract_variables(config), (in_generator, in_discriminator), strict=True):
         assert {name for name in variables["params"] if name.endswith("_norm")} == layers
         assert set(variables.get("batch_stats", {})) == layers
 
 
 def test_norm_all_reaches_the_image_and_the_first_convolution() -> None:
-    config = tiny.config(model__norm="all")
+    config = tiny.config({"model.norm": "all"})
     generator, variables, z = generator_of(config)
     image, _ = train(generator, variables, z)
     before_tanh = np.arctanh(np.asarray(image, np.float64))
@@ -291,7 +293,7 @@ def test_norm_all_reaches_the_image_and_the_first_convolution() -> None:
 
 
 def test_no_affine_means_no_gains_and_shifts() -> None:
-    generator, discriminator = abstract_variables(tiny.config(model__norm_affine=False))
+    generator, discriminator = abstract_variables(tiny.config({"model.norm_affine": False}))
     assert set(shapes(generator)) == {"projection/kernel", "deconv1", "deconv2"}
     assert set(shapes(discriminator)) == {"conv1", "conv2", "logit/kernel"}
     assert set(generator["batch_stats"]) == {"projection_norm", "deconv1_norm"}
@@ -303,7 +305,7 @@ def test_no_affine_means_no_gains_and_shifts() -> None:
 
 def test_projection_is_normalised_per_unit_or_per_channel() -> None:
     for kind, axes, gains in (("unit", 0, 24), ("channel", (0, 1, 2), 6)):
-        generator, variables, z = generator_of(tiny.config(model__generator__projection_norm=kind), batch=16)
+        generator, variables, z = generator_of(tiny.config({"model.generator.projection_norm": kind}), batch=16)
         gain = np.linspace(0.5, 2, gains, dtype=np.float32)
         assert shapes(variables)["projection_norm/gain"] == shapes(variables)["projection_norm/shift"] == (gains,)
         variables["params"]["projection_norm"] = {"gain": gain, "shift": gain - 1}
@@ -318,11 +320,11 @@ def test_projection_is_normalised_per_unit_or_per_channel() -> None:
 
 # --- Labels -------------------------------------------------------------------------------------------------------
 
-CONDITIONAL = {"model__num_classes": 3, "model__generator__hidden": (7,), "model__discriminator__hidden": (7,)}
+CONDITIONAL = {"model.num_classes": 3, "model.generator.hidden": (7,), "model.discriminator.hidden": (7,)}
 
 
 def test_labels_widen_every_layer() -> None:
-    generator, discriminator = map(shapes, abstract_variables(tiny.config(**CONDITIONAL)))
+    generator, discriminator = map(shapes, abstract_variables(tiny.config(CONDITIONAL)))
     assert {name: shape for name, shape in generator.items() if "norm" not in name} == {
         "hidden1/kernel": (5 + 3, 7),
         "projection/kernel": (7 + 3, 2 * 2 * 6),
@@ -352,7 +354,7 @@ def without_labels(params: Variables, kept: str, deconvolutions: bool) -> Variab
 
 @pytest.mark.parametrize("network", ["generator", "discriminator"])
 def test_every_layer_listens_to_labels(network: str) -> None:
-    config = tiny.config(**CONDITIONAL)
+    config = tiny.config(CONDITIONAL)
     model, variables, inputs = generator_of(config) if network == "generator" else discriminator_of(config)
     layers = [name for name in variables["params"] if not name.endswith("_norm")]
     assert len(layers) == 4
@@ -368,7 +370,7 @@ def test_every_layer_listens_to_labels(network: str) -> None:
 
 
 def test_labels_are_those_of_the_example() -> None:
-    generator, variables, z = generator_of(tiny.config(**CONDITIONAL))
+    generator, variables, z = generator_of(tiny.config(CONDITIONAL))
     same_z = jnp.broadcast_to(z[:1], z.shape)
     image, _ = evaluate(generator, variables, same_z, jnp.array([0, 1, 2, 1]))
     np.testing.assert_allclose(image[1], image[3], rtol=1e-5)
@@ -377,7 +379,7 @@ def test_labels_are_those_of_the_example() -> None:
 
 
 def test_missing_labels() -> None:
-    generator, variables, z = generator_of(tiny.config(model__num_classes=3))
+    generator, variables, z = generator_of(tiny.config({"model.num_classes": 3}))
     with pytest.raises(ValueError, match="3 classes needs labels"):
         generator.apply(variables, z, train=False)
 
@@ -481,7 +483,7 @@ def test_batch_norm_over_an_axis_is_that_of_the_whole_batch() -> None:
 
 def test_axis_name_is_used_across_replicas_only() -> None:
     assert [model.axis_name for model in models.build_models(tiny.config(), "data")] == ["data", "data"]
-    local = tiny.config(model__cross_replica_norm=False)
+    local = tiny.config({"model.cross_replica_norm": False})
     assert [model.axis_name for model in models.build_models(local, "data")] == [None, None]
 
 
@@ -512,7 +514,7 @@ def test_output_ranges() -> None:
     """Large weights reach both ends; the same logit comes out of either squashing."""
     logits = {}
     for output, low, inverse in (("tanh", -1, np.arctanh), ("sigmoid", 0, lambda p: np.log(p / (1 - p)))):
-        generator, variables, z = generator_of(tiny.config(model__output=output))
+        generator, variables, z = generator_of(tiny.config({"model.output": output}))
         variables["params"]["deconv2"] *= 10
         image, _ = train(generator, variables, z)
         assert image.dtype == jnp.float32
@@ -540,7 +542,7 @@ def test_activations() -> None:
 
 
 def test_other_activations() -> None:
-    config = tiny.config(model__generator__activation="leaky_relu", model__discriminator__activation="tanh")
+    config = tiny.config({"model.generator.activation": "leaky_relu", "model.discriminator.activation": "tanh"})
     taps = train(*generator_of(config))[1]
     assert taps["deconv1"].min() < 0 < taps["deconv1"].max()
     taps = train(*discriminator_of(config))[1]
@@ -549,8 +551,8 @@ def test_other_activations() -> None:
 
 def test_pooling_keeps_the_shapes_and_takes_maxima() -> None:
     """One layer without normalisation: a convolution of stride 1, LeakyReLU, the maximum of each 2 x 2 block."""
-    changes = {"model__discriminator__stages": ((4, 2),), "model__generator__stages": ((4, 2),)}
-    config = tiny.config(model__resampling="pooling", **changes)
+    changes = {"model.discriminator.stages": ((4, 2),), "model.generator.stages": ((4, 2),)}
+    config = tiny.config({"model.resampling": "pooling", **changes})
     discriminator, variables, images = discriminator_of(config)
     kernel = variables["params"]["conv1"]
     full = jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -568,8 +570,10 @@ def test_pooling_keeps_the_shapes_and_takes_maxima() -> None:
 
 def test_networks_of_dense_layers_only() -> None:
     """8 x 8 x 3 images from 5 + 2 numbers through 7 units and back through 6; no norm at G's end and D's beginning."""
-    hidden = {"model__generator__hidden": (7,), "model__discriminator__hidden": (6, 4)}
-    config = tiny.config(model__generator__stages=(), model__discriminator__stages=(), model__num_classes=2, **hidden)
+    hidden = {"model.generator.hidden": (7,), "model.discriminator.hidden": (6, 4)}
+    config = tiny.config(
+        {"model.generator.stages": (), "model.discriminator.stages": (), "model.num_classes": 2, **hidden}
+    )
     generator, discriminator = abstract_variables(config)
     norm = {"gain": (7,), "shift": (7,)}
     assert shapes(generator) == {
@@ -591,7 +595,7 @@ def test_networks_of_dense_layers_only() -> None:
 
 @pytest.mark.parametrize("head", ["dense", "pool"])
 def test_heads(head: str) -> None:
-    discriminator, variables, images = discriminator_of(tiny.config(model__discriminator__head=head))
+    discriminator, variables, images = discriminator_of(tiny.config({"model.discriminator.head": head}))
     logit, taps = evaluate(discriminator, variables, images)
     features = np.asarray(taps["conv2"])
     features = features.mean((1, 2)) if head == "pool" else features.reshape(4, 2 * 2 * 6)
@@ -618,7 +622,7 @@ UNITS = 8 * 8 * 16
 
 def counting_discriminator(rate: float) -> tuple[Discriminator, Variables]:
     """All activations are one on images of ones: the logit is the sum of what two rounds of dropout leave."""
-    config = tiny.config(model__norm="none", model__discriminator__dropout=rate).unlock()
+    config = tiny.config({"model.norm": "none", "model.discriminator.dropout": rate}).unlock()
     config.model.discriminator.stages = ((16, 1), (16, 1))
     _, discriminator = models.build_models(config)
     kernel1, kernel2 = np.zeros((3, 3, 3, 16), np.float32), np.zeros((3, 3, 16, 16), np.float32)
@@ -667,7 +671,9 @@ def test_dropout_is_for_training() -> None:
 
 
 def test_dropout_also_follows_hidden_layers() -> None:
-    config = tiny.config(model__norm="none", model__discriminator__dropout=0.5, model__discriminator__hidden=(64,))
+    config = tiny.config(
+        {"model.norm": "none", "model.discriminator.dropout": 0.5, "model.discriminator.hidden": (64,)}
+    )
     discriminator, variables, images = discriminator_of(config)
     keys = jax.random.split(jax.random.key(0), 4)
     logit, taps = train(discriminator, variables, images, dropout_keys=keys)

@@ -18,15 +18,17 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("config")
     source = tiny.image_folder(folder / "images", count=20)
     cache = str(folder / "cache")
-    return processes.write_config(
+    return tiny.write_config(
         folder,
-        data__source=source,
-        data__cache_dir=cache,
-        num_steps=6,
-        sample_every=3,
-        eval_every=6,
-        eval__num_samples=16,
-        eval__metrics=("features",),
+        {
+            "data.source": source,
+            "data.cache_dir": cache,
+            "num_steps": 6,
+            "sample_every": 3,
+            "eval_every": 6,
+            "eval.num_samples": 16,
+            "eval.metrics": ("features",),
+        },
     )
 
 

@@ -75,7 +75,7 @@ def test_samples_are_those_of_sampling_whatever_the_parts(conditional_run: Path)
 
 def test_measures_during_training() -> None:
     """Against all pairs of images and samples."""
-    config = tiny.config(model__num_classes=2)
+    config = tiny.config({"model.num_classes": 2})
     images, labels = tiny.images(16), np.arange(16) % 2
     drawn = tiny.images(60, seed=1)
     found = nearest.make_measure(config, images, labels)(drawn)

@@ -61,7 +61,7 @@ def test_too_few_images() -> None:
 
 def test_of_a_run(tmp_path: Path) -> None:
     """Two checkpoints, numbers against those of the parts; held-out images beside them."""
-    config = tiny.config(num_steps=2, checkpoint_every=1, data__source=tiny.image_folder(tmp_path / "images"))
+    config = tiny.config({"num_steps": 2, "checkpoint_every": 1, "data.source": tiny.image_folder(tmp_path / "images")})
     training.train_and_evaluate(config, tmp_path / "run")
     others = tiny.image_folder(tmp_path / "others", count=20)
     flags = ("--num_samples=32", "--all_checkpoints", f"--held_out_source={others}", "--held_out_split=train")
@@ -86,8 +86,7 @@ def test_of_a_run(tmp_path: Path) -> None:
 def test_of_images(tmp_path: Path) -> None:
     """The images of the data themselves, as a folder of somebody's."""
     source = tiny.image_folder(tmp_path / "images")
-    file = tmp_path / "tiny.py"
-    file.write_text(f"from tests import tiny\n\n\ndef get_config():\n    return tiny.config(data__source={source!r})\n")
+    file = tiny.write_config(tmp_path, {"data.source": source})
     flags = (f"--images={tmp_path / 'images'}", f"--config={file}", f"--reference={tmp_path / 'mine.npz'}")
     process = evaluate("quality", None, *flags, f"--out={tmp_path / 'out'}")
     assert process.returncode == 0, process.stderr

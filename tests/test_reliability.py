@@ -24,18 +24,20 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve steps on 20 images in batches of 8, with a save, a sheet and an evaluation now and then."""
     folder = tmp_path_factory.mktemp("config")
     source = tiny.image_folder(folder / "images", count=20)
-    return processes.write_config(
+    return tiny.write_config(
         folder,
-        data__source=source,
-        data__cache_dir=str(folder / "cache"),
-        num_steps=12,
-        checkpoint_every=4,
-        sample_every=5,
-        keep_checkpoints=2,
-        ema_decay=0.9,
-        eval_every=8,
-        eval__num_samples=16,
-        eval__metrics=("features",),
+        {
+            "data.source": source,
+            "data.cache_dir": str(folder / "cache"),
+            "num_steps": 12,
+            "checkpoint_every": 4,
+            "sample_every": 5,
+            "keep_checkpoints": 2,
+            "ema_decay": 0.9,
+            "eval_every": 8,
+            "eval.num_samples": 16,
+            "eval.metrics": ("features",),
+        },
     )
 
 

@@ -1,6 +1,7 @@
 """One folder, one run; files appear whole or not at all."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from tests import tiny
 META = {"source": "folder:/images", "count": 10, "sha256": "aa", "labels_sha256": None}
 
 
-def make_run(workdir: Path, **changes: Any) -> None:
+def make_run(workdir: Path, changes: Mapping[str, Any] = {}) -> None:
     """A folder as a run leaves it after its first checkpoint."""
-    run_folder.record(workdir, tiny.config(**changes), META)
+    run_folder.record(workdir, tiny.config(changes), META)
     for step in (50, 100):
         (run_folder.checkpoints(workdir) / str(step)).mkdir(parents=True)
     (run_folder.checkpoints(workdir) / "150.orbax-checkpoint-tmp").mkdir()
@@ -42,7 +43,7 @@ def test_fields_of_later_versions_get_the_value_of_what_was_done_before(tmp_path
 
 def test_a_run_may_be_extended_and_moved(tmp_path: Path) -> None:
     make_run(tmp_path)
-    longer = tiny.config(num_steps=900, data__cache_dir="/elsewhere", mapper="pmap")
+    longer = tiny.config({"num_steps": 900, "data.cache_dir": "/elsewhere", "mapper": "pmap"})
     run_folder.check(tmp_path, longer)
     run_folder.record(tmp_path, longer, META)
     assert run_folder.load_config(tmp_path).num_steps == 900
@@ -50,7 +51,7 @@ def test_a_run_may_be_extended_and_moved(tmp_path: Path) -> None:
 
 def test_another_config_is_refused_with_every_difference(tmp_path: Path) -> None:
     make_run(tmp_path)
-    other = tiny.config(seed=3, num_steps=100, model__generator__stages=((8, 2), (4, 2)))
+    other = tiny.config({"seed": 3, "num_steps": 100, "model.generator.stages": ((8, 2), (4, 2))})
     with pytest.raises(UserError) as error:
         run_folder.check(tmp_path, other)
     assert "seed: 0 in the folder, 3 now" in str(error.value)
@@ -60,14 +61,14 @@ def test_another_config_is_refused_with_every_difference(tmp_path: Path) -> None
 
 
 def test_a_run_is_not_shortened(tmp_path: Path) -> None:
-    make_run(tmp_path, num_steps=100)
+    make_run(tmp_path, {"num_steps": 100})
     with pytest.raises(UserError, match=r"at step 100 already, past config.num_steps 4: raise --config.num_steps"):
-        run_folder.check(tmp_path, tiny.config(num_steps=4))
+        run_folder.check(tmp_path, tiny.config({"num_steps": 4}))
 
 
 def test_a_start_that_failed_does_not_hold_the_folder(tmp_path: Path) -> None:
     run_folder.record(tmp_path, tiny.config(), META)
-    other = tiny.config(seed=3)
+    other = tiny.config({"seed": 3})
     run_folder.check(tmp_path, other)
     run_folder.record(tmp_path, other, {**META, "sha256": "bb"})
     assert run_folder.load_config(tmp_path).seed == 3

@@ -60,7 +60,7 @@ def test_norm_modes_use_their_own_statistics() -> None:
 
 
 def test_labels_are_drawn_in_turn_or_as_asked() -> None:
-    config = tiny.config(model__num_classes=3)
+    config = tiny.config({"model.num_classes": 3})
     state = tiny.fresh_state(config)
     in_turn = next(trained.make_draw_images(config)(state, 6, seed=0))
     only_1 = next(trained.make_draw_images(config)(state, 6, seed=0, label=1))
@@ -69,7 +69,7 @@ def test_labels_are_drawn_in_turn_or_as_asked() -> None:
 
 
 def test_noise_of_an_image_depends_on_its_number_only() -> None:
-    config = tiny.config(model__z_distribution="normal")
+    config = tiny.config({"model.z_distribution": "normal"})
     np.testing.assert_array_equal(trained.draw_noise(config, 3, 0, 10)[4:6], trained.draw_noise(config, 3, 4, 2))
 
 

@@ -86,7 +86,7 @@ def norm(tree: Any) -> float:
 )
 def test_step_equals_literal_computation(order: str, loss: str) -> None:
     # A large L2 and a large epsilon, so that both show and that Adam's sign-like first step does not blow up rounding.
-    config = tiny.config(update_order=order, loss=loss, optimizer__l2=0.1, optimizer__eps=1e-2)
+    config = tiny.config({"update_order": order, "loss": loss, "optimizer.l2": 0.1, "optimizer.eps": 1e-2})
     config = config.copy_and_resolve_references()
     config.optimizer.generator_learning_rate = 1e-2
     (start, state, _), (metrics, _) = tiny.run_steps(config)
@@ -104,16 +104,16 @@ def test_step_equals_literal_computation(order: str, loss: str) -> None:
 
 
 SMALL = {
-    "data__image_size": 16,
-    "model__kernel_size": 5,
-    "model__generator__stages": ((32, 2), (24, 2)),
-    "model__discriminator__stages": ((24, 2), (32, 2)),
+    "data.image_size": 16,
+    "model.kernel_size": 5,
+    "model.generator.stages": ((32, 2), (24, 2)),
+    "model.discriminator.stages": ((24, 2), (32, 2)),
 }
 QUARTER_OF_THE_PAPER = {
-    "data__image_size": 64,
-    "model__kernel_size": 5,
-    "model__generator__stages": ((256, 2), (128, 2), (64, 2), (32, 2)),
-    "model__discriminator__stages": ((32, 2), (64, 2), (128, 2), (256, 2)),
+    "data.image_size": 64,
+    "model.kernel_size": 5,
+    "model.generator.stages": ((256, 2), (128, 2), (64, 2), (32, 2)),
+    "model.discriminator.stages": ((32, 2), (64, 2), (128, 2), (256, 2)),
 }
 
 
@@ -121,9 +121,9 @@ QUARTER_OF_THE_PAPER = {
 def test_the_step_that_cpu_users_run(changes: dict[str, Any]) -> None:
     """Winograd and im2col under XLA's optimisations, against plain convolutions without any."""
     # With an epsilon far above the gradients, Adam's step does not turn the rounding of tiny ones into signs.
-    changes = {**changes, "optimizer__eps": 100.0}
-    (start, plain, _), (history, _) = tiny.run_steps(tiny.config(**changes))
-    config = tiny.config(**changes, conv="winograd")
+    changes = {**changes, "optimizer.eps": 100.0}
+    (start, plain, _), (history, _) = tiny.run_steps(tiny.config(changes))
+    config = tiny.config({**changes, "conv": "winograd"})
     step = map_step(over_batches(train_step.make_train_step(config)), tiny.mesh(), "shard_map")
     jax.config.update("jax_disable_most_optimizations", False)
     try:
@@ -158,7 +158,7 @@ def test_two_steps_in_one_call_are_two_steps() -> None:
 
 def test_bfloat16_keeps_parameters_and_statistics_in_float32() -> None:
     (*_, full), history = tiny.run_steps(tiny.config())
-    (*_, half), other = tiny.run_steps(tiny.config(precision="bfloat16"))
+    (*_, half), other = tiny.run_steps(tiny.config({"precision": "bfloat16"}))
     assert {leaf.dtype for leaf in jax.tree.leaves((half.generator, half.discriminator))} <= {
         np.dtype("float32"),
         np.dtype("int32"),
@@ -183,27 +183,27 @@ def test_eager_and_compiled_steps_agree() -> None:
 
 def test_number_of_devices_and_mapper_do_not_matter() -> None:
     changes = {
-        "model__num_classes": 3,
-        "model__discriminator__dropout": 0.5,
+        "model.num_classes": 3,
+        "model.discriminator.dropout": 0.5,
         "ema_decay": 0.9,
-        "model__output": "sigmoid",
+        "model.output": "sigmoid",
     }
-    (*_, one), history = tiny.run_steps(tiny.config(**changes), devices=1)
+    (*_, one), history = tiny.run_steps(tiny.config(changes), devices=1)
     for mapper in ("shard_map", "pmap"):
-        (*_, several), other = tiny.run_steps(tiny.config(**changes, mapper=mapper), devices=4)
+        (*_, several), other = tiny.run_steps(tiny.config({**changes, "mapper": mapper}), devices=4)
         assert tiny.largest_difference(one, several) < ROUNDING, mapper
         assert other[1]["g_loss"] == pytest.approx(history[1]["g_loss"], rel=1e-5)
 
 
 def test_local_statistics_depend_on_the_number_of_devices() -> None:
-    changes = {"model__cross_replica_norm": False}
-    (*_, one), _ = tiny.run_steps(tiny.config(**changes), devices=1)
-    (*_, four), _ = tiny.run_steps(tiny.config(**changes), devices=4)
+    changes = {"model.cross_replica_norm": False}
+    (*_, one), _ = tiny.run_steps(tiny.config(changes), devices=1)
+    (*_, four), _ = tiny.run_steps(tiny.config(changes), devices=4)
     assert tiny.largest_difference(one, four) > 10 * ROUNDING
 
 
 def test_running_averages_follow_real_images_in_d_and_the_last_fakes_in_g() -> None:
-    config = tiny.config(model__norm_momentum=0.0, model__norm="all")
+    config = tiny.config({"model.norm_momentum": 0.0, "model.norm": "all"})
     (start, state, _), _ = tiny.run_steps(config)
     _, discriminator = models.build_models(config)
     real = pixels.to_network(jnp.asarray(tiny.images(8)), "tanh")
@@ -220,7 +220,7 @@ def test_running_averages_follow_real_images_in_d_and_the_last_fakes_in_g() -> N
 
 
 def test_ema_is_the_recursive_average_of_parameters() -> None:
-    config = tiny.config(ema_decay=0.75)
+    config = tiny.config({"ema_decay": 0.75})
     (start, one, two), _ = tiny.run_steps(config)
     average = jax.tree.map(
         lambda a, b, c: 0.75 * (0.75 * a + 0.25 * b) + 0.25 * c,
@@ -232,7 +232,7 @@ def test_ema_is_the_recursive_average_of_parameters() -> None:
 
 
 def test_learning_rate_decays_linearly_to_zero() -> None:
-    config = tiny.config(optimizer__decay_begin=2, optimizer__decay_steps=4)
+    config = tiny.config({"optimizer.decay_begin": 2, "optimizer.decay_steps": 4})
     optimizer, _ = make_optimizers(config)
     params = {"w": jnp.ones(())}
     state = optimizer.init(params)

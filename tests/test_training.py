@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,8 @@ def no_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
 
 
-def run_config(source: str, **changes: Any) -> ConfigDict:
-    return tiny.config(data__source=source, ema_decay=0.9, **changes)
+def run_config(source: str, changes: Mapping[str, Any] = {}) -> ConfigDict:
+    return tiny.config({"data.source": source, "ema_decay": 0.9, **changes})
 
 
 def lines(workdir: Path) -> list[dict[str, float]]:
@@ -57,7 +58,7 @@ def assert_equal(a: GANState, b: GANState) -> None:
 def straight(source: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GANState]:
     """A run of seven steps that was never stopped. 20 images, batches of 8: epochs end within batches."""
     workdir = tmp_path_factory.mktemp("runs") / "straight"
-    config = run_config(source, num_steps=7, sample_every=3, checkpoint_every=3, keep_checkpoints=2)
+    config = run_config(source, {"num_steps": 7, "sample_every": 3, "checkpoint_every": 3, "keep_checkpoints": 2})
     return workdir, training.train_and_evaluate(config, workdir)
 
 
@@ -81,7 +82,7 @@ def test_a_run_leaves_its_files(straight: tuple[Path, GANState]) -> None:
 
 
 def test_evaluation_stands_in_the_metrics_of_its_step(source: str, tmp_path: Path) -> None:
-    config = run_config(source, num_steps=3, log_every=0, eval_every=2, eval__num_samples=16)
+    config = run_config(source, {"num_steps": 3, "log_every": 0, "eval_every": 2, "eval.num_samples": 16})
     training.train_and_evaluate(config, tmp_path)
     assert {row["step"]: "nnd" in row for row in lines(tmp_path)} == {1: False, 2: True, 3: True}
 
@@ -109,7 +110,8 @@ def test_samples_are_compared_with_the_split_that_is_asked_for(
     metrics = ("nnd", "features")
     for split in ("", "test"):
         config = run_config(
-            source, num_steps=1, eval_every=1, eval__num_samples=16, eval__split=split, eval__metrics=metrics
+            source,
+            {"num_steps": 1, "eval_every": 1, "eval.num_samples": 16, "eval.split": split, "eval.metrics": metrics},
         )
         training.train_and_evaluate(config, tmp_path / f"run{split}")
         assert ("pixels_memorized" in lines(tmp_path / f"run{split}")[-1]) == bool(split)
@@ -121,21 +123,21 @@ def test_resumed_and_extended_run_equals_the_straight_one(
 ) -> None:
     """Stop in the middle of an epoch, go on, finish, extend: state and metrics are the same bits."""
     for num_steps in (2, 5, 7):
-        state = training.train_and_evaluate(run_config(source, num_steps=num_steps, log_every=1), tmp_path)
+        state = training.train_and_evaluate(run_config(source, {"num_steps": num_steps, "log_every": 1}), tmp_path)
     assert_equal(state, straight[1])
     assert lines(tmp_path) == lines(straight[0])
 
 
 def test_pmap_and_shard_map_continue_each_other(straight: tuple[Path, GANState], source: str, tmp_path: Path) -> None:
-    training.train_and_evaluate(run_config(source, num_steps=4, mapper="pmap", sample_every=2), tmp_path)
-    state = training.train_and_evaluate(run_config(source, num_steps=7), tmp_path)
+    training.train_and_evaluate(run_config(source, {"num_steps": 4, "mapper": "pmap", "sample_every": 2}), tmp_path)
+    state = training.train_and_evaluate(run_config(source, {"num_steps": 7}), tmp_path)
     assert tiny.largest_difference(state, straight[1]) < 1e-5
     assert [row["step"] for row in lines(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_several_steps_a_call(straight: tuple[Path, GANState], source: str, tmp_path: Path) -> None:
     """Calls of two steps, and a single one at the end: the same run, with lines after calls only."""
-    config = run_config(source, num_steps=7, steps_per_call=2, log_every=2, data__placement="device")
+    config = run_config(source, {"num_steps": 7, "steps_per_call": 2, "log_every": 2, "data.placement": "device"})
     state = training.train_and_evaluate(config, tmp_path)
     assert int(state.step) == 7
     assert [row["step"] for row in lines(tmp_path)] == [2, 4, 6, 7]
@@ -145,7 +147,7 @@ def test_several_steps_a_call(straight: tuple[Path, GANState], source: str, tmp_
 
 def test_running_a_finished_run_again_changes_nothing(straight: tuple[Path, GANState], source: str) -> None:
     workdir, state = straight
-    config = run_config(source, num_steps=7, sample_every=3, checkpoint_every=3, keep_checkpoints=2)
+    config = run_config(source, {"num_steps": 7, "sample_every": 3, "checkpoint_every": 3, "keep_checkpoints": 2})
 
     def contents() -> dict[Path, bytes]:
         return {path: path.read_bytes() for path in [*workdir.rglob("*.png"), run_folder.metrics(workdir)]}
@@ -170,7 +172,7 @@ def test_signals_save_and_the_same_command_goes_on(
         if step == 4:
             os.kill(os.getpid(), signum)
 
-    config = run_config(source, num_steps=7)
+    config = run_config(source, {"num_steps": 7})
     handler = signal.getsignal(signum)
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="step 4 is saved") as interruption:
         patch.setattr(recorder.Recorder, "after_call", stop_at_step_4)
@@ -184,15 +186,15 @@ def test_signals_save_and_the_same_command_goes_on(
 def test_metrics_that_are_computed_again_are_not_written_twice(
     straight: tuple[Path, GANState], source: str, tmp_path: Path
 ) -> None:
-    training.train_and_evaluate(run_config(source, num_steps=2), tmp_path)
+    training.train_and_evaluate(run_config(source, {"num_steps": 2}), tmp_path)
     with run_folder.metrics(tmp_path).open("a") as file:  # as if killed after step 3, in the middle of a line
         file.write('{"step": 3, "d_loss": 9.0}\n{"step": 4, "d_lo')
-    training.train_and_evaluate(run_config(source, num_steps=7), tmp_path)
+    training.train_and_evaluate(run_config(source, {"num_steps": 7}), tmp_path)
     assert lines(tmp_path) == lines(straight[0])
 
 
 def test_divergence_names_the_window_and_keeps_the_last_good_checkpoint(source: str, tmp_path: Path) -> None:
-    config = run_config(source, num_steps=4, log_every=2, checkpoint_every=1)
+    config = run_config(source, {"num_steps": 4, "log_every": 2, "checkpoint_every": 1})
     training.train_and_evaluate(config, tmp_path)
     assert run_folder.latest_step(tmp_path) == 4
 
@@ -205,7 +207,9 @@ def test_divergence_names_the_window_and_keeps_the_last_good_checkpoint(source: 
         with pytest.raises(
             Diverged, match=r"between steps 5 and 5: the generator's loss \(nan\).*the checkpoint of step 4 is kept"
         ):
-            training.train_and_evaluate(run_config(source, num_steps=20, log_every=5, checkpoint_every=0), tmp_path)
+            training.train_and_evaluate(
+                run_config(source, {"num_steps": 20, "log_every": 5, "checkpoint_every": 0}), tmp_path
+            )
     assert run_folder.latest_step(tmp_path) == 4
 
 
@@ -224,11 +228,11 @@ def test_samples_of_a_run_do_not_depend_on_their_number(straight: tuple[Path, GA
 def test_bad_input_is_told_before_any_training(source: str, tmp_path: Path) -> None:
     cases = [
         (run_config("folder:/does/not/exist"), "/does/not/exist"),
-        (run_config(source, batch_size=24), "20 images, fewer than one batch of 24"),
-        (run_config(source, batch_size=6), "batch_size 6 is not divisible by the 4 devices"),
-        (run_config(source, model__num_classes=2), "has no labels"),
-        (run_config(source, data__image_size=30), "multiples of 4: set --config.data.image_size to 28 or 32"),
-        (run_config(source, num_steps=0), "config.num_steps is 0"),
+        (run_config(source, {"batch_size": 24}), "20 images, fewer than one batch of 24"),
+        (run_config(source, {"batch_size": 6}), "batch_size 6 is not divisible by the 4 devices"),
+        (run_config(source, {"model.num_classes": 2}), "has no labels"),
+        (run_config(source, {"data.image_size": 30}), "multiples of 4: set --config.data.image_size to 28 or 32"),
+        (run_config(source, {"num_steps": 0}), "config.num_steps is 0"),
     ]
     for i, (config, message) in enumerate(cases):
         with pytest.raises(UserError, match=message):
@@ -244,7 +248,7 @@ def test_tensorboard_that_fails_does_not_stop_the_run(
             raise OSError("disk full")
 
     monkeypatch.setattr(run_log, "_open_tensorboard", lambda workdir, warn: Broken())
-    training.train_and_evaluate(run_config(source, num_steps=2), tmp_path)
+    training.train_and_evaluate(run_config(source, {"num_steps": 2}), tmp_path)
     assert [row["step"] for row in lines(tmp_path)] == [1, 2]
     assert capsys.readouterr().out.count("warning: TensorBoard files end here: disk full") == 1
 
@@ -276,7 +280,7 @@ def diverge_at(step: int, monkeypatch: pytest.MonkeyPatch, times: int = 1) -> No
 def test_rollback_goes_on_from_the_checkpoint_with_fresh_noise(
     straight: tuple[Path, GANState], source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = run_config(source, num_steps=7, checkpoint_every=3, on_nonfinite="rollback")
+    config = run_config(source, {"num_steps": 7, "checkpoint_every": 3, "on_nonfinite": "rollback"})
     with monkeypatch.context() as patch:
         diverge_at(5, patch)
         state = training.train_and_evaluate(config, tmp_path / "rolled")
@@ -291,14 +295,14 @@ def test_rollback_goes_on_from_the_checkpoint_with_fresh_noise(
     # One that is stopped after the rollback goes on with the same noise.
     with monkeypatch.context() as patch:
         diverge_at(5, patch)
-        shorter = run_config(source, num_steps=6, checkpoint_every=3, on_nonfinite="rollback")
+        shorter = run_config(source, {"num_steps": 6, "checkpoint_every": 3, "on_nonfinite": "rollback"})
         training.train_and_evaluate(shorter, tmp_path / "stopped")
     assert_equal(training.train_and_evaluate(config, tmp_path / "stopped"), state)
 
 
 def test_rollbacks_are_counted(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     diverge_at(2, monkeypatch, times=9)
-    config = run_config(source, num_steps=7, checkpoint_every=1, on_nonfinite="rollback", max_rollbacks=2)
+    config = run_config(source, {"num_steps": 7, "checkpoint_every": 1, "on_nonfinite": "rollback", "max_rollbacks": 2})
     with pytest.raises(Diverged, match=r"steps 2 and 2: discriminator/params/conv1 of the state is not finite"):
         training.train_and_evaluate(config, tmp_path)
     assert len(rollbacks(tmp_path)) == 2
@@ -310,7 +314,9 @@ def test_a_run_that_loses_checkpoints_from_after_a_rollback_comes_to_it_again(
 ) -> None:
     """And ends where it ended before: what it draws depends on the step, not on what happened later."""
     diverge_at(5, monkeypatch)
-    config = run_config(source, num_steps=7, checkpoint_every=2, on_nonfinite="rollback", keep_checkpoints=9)
+    config = run_config(
+        source, {"num_steps": 7, "checkpoint_every": 2, "on_nonfinite": "rollback", "keep_checkpoints": 9}
+    )
     state, before = training.train_and_evaluate(config, tmp_path), lines(tmp_path)
     assert [rollback["back_to"] for rollback in rollbacks(tmp_path)] == [4]
     for step in (4, 6, 7):
@@ -335,7 +341,7 @@ def test_three_saves_in_vain_end_the_run_before_a_fourth(
 ) -> None:
     fill_disk(monkeypatch)
     with pytest.raises(UserError, match=r"3 saves in a row have failed: .* after step 150 .*No space left"):
-        training.train_and_evaluate(run_config(source, num_steps=200, checkpoint_every=50), tmp_path)
+        training.train_and_evaluate(run_config(source, {"num_steps": 200, "checkpoint_every": 50}), tmp_path)
     assert lines(tmp_path)[-1]["step"] < 200
 
 
@@ -345,7 +351,7 @@ def test_divergence_is_told_even_if_saves_have_failed(
     fill_disk(monkeypatch, seconds=0.3)  # the third save is under way when the fourth state is seen not to be finite
     diverge_at(4, monkeypatch)
     with pytest.raises(Diverged, match=r"steps 4 and 4: .* not finite; no checkpoint .*; 3 saves .* step 3 .*No space"):
-        training.train_and_evaluate(run_config(source, num_steps=7, checkpoint_every=1), tmp_path)
+        training.train_and_evaluate(run_config(source, {"num_steps": 7, "checkpoint_every": 1}), tmp_path)
 
 
 def test_the_line_of_a_step_is_on_the_disk_before_its_checkpoint(
@@ -360,13 +366,13 @@ def test_the_line_of_a_step_is_on_the_disk_before_its_checkpoint(
         save(self, state, **options)
 
     monkeypatch.setattr(checkpoint.Checkpoints, "save", spied_save)
-    training.train_and_evaluate(run_config(source, num_steps=4, checkpoint_every=2), tmp_path)
+    training.train_and_evaluate(run_config(source, {"num_steps": 4, "checkpoint_every": 2}), tmp_path)
     assert saved == [2, 4]
 
 
 def test_a_discriminator_that_learns_too_fast_raises_the_alarm(source: str, tmp_path: Path) -> None:
-    rates = {"optimizer__discriminator_learning_rate": 0.02, "optimizer__generator_learning_rate": 1e-6}
-    training.train_and_evaluate(run_config(source, num_steps=60, **rates), tmp_path)
+    rates = {"optimizer.discriminator_learning_rate": 0.02, "optimizer.generator_learning_rate": 1e-6}
+    training.train_and_evaluate(run_config(source, {"num_steps": 60, **rates}), tmp_path)
     rows = run_folder.read_metrics(tmp_path)
     alarmed = [row["step"] for row in rows if "alarm_d_wins" in row]
     assert alarmed and alarmed[0] > 10

@@ -17,7 +17,7 @@ from tests import tiny
 
 @pytest.mark.parametrize("study", [guidelines.STUDY, choices.STUDY], ids=lambda study: study.name)
 def test_a_variation_changes_its_fields_and_nothing_else(study: Study) -> None:
-    config = tiny.config(num_steps=128, batch_size=16)
+    config = tiny.config({"num_steps": 128, "batch_size": 16})
     kept = varied(config, {}, 3)
     assert (kept.seed, kept.checkpoint_every) == (3, 32)
     before = flatten(kept)
@@ -50,13 +50,7 @@ def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sets --config to tiny networks on labelled images."""
     folder = tmp_path_factory.mktemp("guidelines")
     source = tiny.image_folder(folder / "images", count=40, classes=2)
-    file = folder / "tiny.py"
-    file.write_text(
-        "from tests import tiny\n\n\n"
-        "def get_config():\n"
-        f"    return tiny.config(num_steps=2, log_every=0, data__source={source!r})\n"
-    )
-    return file
+    return tiny.write_config(folder, {"num_steps": 2, "log_every": 0, "data.source": source})
 
 
 def guide(config: Path, workdir: Path, *flags: str) -> subprocess.CompletedProcess[str]:

@@ -111,7 +111,7 @@ def test_changes_by_hand() -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_gate_of_zero_drops_a_map(precision: str) -> None:
     """Only that map is silent, the image changes, and gates of one change nothing."""
-    config = tiny.config(precision=precision)
+    config = tiny.config({"precision": precision})
     generator, _ = models.build_models(config)
     state = tiny.fresh_state(config).generator
     variables = {"params": state.params, "batch_stats": state.batch_stats}

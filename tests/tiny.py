@@ -1,5 +1,6 @@
 """Small networks and data for the tests: they compile in seconds."""
 
+from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from dcgan_jax.train_state import GANState, create_state
 from dcgan_jax.train_step import over_batches
 
 
-def config(**changes: Any) -> ConfigDict:
-    """A two-stage 8-pixel network, locked. `changes`: fields with dots as double underscores, data__channels=1."""
+def config(changes: Mapping[str, Any] = {}) -> ConfigDict:
+    """A two-stage 8-pixel network, locked. `changes`: values by dotted name, {"data.channels": 1}."""
     config = default.get_config()
     config.update(num_steps=4, batch_size=8, log_every=1, sample_every=0, checkpoint_every=0, conv="lax")
     config.data.update(image_size=8)
@@ -29,8 +30,15 @@ def config(**changes: Any) -> ConfigDict:
     config.model.update(z_dim=5, kernel_size=3)
     config.model.generator.stages = ((6, 2), (4, 2))
     config.model.discriminator.stages = ((4, 2), (6, 2))
-    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    config.update_from_flattened_dict(changes)
     return config.lock()
+
+
+def write_config(folder: Path, changes: Mapping[str, Any]) -> Path:
+    """A config file with `config(changes)` in it, for commands."""
+    path = folder / "config.py"
+    path.write_text(f"from tests import tiny\n\n\ndef get_config():\n    return tiny.config({changes!r})\n")
+    return path
 
 
 def images(count: int = 32, size: int = 8, channels: int = 3, seed: int = 0) -> np.ndarray:
