@@ -1,25 +1,21 @@
 """What every entry point shares: process-wide settings, flags, and how errors are told."""
 
-import difflib
 import io
 import os
 import re
-import runpy
 import signal
 import sys
 import traceback
 from collections.abc import Callable
-from functools import partial
 from logging import ERROR
 from types import FrameType
 from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict
 
 from dcgan_jax import machine
-from dcgan_jax.config import flatten
+from dcgan_jax.config import check_names, flatten, run_file
 from dcgan_jax.machine import processes
 from dcgan_jax.machine.errors import Interrupted, UserError
 
@@ -100,40 +96,12 @@ def _exit_on_signal(signum: int, frame: FrameType | None) -> NoReturn:
 def _parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, with clear lines for a config file that cannot be used or a config field that does not exist."""
     try:
-        if configs := [_load_config_file(file) for file in _config_files(argv)]:  # absl reads all; the last one counts
-            _check_fields(argv, list(flatten(configs[-1])))
+        if configs := [run_file(file) for file in _config_files(argv)]:  # absl reads all; the last one counts
+            overridden = [part for part in argv if re.match(r"--?(no)?config\.", part)]
+            check_names([part.split("=")[0].split(".", 1)[1] for part in overridden], flatten(configs[-1]))
         return flags.FLAGS(argv)
     except (flags.Error, OSError, ValueError) as error:  # UserError is a ValueError; others are absl's own
         _fail(error)
-
-
-def _load_config_file(file: str) -> ConfigDict:
-    """Raises UserError if there is no such file, or it does not give a config."""
-    if not os.path.isfile(file):
-        raise UserError(f"there is no config file {file}; the configs are in configs/.")
-    try:
-        module = runpy.run_path(file)
-        config = module["get_config"]() if "get_config" in module else None
-    except Exception as error:  # whatever the user's code raises
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-        where = f"line {lines[-1]}: " if lines else ""
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"the config file {file} cannot be used: {where}{reason}") from error
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"{file} is not a config file: it needs a function get_config() that returns a ConfigDict.")
-    return config
-
-
-def _check_fields(argv: list[str], known: list[str]) -> None:
-    """Raises UserError, naming the nearest fields, if flags override fields that are not among the `known`."""
-    names = [part.split("=")[0].split(".", 1)[1] for part in argv if re.match(r"--?(no)?config\.", part)]
-    lines = [
-        f"there is no field config.{name}; the nearest is config.{max(known, key=partial(_similarity, name))}."
-        for name in names
-        if name not in known
-    ]
-    if lines:
-        raise UserError("\n".join(lines))
 
 
 def _config_files(argv: list[str]) -> list[str]:
@@ -144,11 +112,3 @@ def _config_files(argv: list[str]) -> list[str]:
         if part.startswith("-") and name == "config":
             files += [value] if equals else argv[i + 1 : i + 2]
     return files
-
-
-def _similarity(name: str, field: str) -> float:
-    whole, last = (
-        difflib.SequenceMatcher(None, a, b).ratio()
-        for a, b in ((name, field), (name.split(".")[-1], field.split(".")[-1]))
-    )
-    return whole + last

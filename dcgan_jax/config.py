@@ -1,8 +1,15 @@
-"""Values that a config may have, checked before anything expensive happens."""
+"""The table of all config fields: what each may be, what may change on resume, what older runs stand for."""
 
+import difflib
 import json
 import math
-from collections.abc import Iterable
+import os
+import runpy
+import traceback
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -12,110 +19,223 @@ from dcgan_jax.nets import conv
 from dcgan_jax.nets.activations import ACTIVATIONS
 from dcgan_jax.nets.losses import LOSSES
 
-_CHOICES: dict[str, tuple[Any, ...]] = {
-    "conv": conv.METHODS,
-    "data.channels": (1, 3),
-    "data.placement": ("auto", "device", "host"),
-    "loss": tuple(LOSSES),
-    "mapper": ("shard_map", "pmap"),
-    "model.discriminator.activation": tuple(ACTIVATIONS),
-    "model.discriminator.head": ("dense", "pool"),
-    "model.generator.activation": tuple(ACTIVATIONS),
-    "model.generator.projection_norm": ("unit", "channel"),
-    "model.kernel_size": (3, 4, 5),
-    "model.norm": ("paper", "all", "none"),
-    "model.output": ("tanh", "sigmoid"),
-    "model.resampling": ("strided", "pooling"),
-    "model.z_distribution": ("uniform", "normal"),
-    "on_nonfinite": ("stop", "rollback"),
-    "precision": ("float32", "bfloat16"),
-    "update_order": ("discriminator_first", "generator_first"),
-}
-# For the ten parts of an Inception score; and no fewer than the neighbours of precision and recall.
-FEWEST_SAMPLES = 10
-# Of which config.eval.metrics holds some.
-EVAL_METRICS = ("nnd", "features", "inception")
-# Intervals between things that happen after a step.
-STEP_INTERVALS = ("log_every", "sample_every", "checkpoint_every", "eval_every")
+# Types of fields that hold lists: widths of dense layers, and (maps, stride) of convolutions.
+Widths = tuple[int, ...]
+Stages = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Field:
+    """What is known of a config field.
+
+    Attributes:
+      type: of its values: int, float (which takes whole numbers too), bool, str, Widths, Stages, or tuple (of choices).
+      low, below: the lowest number allowed, and the bound that a number must stay below.
+      choices: the values allowed; of a tuple, those that it may hold. (): see the other attributes.
+      free: whether it may change when a run is resumed: it does not change what is computed, or only how long.
+      interval: whether it counts the steps between things that happen after a step.
+      before: the value that stands for what versions without the field did; None: all versions have it.
+    """
+
+    type: Any
+    low: float = 0
+    below: float = math.inf
+    choices: tuple[Any, ...] = ()
+    free: bool = False
+    interval: bool = False
+    before: Any = None
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises UserError, with the value and what is allowed, if the field `name` cannot have this value."""
+        if self.type is tuple:
+            known = [choice for choice in self.choices if isinstance(value, tuple | list) and choice in value]
+            if not known or len(known) != len(value):
+                raise UserError(f"config.{name} is {value!r}; choose some of {', '.join(map(repr, self.choices))}.")
+        elif self.choices:
+            if not any(value == choice and type(value) is type(choice) for choice in self.choices):
+                raise UserError(f"config.{name} is {value!r}; choose from {', '.join(map(repr, self.choices))}.")
+        elif self.type in (int, float):
+            self._check_number(name, value)
+        elif self.type == Widths:
+            if not isinstance(value, list | tuple) or not all(type(width) is int and width >= 1 for width in value):
+                raise UserError(
+                    f"config.{name} is {value!r}; it must be a list of widths, whole numbers of at least 1."
+                )
+        elif self.type == Stages:
+            if not isinstance(value, list | tuple) or not all(_is_stage(stage) for stage in value):
+                raise UserError(f"config.{name} is {value!r}; it must be a list of (maps, stride) with strides 1 or 2.")
+        elif not isinstance(value, self.type):
+            words = "True or False" if self.type is bool else "text"
+            raise UserError(f"config.{name} is {value!r}; it must be {words}.")
+
+    def _check_number(self, name: str, value: Any) -> None:
+        if type(value) not in (int, self.type):
+            raise UserError(f"config.{name} is {value!r}; it must be a {'whole ' if self.type is int else ''}number.")
+        if not self.low <= value < self.below:
+            allowed = f"at least {self.low:g}" + (f" and below {self.below:,.10g}" if self.below < math.inf else "")
+            raise UserError(f"config.{name} is {value!r}; it must be {allowed}.")
+
+
+def _is_stage(stage: Any) -> bool:
+    if not isinstance(stage, list | tuple) or len(stage) != 2 or any(type(number) is not int for number in stage):
+        return False
+    return stage[0] >= 1 and stage[1] in (1, 2)
+
+
 # Steps are counted in int32. With larger layers and images XLA aborts: the sizes of arrays overflow its integers.
 _MOST_STEPS, _MOST_FEATURES, _MOST_PIXELS = 2**31, 2**16, 2**13
-# Lowest value allowed, and the bound that a value must stay below. A field takes whole numbers if its lowest is one.
-_RANGES: dict[str, tuple[float, float]] = {
-    "batch_size": (1, _MOST_STEPS),
-    "checkpoint_every": (0, _MOST_STEPS),
-    "data.crop_size": (0, math.inf),
-    "data.dedup_radius": (0, math.inf),
-    "data.image_size": (1, _MOST_PIXELS),
-    "data.num_examples": (0, math.inf),
-    "ema_decay": (0.0, 1),
-    "eval.num_reference": (0, math.inf),
-    "eval.num_samples": (FEWEST_SAMPLES, _MOST_STEPS),
-    "eval_every": (0, _MOST_STEPS),
-    "keep_checkpoints": (1, math.inf),
-    "keep_every": (0, _MOST_STEPS),
-    "log_every": (0, _MOST_STEPS),
-    "max_rollbacks": (1, math.inf),
-    "model.discriminator.dropout": (0.0, 1),
-    "model.norm_epsilon": (0.0, math.inf),
-    "model.norm_momentum": (0.0, 1),
-    "model.num_classes": (0, _MOST_FEATURES),
-    "model.width": (1e-3, 1e3),
-    "model.z_dim": (1, _MOST_FEATURES),
-    "num_steps": (1, _MOST_STEPS),
-    "optimizer.b1": (0.0, 1),
-    "optimizer.b2": (0.0, 1),
-    "optimizer.decay_begin": (0, _MOST_STEPS),
-    "optimizer.decay_steps": (0, _MOST_STEPS),
-    "optimizer.discriminator_learning_rate": (0.0, math.inf),
-    "optimizer.eps": (0.0, math.inf),
-    "optimizer.generator_learning_rate": (0.0, math.inf),
-    "optimizer.l2": (0.0, math.inf),
-    "sample_every": (0, _MOST_STEPS),
-    "seed": (0, 2**32),
-    "steps_per_call": (0, _MOST_STEPS),
+# For the ten parts of an Inception score; and no fewer than the neighbours of precision and recall.
+FEWEST_SAMPLES = 10
+
+# Every field of a config, in the order of configs/default.py, which explains them.
+FIELDS: dict[str, Field] = {
+    "seed": Field(int, 0, 2**32),
+    "num_steps": Field(int, 1, _MOST_STEPS, free=True),
+    "batch_size": Field(int, 1, _MOST_STEPS),
+    "log_every": Field(int, 0, _MOST_STEPS, free=True, interval=True),
+    "sample_every": Field(int, 0, _MOST_STEPS, free=True, interval=True),
+    "checkpoint_every": Field(int, 0, _MOST_STEPS, free=True, interval=True),
+    "eval_every": Field(int, 0, _MOST_STEPS, free=True, interval=True, before=0),
+    "keep_checkpoints": Field(int, 1, free=True),
+    "keep_every": Field(int, 0, _MOST_STEPS, free=True, before=0),
+    "on_nonfinite": Field(str, choices=("stop", "rollback"), free=True, before="stop"),
+    "max_rollbacks": Field(int, 1, free=True, before=3),
+    # Data
+    "data.source": Field(str),
+    "data.split": Field(str),
+    "data.dir": Field(str, free=True),
+    "data.cache_dir": Field(str, free=True),
+    "data.image_size": Field(int, 1, _MOST_PIXELS),
+    "data.channels": Field(int, choices=(1, 3)),
+    "data.crop_size": Field(int, 0),
+    "data.allow_upsampling": Field(bool),
+    "data.num_examples": Field(int, 0),
+    "data.dedup": Field(bool, before=False),
+    "data.dedup_radius": Field(int, 0, before=0),
+    "data.placement": Field(str, choices=("auto", "device", "host"), free=True),
+    # Networks
+    "model.z_dim": Field(int, 1, _MOST_FEATURES),
+    "model.z_distribution": Field(str, choices=("uniform", "normal")),
+    "model.kernel_size": Field(int, choices=(3, 4, 5)),
+    "model.output": Field(str, choices=("tanh", "sigmoid")),
+    "model.num_classes": Field(int, 0, _MOST_FEATURES),
+    "model.resampling": Field(str, choices=("strided", "pooling"), before="strided"),
+    "model.width": Field(float, 1e-3, 1e3),
+    "model.norm": Field(str, choices=("paper", "all", "none")),
+    "model.norm_epsilon": Field(float, 0),
+    "model.norm_affine": Field(bool),
+    "model.norm_momentum": Field(float, 0, 1),
+    "model.cross_replica_norm": Field(bool),
+    "model.generator.stages": Field(Stages),
+    "model.generator.hidden": Field(Widths),
+    "model.generator.activation": Field(str, choices=tuple(ACTIVATIONS), before="relu"),
+    "model.generator.projection_norm": Field(str, choices=("unit", "channel")),
+    "model.discriminator.stages": Field(Stages),
+    "model.discriminator.hidden": Field(Widths),
+    "model.discriminator.activation": Field(str, choices=tuple(ACTIVATIONS), before="leaky_relu"),
+    "model.discriminator.head": Field(str, choices=("dense", "pool")),
+    "model.discriminator.dropout": Field(float, 0, 1),
+    # Training step
+    "loss": Field(str, choices=tuple(LOSSES)),
+    "update_order": Field(str, choices=("discriminator_first", "generator_first")),
+    "optimizer.generator_learning_rate": Field(float, 0),
+    "optimizer.discriminator_learning_rate": Field(float, 0),
+    "optimizer.b1": Field(float, 0, 1),
+    "optimizer.b2": Field(float, 0, 1),
+    "optimizer.eps": Field(float, 0),
+    "optimizer.l2": Field(float, 0),
+    "optimizer.decay_begin": Field(int, 0, _MOST_STEPS),
+    "optimizer.decay_steps": Field(int, 0, _MOST_STEPS),
+    "ema_decay": Field(float, 0, 1),
+    # Evaluation during training
+    "eval.num_samples": Field(int, FEWEST_SAMPLES, _MOST_STEPS, free=True, before=10_000),
+    "eval.num_reference": Field(int, 0, free=True, before=0),
+    "eval.metrics": Field(tuple, choices=("nnd", "features", "inception"), free=True, before=("nnd",)),
+    "eval.split": Field(str, free=True, before=""),
+    "eval.source": Field(str, free=True, before=""),
+    # Machine
+    "mapper": Field(str, choices=("shard_map", "pmap"), free=True),
+    "steps_per_call": Field(int, 0, _MOST_STEPS, free=True),
+    "conv": Field(str, choices=conv.METHODS, free=True),
+    "precision": Field(str, choices=("float32", "bfloat16")),
 }
-# Everything else, by type.
-_TYPES: dict[str, type] = {
-    "data.allow_upsampling": bool,
-    "data.cache_dir": str,
-    "data.dedup": bool,
-    "data.dir": str,
-    "data.source": str,
-    "data.split": str,
-    "eval.source": str,
-    "eval.split": str,
-    "model.cross_replica_norm": bool,
-    "model.norm_affine": bool,
-}
-_KINDS = {bool: "True or False", str: "text"}
+STEP_INTERVALS = tuple(name for name, field in FIELDS.items() if field.interval)
+
+
+def load(file: str | Path, changes: Mapping[str, Any] | None = None) -> ConfigDict:
+    """The config of a file such as configs/lsun.py, locked, as `--config=FILE --config.NAME=VALUE ...` gives it.
+
+    Args:
+      file: Python code with a function get_config().
+      changes: values that replace the file's, by dotted name: {"data.image_size": 32}.
+
+    Raises:
+      UserError: the file cannot be used, there is no such field, or a run with this config cannot work.
+    """
+    config, values = run_file(file), {name: with_tuples(value) for name, value in (changes or {}).items()}
+    check_names(values, FIELDS)
+    _check_fields(config)
+    for name, value in values.items():
+        FIELDS[name].check(name, value)
+    config.update_from_flattened_dict(values)
+    check_config(config)
+    return config.lock()
+
+
+def run_file(file: str | Path) -> ConfigDict:
+    """What a config file's get_config() returns. Raises UserError if there is no such file, or it gives no config."""
+    if not os.path.isfile(file):
+        raise UserError(f"there is no config file {file}; the configs are in configs/.")
+    try:
+        module = runpy.run_path(str(file))
+        config = module["get_config"]() if "get_config" in module else None
+    except Exception as error:  # whatever the user's code raises
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(file)]
+        where = f"line {lines[-1]}: " if lines else ""
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"the config file {file} cannot be used: {where}{reason}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{file} is not a config file: it needs a function get_config() that returns a ConfigDict.")
+    return config
+
+
+def check_names(names: Iterable[str], known: Iterable[str]) -> None:
+    """Raises UserError, with the nearest of the `known` fields, for each of the names that is not among them."""
+    known = list(known)
+    lines = [
+        f"there is no field config.{name}; the nearest is config.{max(known, key=partial(_similarity, name))}."
+        for name in names
+        if name not in known
+    ]
+    if lines:
+        raise UserError("\n".join(lines))
+
+
+def _similarity(name: str, field: str) -> float:
+    whole, last = (
+        difflib.SequenceMatcher(None, a, b).ratio()
+        for a, b in ((name, field), (name.split(".")[-1], field.split(".")[-1]))
+    )
+    return whole + last
 
 
 def check_config(config: ConfigDict) -> None:
     """Raises UserError, naming the field, its value and what is allowed, if a run with this config cannot work."""
-    for name, choices in _CHOICES.items():
-        value = _field(config, name)
-        if not any(value == choice and type(value) is type(choice) for choice in choices):
-            raise UserError(f"config.{name} is {value!r}; choose from {', '.join(map(repr, choices))}.")
-    for name, kind in _TYPES.items():
-        value = _field(config, name)
-        if not isinstance(value, kind):
-            raise UserError(f"config.{name} is {value!r}; it must be {_KINDS[kind]}.")
-    for name, (low, high) in _RANGES.items():
-        _check_number(f"config.{name}", _field(config, name), low, high)
+    _check_fields(config)
+    for name, value in flatten(config).items():
+        FIELDS[name].check(name, value)
     for player in ("generator", "discriminator"):
-        _check_hidden(f"config.model.{player}.hidden", _field(config, f"model.{player}.hidden"), config.model.width)
-        stages = _field(config, f"model.{player}.stages")
-        _check_stages(f"config.model.{player}.stages", stages, config.data.image_size, config.model.width)
+        hidden, stages = config.model[player].hidden, config.model[player].stages
+        _check_features(f"config.model.{player}.hidden", hidden, config.model.width)
+        _check_features(f"config.model.{player}.stages", (maps for maps, _ in stages), config.model.width)
+        _check_image_size(f"config.model.{player}.stages", stages, config.data.image_size)
     for name in STEP_INTERVALS:
         if config.steps_per_call > 1 and config[name] % config.steps_per_call:
             raise UserError(
                 f"config.{name} is {config[name]}, not a multiple of config.steps_per_call {config.steps_per_call}: "
                 "change one of them, or set --config.steps_per_call=1."
             )
-    metrics = _field(config, "eval.metrics")
-    chosen = [name for name in EVAL_METRICS if isinstance(metrics, tuple | list) and name in metrics]
-    if not chosen or len(chosen) != len(metrics):
-        raise UserError(f"config.eval.metrics is {metrics!r}; choose some of {', '.join(map(repr, EVAL_METRICS))}.")
     if config.checkpoint_every and config.eval_every:
         few, many = sorted((config.checkpoint_every, config.eval_every))
         if many % few:
@@ -137,28 +257,15 @@ def need_convolutions(config: ConfigDict, network: str) -> None:
         raise UserError(f"the {network} has no convolutions (config.model.{network}.stages is empty); this needs some.")
 
 
-def _field(config: ConfigDict, name: str) -> Any:
-    value: Any = config
-    for part in name.split("."):
-        if not isinstance(value, ConfigDict) or part not in value:
+def _check_fields(config: ConfigDict) -> None:
+    """Raises UserError unless the config has the fields of the table, and no others."""
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"the config is {config!r}; it must be a ConfigDict, see configs/default.py.")
+    names = flatten(config).keys()
+    for name in FIELDS:
+        if name not in names:
             raise UserError(f"config.{name} is missing: this config was made by another version of dcgan_jax.")
-        value = value[part]
-    return value
-
-
-def _check_number(name: str, value: Any, low: float, high: float) -> None:
-    kinds = (int,) if type(low) is int else (int, float)
-    if type(value) not in kinds:
-        raise UserError(f"{name} is {value!r}; it must be a {'whole ' if kinds == (int,) else ''}number.")
-    if not low <= value < high:
-        allowed = f"at least {low:g}" + (f" and below {high:,.10g}" if high < math.inf else "")
-        raise UserError(f"{name} is {value!r}; it must be {allowed}.")
-
-
-def _check_hidden(name: str, widths: Any, scale: float) -> None:
-    if not isinstance(widths, list | tuple) or not all(type(width) is int and width >= 1 for width in widths):
-        raise UserError(f"{name} is {widths!r}; it must be a list of widths, whole numbers of at least 1.")
-    _check_features(name, widths, scale)
+    check_names(names, FIELDS)
 
 
 def _check_features(name: str, features: Iterable[int], scale: float) -> None:
@@ -169,10 +276,7 @@ def _check_features(name: str, features: Iterable[int], scale: float) -> None:
         )
 
 
-def _check_stages(name: str, stages: Any, image_size: int, scale: float) -> None:
-    if not isinstance(stages, list | tuple) or not all(_is_stage(stage) for stage in stages):
-        raise UserError(f"{name} is {stages!r}; it must be a list of (maps, stride) with strides 1 or 2.")
-    _check_features(name, (maps for maps, _ in stages), scale)
+def _check_image_size(name: str, stages: Stages, image_size: int) -> None:
     factor = math.prod(stride for _, stride in stages)
     if image_size % factor:
         below = image_size // factor * factor
@@ -181,55 +285,6 @@ def _check_stages(name: str, stages: Any, image_size: int, scale: float) -> None
             f"image_size {image_size} does not fit {name} {tuple(stages)}, which change its size {factor}-fold. Sizes "
             f"that fit are the multiples of {factor}: set --config.data.image_size to {nearest}, or change the stages."
         )
-
-
-def _is_stage(stage: Any) -> bool:
-    if not isinstance(stage, list | tuple) or len(stage) != 2 or any(type(number) is not int for number in stage):
-        return False
-    return stage[0] >= 1 and stage[1] in (1, 2)
-
-
-# Fields that may change when a run is resumed: they do not change what is computed, or only how long.
-FREE_FIELDS = {
-    "num_steps",
-    "log_every",
-    "sample_every",
-    "checkpoint_every",
-    "eval_every",
-    "eval.num_reference",
-    "eval.num_samples",
-    "eval.source",
-    "eval.split",
-    "eval.metrics",
-    "keep_checkpoints",
-    "keep_every",
-    "on_nonfinite",
-    "max_rollbacks",
-    "data.dir",
-    "data.cache_dir",
-    "data.placement",
-    "mapper",
-    "conv",
-    "steps_per_call",
-}
-
-# Fields that earlier versions did not have, with the value that stands for what they did.
-ADDED_FIELDS = {
-    "data.dedup": False,
-    "data.dedup_radius": 0,
-    "eval_every": 0,
-    "eval.num_reference": 0,
-    "eval.num_samples": 10_000,
-    "eval.source": "",
-    "eval.split": "",
-    "eval.metrics": ("nnd",),
-    "keep_every": 0,
-    "max_rollbacks": 3,
-    "on_nonfinite": "stop",
-    "model.resampling": "strided",
-    "model.generator.activation": "relu",
-    "model.discriminator.activation": "leaky_relu",
-}
 
 
 def from_json(text: str) -> ConfigDict:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from dcgan_jax.config import check_config
+from configs import default
+from dcgan_jax.config import FIELDS, check_config, flatten, load
 from dcgan_jax.machine.errors import UserError
 from tests import tiny
 
@@ -75,3 +76,91 @@ def test_a_config_file_cannot_invent_fields(tmp_path: Path) -> None:
     )
     with pytest.raises(AttributeError, match="width"):
         runpy.run_path(str(file))["get_config"]()
+
+
+def test_the_table_has_the_fields_of_the_default_config_in_its_order() -> None:
+    config = default.get_config()
+    assert FIELDS.keys() == flatten(config).keys()
+    source = Path(default.__file__).read_text()
+    places = [source.index(f" {assignment(name)} = ") for name in FIELDS]
+    assert places == sorted(places)
+    check_config(config)
+
+
+def assignment(name: str) -> str:
+    """How configs/default.py writes a field: 'model.generator.hidden' is `generator.hidden`."""
+    *groups, field = name.split(".")
+    group = {"eval": "evaluation"}.get(groups[-1], groups[-1]) if groups else "config"
+    return f"{group}.{field}"
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("model.widht", "model.width"), ("data.imagesize", "data.image_size"), ("sede", "seed")]
+)
+def test_a_field_that_is_not_in_the_table(name: str, nearest: str) -> None:
+    config = tiny.config().unlock()
+    config.update_from_flattened_dict({name: 1})
+    with pytest.raises(UserError, match=rf"there is no field config\.{name}; the nearest is config\.{nearest}\."):
+        check_config(config)
+
+
+def test_what_is_no_config() -> None:
+    with pytest.raises(UserError, match=r"the config is None; it must be a ConfigDict"):
+        check_config(None)
+
+
+MINE = """
+from configs import default
+
+def get_config():
+    config = default.get_config()
+    config.batch_size = 16
+    return config
+"""
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_config_is_loaded_as_on_the_command_line(kind: type, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    stages = [[8, 2], [4, 2]]
+    config = load(kind(tmp_path / "mine.py"), {"model.generator.stages": stages, "model.width": 1, "seed": 3})
+    assert config.is_locked
+    assert (config.batch_size, config.seed, config.model.generator.stages) == (16, 3, ((8, 2), (4, 2)))
+    assert type(config.model.width) is float  # as the default's
+    expected = flatten(default.get_config())
+    expected.update({"batch_size": 16, "seed": 3, "model.generator.stages": ((8, 2), (4, 2))})
+    assert flatten(config) == expected
+    assert load(kind(tmp_path / "mine.py")).seed == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.widht": 0.5}, r"there is no field config\.model\.widht; the nearest is config\.model\.width\."),
+        ({"model": 3}, r"there is no field config\.model; "),
+        ({"batch_size": "8"}, r"config\.batch_size is '8'; it must be a whole number\."),
+        ({"data.dir": Path("x")}, r"config\.data\.dir is PosixPath\('x'\); it must be text\."),
+        ({"data.image_size": 30}, r"image_size 30 does not fit config\.model\.generator\.stages"),
+    ],
+)
+def test_changes_that_cannot_be_made(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    with pytest.raises(UserError, match=message):
+        load(tmp_path / "mine.py", changes)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"there is no config file .*mine\.py; the configs are in configs/\."),
+        ("def get_config():\n    return 1 / 0", r"mine\.py cannot be used: line 2: ZeroDivisionError"),
+        ("def get_config():\n    return 3", "needs a function"),
+        (MINE.replace("config.batch_size = 16", "del config.unlock().seed"), r"config\.seed is missing"),
+        (MINE.replace("config.batch_size", "config.unlock().batchsize"), r"no field config\.batchsize; .*batch_size\."),
+    ],
+)
+def test_config_files_that_cannot_be_loaded(content: str | None, message: str, tmp_path: Path) -> None:
+    if content:
+        (tmp_path / "mine.py").write_text(content)
+    with pytest.raises(UserError, match=message):
+        load(tmp_path / "mine.py", {"seed": 1})

@@ -15,37 +15,40 @@ from ml_collections import ConfigDict
 from torch import nn
 
 from dcgan_jax.benchmark.trainer import Facts
-from dcgan_jax.config import need_convolutions
+from dcgan_jax.config import flatten, need_convolutions
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.nets import models
 from dcgan_jax.nets.activations import LEAK
 
 _POOL_BATCHES = 4  # random batches that the steps go through in turn
+# The one value that the peer knows of fields that change the networks or the losses.
+_ONLY = {
+    "model.output": "tanh",
+    "model.num_classes": 0,
+    "model.resampling": "strided",
+    "model.norm": "paper",
+    "model.norm_affine": True,
+    "model.generator.hidden": (),
+    "model.generator.activation": "relu",
+    "model.discriminator.hidden": (),
+    "model.discriminator.activation": "leaky_relu",
+    "model.discriminator.head": "dense",
+    "model.discriminator.dropout": 0.0,
+    "loss": "non_saturating",
+    "ema_decay": 0.0,
+}
 
 
 def check_peer(config: ConfigDict) -> None:
     """Raises UserError if the peer cannot train this config's networks."""
-    model = config.model
     for network in ("generator", "discriminator"):
         need_convolutions(config, network)
-    needed = {
-        "model.num_classes": (model.num_classes, 0),
-        "model.generator.hidden": (len(model.generator.hidden), 0),
-        "model.discriminator.hidden": (len(model.discriminator.hidden), 0),
-        "model.discriminator.head": (model.discriminator.head, "dense"),
-        "model.discriminator.dropout": (model.discriminator.dropout, 0.0),
-        "model.resampling": (model.resampling, "strided"),
-        "model.generator.activation": (model.generator.activation, "relu"),
-        "model.discriminator.activation": (model.discriminator.activation, "leaky_relu"),
-        "model.norm": (model.norm, "paper"),
-        "model.norm_affine": (model.norm_affine, True),
-        "model.output": (model.output, "tanh"),
-        "loss": (config.loss, "non_saturating"),
-        "ema_decay": (config.ema_decay, 0.0),
-    }
-    for name, (value, only) in needed.items():
-        if value != only:
-            raise UserError(f"the PyTorch peer knows config.{name} {only!r} only, not {value!r}: give that value.")
+    fields = flatten(config)
+    for name, only in _ONLY.items():
+        if fields[name] != only:
+            raise UserError(
+                f"the PyTorch peer knows config.{name} {only!r} only, not {fields[name]!r}: give that value."
+            )
 
 
 class Generator(nn.Module):

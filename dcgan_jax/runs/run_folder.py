@@ -16,7 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from dcgan_jax.config import ADDED_FIELDS, FREE_FIELDS, flatten, with_tuples
+from dcgan_jax.config import FIELDS, flatten, with_tuples
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 
@@ -77,11 +77,12 @@ def check(workdir: Path, config: ConfigDict) -> None:
     if step is None:
         return
     before, now = flatten(load_config(workdir)), flatten(config)
+    free = {name for name, field in FIELDS.items() if field.free}
     missing = "(no such field)"
     different = [
         f"  {name}: {before.get(name, missing)!r} in the folder, {now.get(name, missing)!r} now"
         for name in sorted(before.keys() | now.keys())
-        if name not in FREE_FIELDS and before.get(name, missing) != now.get(name, missing)
+        if name not in free and before.get(name, missing) != now.get(name, missing)
     ]
     if different:
         raise UserError(
@@ -201,10 +202,10 @@ def load_config(workdir: Path) -> ConfigDict:
             f"{workdir} is not a run's folder: it has no config.json. Give the --workdir of a run."
         ) from None
     try:
-        for name, value in ADDED_FIELDS.items():
-            *parents, field = name.split(".")
-            node = functools.reduce(lambda node, parent: node.setdefault(parent, {}), parents, content)
-            node.setdefault(field, value)
+        for name, before in [(name, field.before) for name, field in FIELDS.items() if field.before is not None]:
+            *groups, last = name.split(".")
+            node = functools.reduce(lambda node, group: node.setdefault(group, {}), groups, content)
+            node.setdefault(last, before)
         return ConfigDict(with_tuples(content))
     except (AttributeError, RecursionError, ValueError) as error:  # numbers that should be groups of fields, odd names
         raise UserError(f"{path} is not the config of a run: {error}.") from error
