@@ -66,5 +66,5 @@ def _train(folder: Path, changes: Mapping[str, Any] = {}, classes: int = 0) -> P
     config = tiny.config(
         {"num_steps": 1, "data.source": tiny.image_folder(folder / "images", classes=classes), **changes}
     )
-    training.train_and_evaluate(config, folder / "run")
+    training.train(config, folder / "run")
     return folder / "run"

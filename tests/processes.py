@@ -152,7 +152,7 @@ def _arm(fault: str) -> None:
     elif fault == "packing":
         pack._meta = _die  # type: ignore[assignment]  # when the arrays are there, and meta.json is not
     elif fault == "compiling":
-        make_step = training.make_step_function
+        make_step = training.make_mapped_step
 
         def die_soon(*args: Any) -> Any:
             step = make_step(*args)
@@ -163,7 +163,7 @@ def _arm(fault: str) -> None:
 
             return call
 
-        training.make_step_function = die_soon  # type: ignore[assignment]
+        training.make_mapped_step = die_soon  # type: ignore[assignment]
     elif fault == "stepping":
         recorder.Recorder.after_call = _when(lambda self, step, *rest: step == 8, recorder.Recorder.after_call)  # type: ignore[method-assign]
     elif fault == "half a line of metrics":
@@ -203,7 +203,7 @@ def _arm(fault: str) -> None:
 
         checkpoint._delete = delete_half
     elif fault == "diverging once":
-        make_sound_step = training.make_step_function
+        make_sound_step = training.make_mapped_step
 
         def make_broken_step(config: Any, mesh: Any, rollbacks: int) -> Any:
             step = make_sound_step(config, mesh, rollbacks)
@@ -217,7 +217,7 @@ def _arm(fault: str) -> None:
 
             return call
 
-        training.make_step_function = make_broken_step
+        training.make_mapped_step = make_broken_step
     else:
         raise ValueError(f"{fault!r} is not one of {FAULTS}")
 

@@ -17,10 +17,9 @@ from configs import lsun
 from dcgan_jax.machine import files, processes
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.mesh import replicate, replicated
-from dcgan_jax.nets import models
 from dcgan_jax.runs import checkpoint, run_folder
 from dcgan_jax.runs.checkpoint import Checkpoints
-from dcgan_jax.train_state import GANState, create_state
+from dcgan_jax.train_state import GANState, build_gan, create_state
 from tests import tiny
 
 
@@ -327,7 +326,7 @@ def test_a_save_of_the_papers_network_returns_early(tmp_path: Path) -> None:
     mesh = tiny.mesh(1)
 
     def noise() -> GANState:
-        state = create_state(config, *models.build_models(config))
+        state = create_state(build_gan(config))
         leaves, structure = jax.tree.flatten(state)
         keys = jax.random.split(jax.random.key(0), len(leaves))
         noisy = [

@@ -13,8 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from configs import default
-from dcgan_jax.nets import models
-from dcgan_jax.train_state import create_state
+from dcgan_jax.train_state import build_gan, create_state
 from tests import tiny
 
 FOLDER = Path(default.__file__).parent
@@ -47,7 +46,7 @@ def load(name: str, *overrides: str) -> ConfigDict:
 
 def learned(config: ConfigDict) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
     """Shapes of the parameters of both networks, by name."""
-    state = jax.eval_shape(functools.partial(create_state, config, *models.build_models(config)))
+    state = jax.eval_shape(functools.partial(create_state, build_gan(config)))
 
     def shapes(params: Any) -> dict[str, tuple[int, ...]]:
         leaves = jax.tree_util.tree_leaves_with_path(params)

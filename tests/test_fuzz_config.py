@@ -22,10 +22,8 @@ from dcgan_jax import command_line, train_step
 from dcgan_jax.config import FIELDS as TABLE
 from dcgan_jax.config import check_config, flatten
 from dcgan_jax.machine.errors import UserError
-from dcgan_jax.machine.mesh import map_step
-from dcgan_jax.nets import flops, models
-from dcgan_jax.train_state import create_state
-from dcgan_jax.train_step import over_batches
+from dcgan_jax.nets import flops
+from dcgan_jax.train_state import build_gan, create_state
 from tests import fuzz, tiny
 
 ROOT = Path(__file__).parents[1]
@@ -75,7 +73,7 @@ def test_any_value_is_refused_or_can_be_built(values: dict[str, Any]) -> None:
         check_config(config)
     except UserError:
         return
-    jax.eval_shape(partial(create_state, config, *models.build_models(config)))
+    jax.eval_shape(partial(create_state, build_gan(config)))
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -135,9 +133,9 @@ def test_any_config_that_passes_can_be_trained(values: dict[str, Any]) -> None:
     except UserError as error:
         assert "does not fit" in str(error)
         return
-    state = jax.eval_shape(partial(create_state, config, *models.build_models(config)))
+    state = jax.eval_shape(partial(create_state, build_gan(config)))
     mesh = tiny.mesh(2)
-    step = map_step(over_batches(train_step.make_train_step(config)), mesh, config.mapper)
+    step = train_step.make_mapped_step(build_gan(config), mesh, config.mapper)
     after, metrics = jax.eval_shape(step, state, {}, tiny.shard_batch(config, mesh, seed=0))
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (after, metrics["d_loss"])) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), (state, jax.ShapeDtypeStruct((), "float32"))

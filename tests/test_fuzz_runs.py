@@ -21,7 +21,6 @@ from dcgan_jax.analysis import __main__, boxes
 from dcgan_jax.config import check_config, flatten
 from dcgan_jax.datasets import semantic_hash
 from dcgan_jax.machine.errors import UserError
-from dcgan_jax.nets import models
 from dcgan_jax.nets.losses import LOSSES
 from dcgan_jax.runs import checkpoint, run_folder, run_log, trained
 from dcgan_jax.runs.alarms import Alarms
@@ -86,9 +85,9 @@ def test_any_config_is_read_or_refused(content: bytes) -> None:
             config = run_folder.load_config(folder)
             flatten(config)
             check_config(config)
-            models.build_models(config)
+            build_gan(config)
         with pytest.raises(UserError):  # there are no weights in the checkpoint
-            trained.load_run(folder)
+            trained.load(folder)
         with contextlib.suppress(UserError):
             run_folder.check(folder, tiny.config({"num_steps": 900}))
         assert fuzz.snapshot(folder).keys() == before.keys()
@@ -159,17 +158,17 @@ def test_any_checksums_are_damage(content: bytes) -> None:
 def test_a_file_where_a_folder_belongs(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("in the way")
     with pytest.raises(UserError, match=f"{name} is a file"):
-        training.train_and_evaluate(tiny.config({"data.source": tiny.image_folder(tmp_path / "images")}), tmp_path)
+        training.train(tiny.config({"data.source": tiny.image_folder(tmp_path / "images")}), tmp_path)
     with pytest.raises(UserError):
-        trained.load_run(tmp_path)
+        trained.load(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["config.json", "data.json", "metrics.jsonl", "rollbacks.json"])
 def test_a_folder_where_a_file_belongs(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
     with pytest.raises(UserError, match=f"{name} is a folder"):
-        training.train_and_evaluate(tiny.config({"data.source": tiny.image_folder(tmp_path / "images")}), tmp_path)
-    for read in (trained.load_run, plot_metrics.plot):
+        training.train(tiny.config({"data.source": tiny.image_folder(tmp_path / "images")}), tmp_path)
+    for read in (trained.load, plot_metrics.plot):
         with pytest.raises(UserError):
             read(tmp_path)
 
@@ -190,7 +189,7 @@ def test_any_names_beside_the_checkpoints(entries: list[tuple[str, bool]]) -> No
         with contextlib.suppress(UserError):
             run_folder.check(folder, tiny.config({"num_steps": 900}))
         with pytest.raises(UserError):
-            trained.load_run(folder)
+            trained.load(folder)
 
 
 def test_damaged_checkpoints_are_refused(trained_run: Path, tmp_path: Path) -> None:
@@ -204,7 +203,7 @@ def test_damaged_checkpoints_are_refused(trained_run: Path, tmp_path: Path) -> N
         content = contents[i % len(contents)]
         (workdir / file).unlink() if content is None else (workdir / file).write_bytes(content)
         try:
-            trained.load_run(workdir)  # not every file is needed
+            trained.load(workdir)  # not every file is needed
         except UserError:
             refused += 1
     assert refused
@@ -416,3 +415,6 @@ def test_hashes_are_never_unpickled(write: Write, tmp_path: Path) -> None:
     found = semantic_hash.hash_images(images, tmp_path / "hashes", settings)
     assert found.shape == expected.shape and found.dtype == np.uint8
     assert not (tmp_path / "ran").exists()
+
+
+from dcgan_jax.train_state import build_gan

@@ -151,7 +151,7 @@ def test_imported_networks_compute_what_the_authors_do(network: str, tmp_path: P
     config = config_of(network)
     g, d = random_arrays(config)
     state = import_weights.import_weights(config, write(tmp_path / "weights", g, d))
-    generator, discriminator = models.build_models(config)
+    generator, discriminator = models.build_generator(config), models.build_discriminator(config)
 
     def run(model: Any, player: Any, inputs: Array) -> Array:
         variables = {"params": player.params, "batch_stats": player.batch_stats}
@@ -244,10 +244,10 @@ def test_a_run_is_made_once(folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
     for name, value in (("_CONFIG", config), ("_WEIGHTS", str(folder)), ("_WORKDIR", str(workdir))):
         monkeypatch.setattr(import_weights, name, SimpleNamespace(value=value), raising=False)
     import_weights.main()
-    loaded_config, state = trained.load_run(workdir)
-    assert loaded_config.to_dict() == config.to_dict()
+    run = trained.load(workdir)
+    assert run.config.to_dict() == config.to_dict()
     expected = import_weights.import_weights(config, folder)
-    assert tiny.largest_difference(state, expected) == 0
+    assert tiny.largest_difference(run.state, expected) == 0
 
     before = sorted(run_folder.checkpoints(workdir).rglob("*"))
     with pytest.raises(UserError, match=r"already holds a run: choose another --workdir"):

@@ -10,10 +10,7 @@ import numpy as np
 import pytest
 
 from dcgan_jax import train_step
-from dcgan_jax.machine.mesh import map_step
-from dcgan_jax.nets import models
-from dcgan_jax.train_state import GANState, create_state
-from dcgan_jax.train_step import over_batches
+from dcgan_jax.train_state import GANState, build_gan, create_state
 from tests import tiny
 
 KERNEL = (5, 5)
@@ -45,12 +42,12 @@ def export_step(platform: str, precision: str, order: str = "generator_first", s
             "update_order": order,
         }
     )
-    state = jax.eval_shape(partial(create_state, config, *models.build_models(config)))
+    state = jax.eval_shape(partial(create_state, build_gan(config)))
     pack, batches = {}, {"image": jax.ShapeDtypeStruct((1, config.batch_size, 64, 64, 3), np.uint8)}
     if steps > 1:
         pack = {"image": jax.ShapeDtypeStruct((100, 64, 64, 3), np.uint8)}
         batches = {"index": jax.ShapeDtypeStruct((steps, config.batch_size), np.int32)}
-    step = map_step(over_batches(train_step.make_train_step(config)), tiny.mesh(), "shard_map")
+    step = train_step.make_mapped_step(build_gan(config), tiny.mesh(), "shard_map")
     return state, jax.export.export(cast(Any, step), platforms=[platform])(state, pack, batches)
 
 

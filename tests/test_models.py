@@ -22,14 +22,14 @@ TEN_LAYERS = ((8, 1), (8, 2), (16, 1), (16, 2), (16, 1), (32, 2), (32, 1), (32, 
 
 def generator_of(config: ConfigDict, batch: int = 4) -> tuple[Generator, Variables, jax.Array]:
     """A generator, its variables, and noise [batch, z_dim]."""
-    generator, _ = models.build_models(config)
+    generator = models.build_generator(config)
     z = models.sample_noise(jax.random.key(0), (batch, config.model.z_dim), "normal")
     return generator, initial_variables(generator, z.shape), z
 
 
 def discriminator_of(config: ConfigDict, batch: int = 4) -> tuple[Discriminator, Variables, jax.Array]:
     """A discriminator, its variables, and images in its range."""
-    _, discriminator = models.build_models(config)
+    discriminator = models.build_discriminator(config)
     shape = (batch, config.data.image_size, config.data.image_size, config.data.channels)
     images = jax.random.uniform(jax.random.key(0), shape, minval=-1.0)
     return discriminator, initial_variables(discriminator, shape), images
@@ -50,7 +50,7 @@ def initial_variables(network: Generator | Discriminator, shape: tuple[int, ...]
 
 def abstract_variables(config: ConfigDict) -> tuple[Variables, Variables]:
     """Shapes of both networks' variables, without computing anything."""
-    generator, discriminator = models.build_models(config)
+    generator, discriminator = models.build_generator(config), models.build_discriminator(config)
     images = (1, config.data.image_size, config.data.image_size, config.data.channels)
     return (
         jax.eval_shape(lambda: initialise(generator, (1, config.model.z_dim))),
@@ -99,7 +99,10 @@ def normalised(x: np.ndarray, axes: int | tuple[int, ...], epsilon: float) -> np
 
 def test_taps_of_the_paper_network() -> None:
     """Figure 1 of the paper, and its mirror image."""
-    generator, discriminator = models.build_models(default.get_config())
+    generator, discriminator = (
+        models.build_generator(default.get_config()),
+        models.build_discriminator(default.get_config()),
+    )
     taps = abstract_taps(generator, jax.ShapeDtypeStruct((2, 100), jnp.float32))
     assert list(taps.items()) == [
         ("projection", (2, 4, 4, 1024)),
@@ -125,7 +128,7 @@ def test_ten_layers_with_dropout_and_dense_head() -> None:
     config.unlock()
     config.model.discriminator.stages = TEN_LAYERS
     config.model.generator.stages = ((8, 2), (8, 2), (8, 2), (8, 2))
-    _, discriminator = models.build_models(config)
+    discriminator = models.build_discriminator(config)
     taps = abstract_taps(discriminator, jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32))
     sides, features = (64, 32, 32, 16, 16, 8, 8, 4, 4, 4), [features for features, _ in TEN_LAYERS]
     expected = {f"conv{i}": (2, s, s, f) for i, (s, f) in enumerate(zip(sides, features, strict=True), 1)}
@@ -160,7 +163,7 @@ def test_width_scales_every_layer_and_keeps_at_least_one() -> None:
     generator, discriminator = models.build_models(tiny.config({"model.width": 0.5, **changes}))
     assert (generator.stages, generator.hidden) == (((3, 2), (2, 2)), (4,))
     assert (discriminator.stages, discriminator.hidden) == (((2, 2), (3, 2)), (4,))
-    generator, _ = models.build_models(tiny.config({"model.width": 0.01, **changes}))
+    generator = models.build_generator(tiny.config({"model.width": 0.01, **changes}))
     assert (generator.stages, generator.hidden) == (((1, 2), (1, 2)), (1,))
 
 
@@ -173,11 +176,11 @@ def test_image_sizes(size: int) -> None:
         with pytest.raises(UserError, match=f"image_size {size} does not fit"):
             models.build_models(config)
     else:
-        generator, discriminator = models.build_models(config)
+        generator, discriminator = models.build_generator(config), models.build_discriminator(config)
         assert models.first_side(size, generator.stages) == size // 16
     for network in (config.model.generator, config.model.discriminator):
         network.stages = network.stages[:2]
-    generator, discriminator = models.build_models(config)
+    generator, discriminator = models.build_generator(config), models.build_discriminator(config)
     assert models.first_side(size, discriminator.stages) == size // 4
 
 
@@ -624,7 +627,7 @@ def counting_discriminator(rate: float) -> tuple[Discriminator, Variables]:
     """All activations are one on images of ones: the logit is the sum of what two rounds of dropout leave."""
     config = tiny.config({"model.norm": "none", "model.discriminator.dropout": rate}).unlock()
     config.model.discriminator.stages = ((16, 1), (16, 1))
-    _, discriminator = models.build_models(config)
+    discriminator = models.build_discriminator(config)
     kernel1, kernel2 = np.zeros((3, 3, 3, 16), np.float32), np.zeros((3, 3, 16, 16), np.float32)
     kernel1[1, 1, 0] = 1
     kernel2[1, 1] = np.eye(16)

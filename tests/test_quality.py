@@ -62,7 +62,7 @@ def test_too_few_images() -> None:
 def test_of_a_run(tmp_path: Path) -> None:
     """Two checkpoints, numbers against those of the parts; held-out images beside them."""
     config = tiny.config({"num_steps": 2, "checkpoint_every": 1, "data.source": tiny.image_folder(tmp_path / "images")})
-    training.train_and_evaluate(config, tmp_path / "run")
+    training.train(config, tmp_path / "run")
     others = tiny.image_folder(tmp_path / "others", count=20)
     flags = ("--num_samples=32", "--all_checkpoints", f"--held_out_source={others}", "--held_out_split=train")
     process = evaluate("quality", tmp_path / "run", *flags)

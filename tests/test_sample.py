@@ -19,15 +19,15 @@ from tests import tiny
 
 def test_frozen_statistics_are_means_over_fresh_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against batches computed one by one with NumPy moments of the first normalised layer."""
-    monkeypatch.setattr(trained, "STATISTICS_BATCHES", 3)
+    monkeypatch.setattr(sampler, "STATISTICS_BATCHES", 3)
     config = tiny.config()
     state = tiny.fresh_state(config).generator
-    estimated = trained.make_estimate_statistics(config)(state.params, state.batch_stats)
+    estimated = sampler.make_estimate_statistics(build_gan(config))(state.params, state.batch_stats)
     kernel = np.asarray(state.params["projection"]["kernel"], np.float64)
     means, variances = [], []
     for i in range(3):
         key = rng.stream(config.seed, "statistics", i)
-        units = np.asarray(models.sample_noise(key, (trained.BATCH_SIZE, 5), "uniform"), np.float64) @ kernel
+        units = np.asarray(models.sample_noise(key, (sampler.BATCH_SIZE, 5), "uniform"), np.float64) @ kernel
         means.append(units.mean(0))
         variances.append(units.var(0))
     np.testing.assert_allclose(estimated["projection_norm"]["mean"], np.mean(means, 0), atol=1e-6)
@@ -38,9 +38,9 @@ def test_frozen_statistics_are_means_over_fresh_batches(monkeypatch: pytest.Monk
 def test_norm_modes_use_their_own_statistics() -> None:
     config = tiny.config()
     state = tiny.fresh_state(config)
-    generator, _ = models.build_models(config)
+    generator = models.build_generator(config)
     player = state.generator
-    z = trained.draw_noise(config, 1, 0, trained.BATCH_SIZE)
+    z = Sampler(build_gan(config)).noise(1, 0, sampler.BATCH_SIZE)
 
     @partial(jax.jit, static_argnums=1)
     def expected(batch_stats: object, train: bool) -> jax.Array:
@@ -48,13 +48,13 @@ def test_norm_modes_use_their_own_statistics() -> None:
         (images, _), _ = generator.apply(variables, z, train=train, mutable=["batch_stats"])
         return pixels.to_uint8(images, "tanh")
 
-    frozen = trained.make_estimate_statistics(config)(player.params, player.batch_stats)
+    frozen = sampler.make_estimate_statistics(build_gan(config))(player.params, player.batch_stats)
     for norm, images in {
         "running": expected(player.batch_stats, False),
         "batch": expected(player.batch_stats, True),
         "frozen": expected(frozen, False),
     }.items():
-        drawn = np.concatenate(list(trained.make_draw_images(config, norm)(state, trained.BATCH_SIZE, seed=1)))
+        drawn = Sampler(build_gan(config), norm).images(state, sampler.BATCH_SIZE, seed=1)
         # Two programs may round a level differently.
         assert np.abs(drawn.astype(int) - np.asarray(images).astype(int)).max() <= 1, norm
 
@@ -62,15 +62,16 @@ def test_norm_modes_use_their_own_statistics() -> None:
 def test_labels_are_drawn_in_turn_or_as_asked() -> None:
     config = tiny.config({"model.num_classes": 3})
     state = tiny.fresh_state(config)
-    in_turn = next(trained.make_draw_images(config)(state, 6, seed=0))
-    only_1 = next(trained.make_draw_images(config)(state, 6, seed=0, label=1))
+    drawing = Sampler(build_gan(config))
+    in_turn, only_1 = drawing.images(state, 6, seed=0), drawing.images(state, 6, seed=0, label=1)
     np.testing.assert_array_equal(in_turn[1::3], only_1[1::3])
     assert not np.array_equal(in_turn[0], only_1[0])
 
 
 def test_noise_of_an_image_depends_on_its_number_only() -> None:
     config = tiny.config({"model.z_distribution": "normal"})
-    np.testing.assert_array_equal(trained.draw_noise(config, 3, 0, 10)[4:6], trained.draw_noise(config, 3, 4, 2))
+    drawing = Sampler(build_gan(config))
+    np.testing.assert_array_equal(drawing.noise(3, 0, 10)[4:6], drawing.noise(3, 4, 2))
 
 
 def test_files(tmp_path: Path) -> None:
@@ -89,10 +90,10 @@ def test_files(tmp_path: Path) -> None:
 
 def test_runs_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no config.json"):
-        trained.load_run(tmp_path)
+        trained.load(tmp_path)
     run_folder.record(tmp_path, tiny.config(), {})
     with pytest.raises(UserError, match="has no checkpoint yet"):
-        trained.load_run(tmp_path)
+        trained.load(tmp_path)
 
 
 def test_checkpoints_come_back_on_any_number_of_devices(tmp_path: Path) -> None:
@@ -108,13 +109,13 @@ def test_checkpoints_come_back_on_any_number_of_devices(tmp_path: Path) -> None:
     assert int(restored.step) == 2
     assert len(restored.generator.params["deconv1"].sharding.device_set) == 4
     assert tiny.largest_difference(restored.generator, state.generator) == 0
-    _, loaded = trained.load_run(tmp_path)
+    loaded = trained.load(tmp_path).state
     assert int(loaded.step) == 3
     assert tiny.largest_difference(loaded.discriminator, state.discriminator) == 0
     with pytest.raises(UserError, match=r"no checkpoint that was evaluated"):
-        trained.load_run(tmp_path, run_folder.BEST)
+        trained.load(tmp_path, run_folder.BEST)
     run_folder.metrics(tmp_path).write_text('{"step": 2, "nnd": 1.0}\n{"step": 3, "nnd": 2.0}\n')
-    assert int(trained.load_run(tmp_path, run_folder.BEST)[1].step) == 2
+    assert trained.load(tmp_path, run_folder.BEST).step == 2
 
 
 @pytest.mark.parametrize("moment", ["verified", "read"])
@@ -137,7 +138,10 @@ def test_a_checkpoint_that_a_run_deletes_meanwhile(
         return function(*args)
 
     monkeypatch.setattr(checkpoint, name, delete_before)
-    trained.load_run(tmp_path)
+    trained.load(tmp_path)
     assert run_folder.steps(tmp_path) == [2]
     with pytest.raises(UserError, match=r"no checkpoint of step 1 \(available steps: 2\)"):
-        trained.load_run(tmp_path, 1)
+        trained.load(tmp_path, 1)
+, sampler
+from dcgan_jax.runs.sampler import Sampler
+from dcgan_jax.train_state import build_gan

@@ -1,5 +1,6 @@
 """The training step against independent computations: plain gradients, hand-written Adam, other device counts."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,11 +10,9 @@ import pytest
 
 from dcgan_jax import train_step
 from dcgan_jax.machine import rng
-from dcgan_jax.machine.mesh import map_step
 from dcgan_jax.nets import models, pixels
 from dcgan_jax.nets.losses import LOSSES
-from dcgan_jax.train_state import GANState, make_optimizers
-from dcgan_jax.train_step import over_batches
+from dcgan_jax.train_state import GANState, build_gan, make_optimizer
 from tests import tiny
 
 # Steps on 1 device, on 4, and with pmap round differently; parameters move by about 2e-4 a step.
@@ -29,7 +28,7 @@ def noise(config: Any, name: str, step: int = 0) -> jax.Array:
 
 def reference_step(config: Any, state: GANState, images: np.ndarray) -> dict[str, Any]:
     """Gradients and losses of the first step in the most literal form: one pass per player, batch and loss."""
-    generator, discriminator = models.build_models(config)
+    generator, discriminator = models.build_generator(config), models.build_discriminator(config)
     loss = LOSSES[config.loss]
     real = pixels.to_network(jnp.asarray(images), config.model.output)
     g, d = state.generator.params, state.discriminator.params
@@ -124,7 +123,7 @@ def test_the_step_that_cpu_users_run(changes: dict[str, Any]) -> None:
     changes = {**changes, "optimizer.eps": 100.0}
     (start, plain, _), (history, _) = tiny.run_steps(tiny.config(changes))
     config = tiny.config({**changes, "conv": "winograd"})
-    step = map_step(over_batches(train_step.make_train_step(config)), tiny.mesh(), "shard_map")
+    step = train_step.make_mapped_step(build_gan(config), tiny.mesh(), "shard_map")
     jax.config.update("jax_disable_most_optimizations", False)
     try:
         optimised, metrics = step(start, {}, tiny.shard_batch(config, tiny.mesh(), seed=0))
@@ -149,7 +148,7 @@ def relative_difference(a: Any, b: Any) -> float:
 def test_two_steps_in_one_call_are_two_steps() -> None:
     config = tiny.config()
     (start, _, two), (_, metrics) = tiny.run_steps(config)
-    step = map_step(over_batches(train_step.make_train_step(config)), tiny.mesh(), "shard_map")
+    step = train_step.make_mapped_step(build_gan(config), tiny.mesh(), "shard_map")
     batches = [tiny.shard_batch(config, tiny.mesh(), seed=i)["image"] for i in (0, 1)]
     state, last = step(start, {}, {"image": np.concatenate(batches)})
     assert tiny.largest_difference(state, two) < 1e-6
@@ -173,7 +172,7 @@ def test_eager_and_compiled_steps_agree() -> None:
     """The same per-device step, op by op and as one program."""
     config = tiny.config()
     (start, compiled, _), _ = tiny.run_steps(config)
-    step = train_step.make_train_step(config)
+    step = partial(train_step.train_step, build_gan(config))
     with jax.disable_jit():
         eager, _ = jax.vmap(step, axis_name="data")(
             jax.tree.map(lambda leaf: leaf[None], start), {"image": jnp.asarray(tiny.images(8))[None]}
@@ -205,14 +204,14 @@ def test_local_statistics_depend_on_the_number_of_devices() -> None:
 def test_running_averages_follow_real_images_in_d_and_the_last_fakes_in_g() -> None:
     config = tiny.config({"model.norm_momentum": 0.0, "model.norm": "all"})
     (start, state, _), _ = tiny.run_steps(config)
-    _, discriminator = models.build_models(config)
+    discriminator = models.build_discriminator(config)
     real = pixels.to_network(jnp.asarray(tiny.images(8)), "tanh")
     variables = {"params": start.discriminator.params, "batch_stats": start.discriminator.batch_stats}
     _, updates = discriminator.apply(variables, real, train=True, mutable=["batch_stats"])
     assert tiny.largest_difference(state.discriminator.batch_stats, updates["batch_stats"]) < 1e-5
 
     # generator_first: the discriminator saw fakes of the updated generator, on the second noise.
-    generator, _ = models.build_models(config)
+    generator = models.build_generator(config)
     variables = {"params": state.generator.params, "batch_stats": start.generator.batch_stats}
     z = noise(config, "z_discriminator")
     _, updates = generator.apply(variables, z, train=True, mutable=["batch_stats"])
@@ -233,7 +232,7 @@ def test_ema_is_the_recursive_average_of_parameters() -> None:
 
 def test_learning_rate_decays_linearly_to_zero() -> None:
     config = tiny.config({"optimizer.decay_begin": 2, "optimizer.decay_steps": 4})
-    optimizer, _ = make_optimizers(config)
+    optimizer = make_optimizer(config.optimizer, config.optimizer.generator_learning_rate)
     params = {"w": jnp.ones(())}
     state = optimizer.init(params)
     sizes = []

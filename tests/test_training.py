@@ -20,11 +20,10 @@ from dcgan_jax.datasets import opening
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine.errors import Interrupted, UserError
 from dcgan_jax.metrics import nearest
-from dcgan_jax.nets import models
 from dcgan_jax.runs import checkpoint, recorder, run_folder, run_log, trained
 from dcgan_jax.runs.divergence import Diverged
 from dcgan_jax.runs.rollbacks import rollbacks
-from dcgan_jax.train_state import GANState, create_state
+from dcgan_jax.train_state import Gan, GANState, build_gan, create_state
 from tests import tiny
 
 
@@ -59,7 +58,7 @@ def straight(source: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     """A run of seven steps that was never stopped. 20 images, batches of 8: epochs end within batches."""
     workdir = tmp_path_factory.mktemp("runs") / "straight"
     config = run_config(source, {"num_steps": 7, "sample_every": 3, "checkpoint_every": 3, "keep_checkpoints": 2})
-    return workdir, training.train_and_evaluate(config, workdir)
+    return workdir, training.train(config, workdir).state
 
 
 def test_a_run_leaves_its_files(straight: tuple[Path, GANState]) -> None:
@@ -83,7 +82,7 @@ def test_a_run_leaves_its_files(straight: tuple[Path, GANState]) -> None:
 
 def test_evaluation_stands_in_the_metrics_of_its_step(source: str, tmp_path: Path) -> None:
     config = run_config(source, {"num_steps": 3, "log_every": 0, "eval_every": 2, "eval.num_samples": 16})
-    training.train_and_evaluate(config, tmp_path)
+    training.train(config, tmp_path)
     assert {row["step"]: "nnd" in row for row in lines(tmp_path)} == {1: False, 2: True, 3: True}
 
 
@@ -113,7 +112,7 @@ def test_samples_are_compared_with_the_split_that_is_asked_for(
             source,
             {"num_steps": 1, "eval_every": 1, "eval.num_samples": 16, "eval.split": split, "eval.metrics": metrics},
         )
-        training.train_and_evaluate(config, tmp_path / f"run{split}")
+        training.train(config, tmp_path / f"run{split}")
         assert ("pixels_memorized" in lines(tmp_path / f"run{split}")[-1]) == bool(split)
     assert (asked, counts) == (["test"], [20, 5])
 
@@ -123,14 +122,14 @@ def test_resumed_and_extended_run_equals_the_straight_one(
 ) -> None:
     """Stop in the middle of an epoch, go on, finish, extend: state and metrics are the same bits."""
     for num_steps in (2, 5, 7):
-        state = training.train_and_evaluate(run_config(source, {"num_steps": num_steps, "log_every": 1}), tmp_path)
+        state = training.train(run_config(source, {"num_steps": num_steps, "log_every": 1}), tmp_path).state
     assert_equal(state, straight[1])
     assert lines(tmp_path) == lines(straight[0])
 
 
 def test_pmap_and_shard_map_continue_each_other(straight: tuple[Path, GANState], source: str, tmp_path: Path) -> None:
-    training.train_and_evaluate(run_config(source, {"num_steps": 4, "mapper": "pmap", "sample_every": 2}), tmp_path)
-    state = training.train_and_evaluate(run_config(source, {"num_steps": 7}), tmp_path)
+    training.train(run_config(source, {"num_steps": 4, "mapper": "pmap", "sample_every": 2}), tmp_path)
+    state = training.train(run_config(source, {"num_steps": 7}), tmp_path).state
     assert tiny.largest_difference(state, straight[1]) < 1e-5
     assert [row["step"] for row in lines(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
 
@@ -138,7 +137,7 @@ def test_pmap_and_shard_map_continue_each_other(straight: tuple[Path, GANState],
 def test_several_steps_a_call(straight: tuple[Path, GANState], source: str, tmp_path: Path) -> None:
     """Calls of two steps, and a single one at the end: the same run, with lines after calls only."""
     config = run_config(source, {"num_steps": 7, "steps_per_call": 2, "log_every": 2, "data.placement": "device"})
-    state = training.train_and_evaluate(config, tmp_path)
+    state = training.train(config, tmp_path).state
     assert int(state.step) == 7
     assert [row["step"] for row in lines(tmp_path)] == [2, 4, 6, 7]
     for row in lines(tmp_path):
@@ -153,7 +152,7 @@ def test_running_a_finished_run_again_changes_nothing(straight: tuple[Path, GANS
         return {path: path.read_bytes() for path in [*workdir.rglob("*.png"), run_folder.metrics(workdir)]}
 
     before = contents()
-    assert_equal(training.train_and_evaluate(config, workdir), state)
+    assert_equal(training.train(config, workdir).state, state)
     assert contents() == before
 
 
@@ -176,29 +175,29 @@ def test_signals_save_and_the_same_command_goes_on(
     handler = signal.getsignal(signum)
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="step 4 is saved") as interruption:
         patch.setattr(recorder.Recorder, "after_call", stop_at_step_4)
-        training.train_and_evaluate(config, tmp_path)
+        training.train(config, tmp_path)
     assert interruption.value.exit_status == {signal.SIGINT: 130, signal.SIGTERM: 75}[signum]
     assert signal.getsignal(signum) is handler
-    assert_equal(training.train_and_evaluate(config, tmp_path), straight[1])
+    assert_equal(training.train(config, tmp_path).state, straight[1])
     assert lines(tmp_path) == lines(straight[0])
 
 
 def test_metrics_that_are_computed_again_are_not_written_twice(
     straight: tuple[Path, GANState], source: str, tmp_path: Path
 ) -> None:
-    training.train_and_evaluate(run_config(source, {"num_steps": 2}), tmp_path)
+    training.train(run_config(source, {"num_steps": 2}), tmp_path)
     with run_folder.metrics(tmp_path).open("a") as file:  # as if killed after step 3, in the middle of a line
         file.write('{"step": 3, "d_loss": 9.0}\n{"step": 4, "d_lo')
-    training.train_and_evaluate(run_config(source, {"num_steps": 7}), tmp_path)
+    training.train(run_config(source, {"num_steps": 7}), tmp_path)
     assert lines(tmp_path) == lines(straight[0])
 
 
 def test_divergence_names_the_window_and_keeps_the_last_good_checkpoint(source: str, tmp_path: Path) -> None:
     config = run_config(source, {"num_steps": 4, "log_every": 2, "checkpoint_every": 1})
-    training.train_and_evaluate(config, tmp_path)
+    training.train(config, tmp_path)
     assert run_folder.latest_step(tmp_path) == 4
 
-    abstract = jax.eval_shape(partial(create_state, config, *models.build_models(config)))
+    abstract = jax.eval_shape(partial(create_state, build_gan(config)))
     state = checkpoint.restore(tmp_path, 4, abstract, tiny.mesh(4))
     params = jax.tree.map(lambda leaf: leaf * np.nan, state.generator.params)
     broken = state.replace(generator=state.generator.replace(params=params))
@@ -207,17 +206,13 @@ def test_divergence_names_the_window_and_keeps_the_last_good_checkpoint(source: 
         with pytest.raises(
             Diverged, match=r"between steps 5 and 5: the generator's loss \(nan\).*the checkpoint of step 4 is kept"
         ):
-            training.train_and_evaluate(
-                run_config(source, {"num_steps": 20, "log_every": 5, "checkpoint_every": 0}), tmp_path
-            )
+            training.train(run_config(source, {"num_steps": 20, "log_every": 5, "checkpoint_every": 0}), tmp_path)
     assert run_folder.latest_step(tmp_path) == 4
 
 
 def test_samples_of_a_run_do_not_depend_on_their_number(straight: tuple[Path, GANState]) -> None:
-    config, state = trained.load_run(straight[0])
-    few = np.concatenate(list(trained.make_draw_images(config)(state, 3, seed=5)))
-    many = np.concatenate(list(trained.make_draw_images(config)(state, 131, seed=5)))
-    other = np.concatenate(list(trained.make_draw_images(config)(state, 3, seed=6)))
+    run = trained.load(straight[0])
+    few, many, other = run.sample(3, seed=5), run.sample(131, seed=5), run.sample(3, seed=6)
     assert few.shape == (3, 8, 8, 3)
     assert many.shape == (131, 8, 8, 3)
     assert few.dtype == np.uint8
@@ -236,7 +231,7 @@ def test_bad_input_is_told_before_any_training(source: str, tmp_path: Path) -> N
     ]
     for i, (config, message) in enumerate(cases):
         with pytest.raises(UserError, match=message):
-            training.train_and_evaluate(config, tmp_path / str(i))
+            training.train(config, tmp_path / str(i))
         assert not run_folder.checkpoints(tmp_path / str(i)).exists()
 
 
@@ -248,7 +243,7 @@ def test_tensorboard_that_fails_does_not_stop_the_run(
             raise OSError("disk full")
 
     monkeypatch.setattr(run_log, "_open_tensorboard", lambda workdir, warn: Broken())
-    training.train_and_evaluate(run_config(source, {"num_steps": 2}), tmp_path)
+    training.train(run_config(source, {"num_steps": 2}), tmp_path)
     assert [row["step"] for row in lines(tmp_path)] == [1, 2]
     assert capsys.readouterr().out.count("warning: TensorBoard files end here: disk full") == 1
 
@@ -260,10 +255,10 @@ def test_durations(seconds: float, text: str) -> None:
 
 def diverge_at(step: int, monkeypatch: pytest.MonkeyPatch, times: int = 1) -> None:
     """The state that leaves this step is not finite, in the first `times` of a run and its rollbacks."""
-    make = training.make_step_function
+    make = training.make_mapped_step
 
-    def make_broken(config: ConfigDict, mesh: jax.sharding.Mesh, rollbacks: int) -> Any:
-        function = make(config, mesh, rollbacks)
+    def make_broken(gan: Gan, mesh: jax.sharding.Mesh, mapper: str, rollbacks: int) -> Any:
+        function = make(gan, mesh, mapper, rollbacks)
 
         def call(state: GANState, *rest: Any) -> Any:
             state, metrics = function(state, *rest)
@@ -274,7 +269,7 @@ def diverge_at(step: int, monkeypatch: pytest.MonkeyPatch, times: int = 1) -> No
 
         return call
 
-    monkeypatch.setattr(training, "make_step_function", make_broken)
+    monkeypatch.setattr(training, "make_mapped_step", make_broken)
 
 
 def test_rollback_goes_on_from_the_checkpoint_with_fresh_noise(
@@ -283,7 +278,7 @@ def test_rollback_goes_on_from_the_checkpoint_with_fresh_noise(
     config = run_config(source, {"num_steps": 7, "checkpoint_every": 3, "on_nonfinite": "rollback"})
     with monkeypatch.context() as patch:
         diverge_at(5, patch)
-        state = training.train_and_evaluate(config, tmp_path / "rolled")
+        state = training.train(config, tmp_path / "rolled").state
     rows, before = lines(tmp_path / "rolled"), lines(straight[0])
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7]
     assert rows[:3] == before[:3]
@@ -296,15 +291,15 @@ def test_rollback_goes_on_from_the_checkpoint_with_fresh_noise(
     with monkeypatch.context() as patch:
         diverge_at(5, patch)
         shorter = run_config(source, {"num_steps": 6, "checkpoint_every": 3, "on_nonfinite": "rollback"})
-        training.train_and_evaluate(shorter, tmp_path / "stopped")
-    assert_equal(training.train_and_evaluate(config, tmp_path / "stopped"), state)
+        training.train(shorter, tmp_path / "stopped")
+    assert_equal(training.train(config, tmp_path / "stopped").state, state)
 
 
 def test_rollbacks_are_counted(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     diverge_at(2, monkeypatch, times=9)
     config = run_config(source, {"num_steps": 7, "checkpoint_every": 1, "on_nonfinite": "rollback", "max_rollbacks": 2})
     with pytest.raises(Diverged, match=r"steps 2 and 2: discriminator/params/conv1 of the state is not finite"):
-        training.train_and_evaluate(config, tmp_path)
+        training.train(config, tmp_path)
     assert len(rollbacks(tmp_path)) == 2
     assert run_folder.latest_step(tmp_path) == 1  # a state that is not finite is never saved
 
@@ -317,11 +312,11 @@ def test_a_run_that_loses_checkpoints_from_after_a_rollback_comes_to_it_again(
     config = run_config(
         source, {"num_steps": 7, "checkpoint_every": 2, "on_nonfinite": "rollback", "keep_checkpoints": 9}
     )
-    state, before = training.train_and_evaluate(config, tmp_path), lines(tmp_path)
+    state, before = training.train(config, tmp_path).state, lines(tmp_path)
     assert [rollback["back_to"] for rollback in rollbacks(tmp_path)] == [4]
     for step in (4, 6, 7):
         (run_folder.checkpoint(tmp_path, step) / "default" / "manifest.ocdbt").unlink()
-    assert_equal(training.train_and_evaluate(config, tmp_path), state)
+    assert_equal(training.train(config, tmp_path).state, state)
     assert lines(tmp_path) == before
     assert len(rollbacks(tmp_path)) == 1
 
@@ -341,7 +336,7 @@ def test_three_saves_in_vain_end_the_run_before_a_fourth(
 ) -> None:
     fill_disk(monkeypatch)
     with pytest.raises(UserError, match=r"3 saves in a row have failed: .* after step 150 .*No space left"):
-        training.train_and_evaluate(run_config(source, {"num_steps": 200, "checkpoint_every": 50}), tmp_path)
+        training.train(run_config(source, {"num_steps": 200, "checkpoint_every": 50}), tmp_path)
     assert lines(tmp_path)[-1]["step"] < 200
 
 
@@ -351,7 +346,7 @@ def test_divergence_is_told_even_if_saves_have_failed(
     fill_disk(monkeypatch, seconds=0.3)  # the third save is under way when the fourth state is seen not to be finite
     diverge_at(4, monkeypatch)
     with pytest.raises(Diverged, match=r"steps 4 and 4: .* not finite; no checkpoint .*; 3 saves .* step 3 .*No space"):
-        training.train_and_evaluate(run_config(source, {"num_steps": 7, "checkpoint_every": 1}), tmp_path)
+        training.train(run_config(source, {"num_steps": 7, "checkpoint_every": 1}), tmp_path)
 
 
 def test_the_line_of_a_step_is_on_the_disk_before_its_checkpoint(
@@ -366,13 +361,13 @@ def test_the_line_of_a_step_is_on_the_disk_before_its_checkpoint(
         save(self, state, **options)
 
     monkeypatch.setattr(checkpoint.Checkpoints, "save", spied_save)
-    training.train_and_evaluate(run_config(source, {"num_steps": 4, "checkpoint_every": 2}), tmp_path)
+    training.train(run_config(source, {"num_steps": 4, "checkpoint_every": 2}), tmp_path)
     assert saved == [2, 4]
 
 
 def test_a_discriminator_that_learns_too_fast_raises_the_alarm(source: str, tmp_path: Path) -> None:
     rates = {"optimizer.discriminator_learning_rate": 0.02, "optimizer.generator_learning_rate": 1e-6}
-    training.train_and_evaluate(run_config(source, {"num_steps": 60, **rates}), tmp_path)
+    training.train(run_config(source, {"num_steps": 60, **rates}), tmp_path)
     rows = run_folder.read_metrics(tmp_path)
     alarmed = [row["step"] for row in rows if "alarm_d_wins" in row]
     assert alarmed and alarmed[0] > 10

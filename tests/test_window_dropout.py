@@ -112,7 +112,7 @@ def test_changes_by_hand() -> None:
 def test_a_gate_of_zero_drops_a_map(precision: str) -> None:
     """Only that map is silent, the image changes, and gates of one change nothing."""
     config = tiny.config({"precision": precision})
-    generator, _ = models.build_models(config)
+    generator = models.build_generator(config)
     state = tiny.fresh_state(config).generator
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     z = jax.random.normal(jax.random.key(0), (3, 5))

@@ -15,10 +15,8 @@ from configs import default
 from dcgan_jax import train_step
 from dcgan_jax.config import from_json
 from dcgan_jax.datasets.image_dataset import ImageDataset
-from dcgan_jax.machine.mesh import AXIS, map_step, replicate, shard_batches
-from dcgan_jax.nets import models
-from dcgan_jax.train_state import GANState, create_state
-from dcgan_jax.train_step import over_batches
+from dcgan_jax.machine.mesh import AXIS, replicate, shard_batches
+from dcgan_jax.train_state import GANState, build_gan, create_state
 
 
 def config(changes: Mapping[str, Any] = {}) -> ConfigDict:
@@ -67,7 +65,7 @@ def mesh(devices: int = 1) -> jax.sharding.Mesh:
 
 
 def fresh_state(config: ConfigDict) -> GANState:
-    return jax.jit(partial(create_state, config, *models.build_models(config)))()
+    return jax.jit(partial(create_state, build_gan(config)))()
 
 
 def run_steps(config: ConfigDict, devices: int = 1) -> tuple[list[GANState], list[dict[str, float]]]:
@@ -80,7 +78,7 @@ def _run_steps(config_json: str, devices: int) -> tuple[list[GANState], list[dic
     config = from_json(config_json)
     devices_mesh = mesh(devices)
     state = replicate(devices_mesh, fresh_state(config))
-    step = map_step(over_batches(train_step.make_train_step(config)), devices_mesh, config.mapper)
+    step = train_step.make_mapped_step(build_gan(config), devices_mesh, config.mapper)
     states, history = [jax.tree.map(np.array, state)], []
     for i in range(2):
         batch = shard_batch(config, devices_mesh, seed=i)
