@@ -1,13 +1,13 @@
 """Runs of dcgan_jax.main in processes of their own, which tests kill; and runs that kill themselves at a chosen moment.
 
-python -m tests.processes FAULT --config=... --workdir=...     dies, as by kill -9, at FAULT, one of FAULTS; or not at
-all: "none", and "diverging once", where the state after step 4 is not finite
+python -m tests.processes FAULT --config=... --workdir=...     FAULT is one of FAULTS
 
 They write no TensorBoard files: TensorFlow takes longer to import than all the rest.
 """
 
 import os
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,27 +15,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 
 from dcgan_jax import training
-from dcgan_jax.datasets import pack
-from dcgan_jax.reports import image_grid
-from dcgan_jax.runs import checkpoint, recorder, run_folder, run_log, trained
-
-# Where a run can be made to die.
-FAULTS = (
-    "packing",
-    "compiling",
-    "stepping",
-    "half a line of metrics",
-    "half a sheet",
-    "checkpoint before its checksums",
-    "checkpoint before its name",
-    "old checkpoint half deleted",
-)
+from dcgan_jax.machine import files
+from dcgan_jax.runs import recorder, run_folder, run_log, trained
 
 
 class Process(subprocess.Popen[str]):
@@ -136,102 +126,113 @@ def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
-def _die(*args: Any, **kwargs: Any) -> NoReturn:
+# --- Faults ----------------------------------------------------------------------------------------------------------
+
+
+def die(*args: Any) -> NoReturn:
+    """As by kill -9."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("still alive")
 
 
-def _arm(fault: str) -> None:
-    """Patches the program so that it dies at `fault`."""
-    import jax
-
-    from dcgan_jax.runs import run_log
-
-    if fault == "none":
-        pass
-    elif fault == "packing":
-        pack._meta = _die  # type: ignore[assignment]  # when the arrays are there, and meta.json is not
-    elif fault == "compiling":
-        make_step = training.make_mapped_step
-
-        def die_soon(*args: Any) -> Any:
-            step = make_step(*args)
-
-            def call(*arguments: Any) -> Any:
-                threading.Timer(0.2, _die).start()
-                return step(*arguments)
-
-            return call
-
-        training.make_mapped_step = die_soon  # type: ignore[assignment]
-    elif fault == "stepping":
-        recorder.Recorder.after_call = _when(lambda self, step, *rest: step == 8, recorder.Recorder.after_call)  # type: ignore[method-assign]
-    elif fault == "half a line of metrics":
-
-        def write_half(self: Any, step: int, *rest: Any) -> None:
-            with self._metrics.open("a") as file:
-                file.write(f'{{"step": {step}, "d_lo')
-                file.flush()
-                _die()
-
-        scalars = run_log.RunLog.scalars
-        run_log.RunLog.scalars = lambda self, step, *rest: (write_half if step == 8 else scalars)(self, step, *rest)  # type: ignore[method-assign]
-    elif fault == "half a sheet":
-
-        def save_half(path: Path, sheet: np.ndarray) -> None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.with_name(f".{path.name}.{os.getpid()}").write_bytes(b"\x89PNG")
-            _die()
-
-        image_grid.save_png = save_half  # type: ignore[assignment]
-    elif fault == "checkpoint before its checksums":
-        checkpoint._Handler.finalize = _die  # type: ignore[method-assign]
-    elif fault == "checkpoint before its name":
-        finalize = checkpoint._Handler.finalize
-
-        def finalize_and_die(self: Any, directory: Any) -> None:
-            finalize(self, directory)
-            _die()
-
-        checkpoint._Handler.finalize = finalize_and_die  # type: ignore[method-assign]
-    elif fault == "old checkpoint half deleted":
-
-        def delete_half(folder: Path) -> None:
-            renamed = checkpoint._rename_to_free(folder, "deleted")
-            (renamed / "default" / "manifest.ocdbt").unlink()
-            _die()
-
-        checkpoint._delete = delete_half
-    elif fault == "diverging once":
-        make_sound_step = training.make_mapped_step
-
-        def make_broken_step(config: Any, mesh: Any, rollbacks: int) -> Any:
-            step = make_sound_step(config, mesh, rollbacks)
-
-            def call(state: Any, *rest: Any) -> Any:
-                state, metrics = step(state, *rest)
-                if rollbacks == 0 and int(state.step) == 4:
-                    broken = jax.tree.map(lambda leaf: leaf * np.nan, state.generator.params)
-                    state = state.replace(generator=state.generator.replace(params=broken))
-                return state, metrics
-
-            return call
-
-        training.make_mapped_step = make_broken_step
-    else:
-        raise ValueError(f"{fault!r} is not one of {FAULTS}")
+def die_at(owner: Any, name: str) -> None:
+    """Dies when owner.name is called."""
+    die_when(owner, name, lambda *args: True)
 
 
-def _when(condition: Any, function: Any) -> Any:
-    return lambda *args: _die() if condition(*args) else function(*args)
+def die_when(owner: Any, name: str, condition: Callable[..., bool]) -> None:
+    """Dies when owner.name is called with arguments that meet the condition."""
+    half_write(owner, name, condition, lambda *args: None)
+
+
+def half_write(owner: Any, name: str, condition: Callable[..., bool], write: Callable[..., None]) -> None:
+    """Calls `write` instead of owner.name when the arguments meet the condition, and dies."""
+    function = getattr(owner, name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if condition(*args):
+            write(*args)
+            die()
+        return function(*args, **kwargs)
+
+    setattr(owner, name, call)
+
+
+def compiling() -> None:
+    """Dies 0.2 s after the first step is called."""
+    make_step = training.make_mapped_step
+
+    def make_slow_step(*args: Any) -> Any:
+        step = make_step(*args)
+
+        def call(*arguments: Any) -> Any:
+            threading.Timer(0.2, die).start()
+            return step(*arguments)
+
+        return call
+
+    training.make_mapped_step = make_slow_step  # type: ignore[assignment]
+
+
+def half_a_line(log: run_log.RunLog, step: int, *rest: Any) -> None:
+    with log._metrics.open("a") as file:
+        file.write(f'{{"step": {step}, "d_lo')
+
+
+def half_a_file(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_name(f".{path.name}.{os.getpid()}").write_bytes(content[: len(content) // 2])
+
+
+def half_a_deletion(folder: Path) -> None:
+    (folder / "default" / "manifest.ocdbt").unlink()
+
+
+def diverge_once() -> None:
+    """The state after step 4 is not finite, before any rollback."""
+    make_sound_step = training.make_mapped_step
+
+    def make_broken_step(gan: Any, mesh: Any, mapper: str, rollbacks: int) -> Any:
+        step = make_sound_step(gan, mesh, mapper, rollbacks)
+
+        def call(state: Any, *rest: Any) -> Any:
+            state, metrics = step(state, *rest)
+            if rollbacks == 0 and int(state.step) == 4:
+                broken = jax.tree.map(lambda leaf: leaf * np.nan, state.generator.params)
+                state = state.replace(generator=state.generator.replace(params=broken))
+            return state, metrics
+
+        return call
+
+    training.make_mapped_step = make_broken_step  # type: ignore[assignment]
+
+
+# Where a run can be made to die. A checkpoint is written, gets its checksums, and then its name.
+DEATHS: dict[str, Callable[[], None]] = {
+    "packing": partial(die_when, Path, "write_text", lambda path, *_: path.name == "meta.json"),
+    "compiling": compiling,
+    "stepping": partial(die_when, recorder.Recorder, "after_call", lambda recorder, step, *_: step == 8),
+    "half a line of metrics": partial(
+        half_write, run_log.RunLog, "scalars", lambda log, step, *_: step == 8, half_a_line
+    ),
+    "half a sheet": partial(half_write, files, "write_atomically", lambda path, *_: path.suffix == ".png", half_a_file),
+    "checkpoint before its checksums": partial(die_at, ocp.StandardCheckpointHandler, "finalize"),
+    "checkpoint before its name": partial(
+        half_write, files, "write_atomically", lambda path, *_: path.name == "SHA256SUMS", files.write_atomically
+    ),
+    "old checkpoint half deleted": partial(
+        half_write, shutil, "rmtree", lambda folder, *_: Path(folder).suffix == ".deleted", half_a_deletion
+    ),
+}
+FAULTS = {"none": lambda: None, "diverging once": diverge_once, **DEATHS}
+
+
+# --- Results ---------------------------------------------------------------------------------------------------------
 
 
 def contents(workdir: Path) -> dict[str, Any]:
     """What must be the same bits however often a run was stopped: state, metrics, sheets, checkpoints."""
-    import jax
-
-    _, state = trained.load_run(workdir)
-    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+    leaves = jax.tree_util.tree_flatten_with_path(trained.load(workdir).state)[0]
     rows = [
         {name: row[name] for name in row if name != "images_per_second"} for row in run_folder.read_metrics(workdir)
     ]
@@ -244,8 +245,6 @@ def contents(workdir: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from dcgan_jax.runs import run_log
-
     run_log._open_tensorboard = lambda workdir, warn: None  # type: ignore[assignment]
-    _arm(sys.argv.pop(1))
+    FAULTS[sys.argv.pop(1)]()
     runpy.run_module("dcgan_jax.main", run_name="__main__", alter_sys=True)

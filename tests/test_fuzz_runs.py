@@ -25,6 +25,7 @@ from dcgan_jax.nets.losses import LOSSES
 from dcgan_jax.runs import checkpoint, run_folder, run_log, trained
 from dcgan_jax.runs.alarms import Alarms
 from dcgan_jax.runs.rollbacks import add_rollback, rollbacks
+from dcgan_jax.train_state import build_gan
 from tests import fuzz, test_import_weights, tiny
 
 # Orbax leaves tasks behind when it gives up.
@@ -415,6 +416,3 @@ def test_hashes_are_never_unpickled(write: Write, tmp_path: Path) -> None:
     found = semantic_hash.hash_images(images, tmp_path / "hashes", settings)
     assert found.shape == expected.shape and found.dtype == np.uint8
     assert not (tmp_path / "ran").exists()
-
-
-from dcgan_jax.train_state import build_gan

@@ -62,7 +62,7 @@ _QUICK = "checkpoint before its name"  # stands for the others, which take as lo
 
 
 @pytest.mark.parametrize(
-    "fault", [pytest.param(fault, marks=() if fault == _QUICK else pytest.mark.long) for fault in processes.FAULTS]
+    "fault", [pytest.param(fault, marks=() if fault == _QUICK else pytest.mark.long) for fault in processes.DEATHS]
 )
 def test_killed_at_the_worst_moment(config: Path, straight: dict[str, Any], tmp_path: Path, fault: str) -> None:
     flags = [f"--config.data.cache_dir={tmp_path / 'cache'}"] if fault == "packing" else []

@@ -13,7 +13,9 @@ from dcgan_jax import sample
 from dcgan_jax.machine import rng
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.nets import models, pixels
-from dcgan_jax.runs import checkpoint, run_folder, trained
+from dcgan_jax.runs import checkpoint, run_folder, sampler, trained
+from dcgan_jax.runs.sampler import Sampler
+from dcgan_jax.train_state import build_gan
 from tests import tiny
 
 
@@ -142,6 +144,3 @@ def test_a_checkpoint_that_a_run_deletes_meanwhile(
     assert run_folder.steps(tmp_path) == [2]
     with pytest.raises(UserError, match=r"no checkpoint of step 1 \(available steps: 2\)"):
         trained.load(tmp_path, 1)
-, sampler
-from dcgan_jax.runs.sampler import Sampler
-from dcgan_jax.train_state import build_gan
