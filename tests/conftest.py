@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from dcgan_jax import training
-
 # The last of several equal flags wins.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -32,6 +30,10 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ["NO_GCE_CHECK"] = "true"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+
+from dcgan_jax import machine  # noqa: E402  # reads the environment
+
+machine.set_up()  # as every command does, before JAX is used
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +63,7 @@ def conditional_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _train(folder: Path, changes: Mapping[str, Any] = {}, classes: int = 0) -> Path:
+    from dcgan_jax import training  # imports jax
     from tests import tiny
 
     config = tiny.config(
