@@ -15,7 +15,7 @@ import jax
 from absl import app, flags, logging
 
 from dcgan_jax.config import check_names, flatten, run_file
-from dcgan_jax.machine import allocator, processes
+from dcgan_jax.machine import allocator, files, processes
 from dcgan_jax.machine.compilation_cache import configure_compilation_cache
 from dcgan_jax.machine.errors import Interrupted, UserError
 
@@ -62,6 +62,10 @@ def run(work: Callable[[], None]) -> None:
                 _exit(1)
             raise
 
+    try:
+        files.check_system()
+    except UserError as error:
+        _fail(error)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no text
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.set_verbosity(logging.WARNING)
