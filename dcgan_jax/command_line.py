@@ -16,7 +16,7 @@ from absl import app, flags, logging
 
 from dcgan_jax import machine
 from dcgan_jax.config import check_names, flatten, run_file
-from dcgan_jax.machine import processes
+from dcgan_jax.machine import files, processes
 from dcgan_jax.machine.errors import Interrupted, UserError
 
 
@@ -62,6 +62,10 @@ def run(work: Callable[[], None]) -> None:
                 _exit(1)
             raise
 
+    try:
+        files.check_system()
+    except UserError as error:
+        _fail(error)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no text
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.set_verbosity(logging.WARNING)

@@ -162,7 +162,7 @@ FIELDS: dict[str, Field] = {
 STEP_INTERVALS = tuple(name for name, field in FIELDS.items() if field.interval)
 
 
-def load(file: str | Path, changes: Mapping[str, Any] | None = None) -> ConfigDict:
+def load_config(file: str | Path, changes: Mapping[str, Any] | None = None) -> ConfigDict:
     """The config of a file such as configs/lsun.py, locked, as `--config=FILE --config.NAME=VALUE ...` gives it.
 
     Args:

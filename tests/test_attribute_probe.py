@@ -8,6 +8,7 @@ import pytest
 
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine.errors import UserError
+from dcgan_jax.machine.files import Damaged
 from dcgan_jax.metrics import attribute_probe
 from tests import tiny
 
@@ -104,12 +105,17 @@ def test_it_is_trained_once_and_again_when_the_file_is_damaged(
     assert file.read_bytes() == before
     for damaged in (before[: len(before) // 2], b"", before.replace(b"version", b"Version")):
         file.write_bytes(damaged)
+        with pytest.raises(Damaged):
+            attribute_probe._load(file, easy)
         with caplog.at_level(logging.WARNING):
-            assert attribute_probe._load(file, easy) is None
+            attribute_probe.open_or_train(easy)
         assert "is damaged" in caplog.text
         caplog.clear()
-    attribute_probe.open_or_train(easy)
-    assert len(file.read_bytes()) == len(before)
+        assert len(file.read_bytes()) == len(before)
+    with monkeypatch.context() as patched:
+        patched.setattr(attribute_probe, "VERSION", attribute_probe.VERSION + 1)
+        with pytest.raises(Damaged, match=r"its version is \d, not \d"):
+            attribute_probe._load(file, easy)
     file.write_bytes(before)
 
 

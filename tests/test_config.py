@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from configs import default
-from dcgan_jax.config import FIELDS, check_config, flatten, load
+from dcgan_jax.config import FIELDS, check_config, flatten, load_config
 from dcgan_jax.machine.errors import UserError
 from tests import tiny
 
@@ -123,14 +123,14 @@ def get_config():
 def test_a_config_is_loaded_as_on_the_command_line(kind: type, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     stages = [[8, 2], [4, 2]]
-    config = load(kind(tmp_path / "mine.py"), {"model.generator.stages": stages, "model.width": 1, "seed": 3})
+    config = load_config(kind(tmp_path / "mine.py"), {"model.generator.stages": stages, "model.width": 1, "seed": 3})
     assert config.is_locked
     assert (config.batch_size, config.seed, config.model.generator.stages) == (16, 3, ((8, 2), (4, 2)))
     assert type(config.model.width) is float  # as the default's
     expected = flatten(default.get_config())
     expected.update({"batch_size": 16, "seed": 3, "model.generator.stages": ((8, 2), (4, 2))})
     assert flatten(config) == expected
-    assert load(kind(tmp_path / "mine.py")).seed == 0
+    assert load_config(kind(tmp_path / "mine.py")).seed == 0
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_config_is_loaded_as_on_the_command_line(kind: type, tmp_path: Path) -
 def test_changes_that_cannot_be_made(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     with pytest.raises(UserError, match=message):
-        load(tmp_path / "mine.py", changes)
+        load_config(tmp_path / "mine.py", changes)
 
 
 @pytest.mark.parametrize(
@@ -163,4 +163,4 @@ def test_config_files_that_cannot_be_loaded(content: str | None, message: str, t
     if content:
         (tmp_path / "mine.py").write_text(content)
     with pytest.raises(UserError, match=message):
-        load(tmp_path / "mine.py", {"seed": 1})
+        load_config(tmp_path / "mine.py", {"seed": 1})

@@ -27,6 +27,7 @@ from configs import default
 from dcgan_jax.datasets import opening, pack
 from dcgan_jax.datasets.decode import BadImage, Target, to_square
 from dcgan_jax.machine.errors import UserError
+from dcgan_jax.machine.files import Damaged
 from dcgan_jax.metrics import attribute_probe
 from tests import fuzz, tiny
 
@@ -221,7 +222,7 @@ READ_ALL = """
 import sys
 from pathlib import Path
 from dcgan_jax.datasets import lsun_lmdb
-from dcgan_jax.errors import UserError
+from dcgan_jax.machine.errors import UserError
 for path in sorted(Path(sys.argv[1]).iterdir()):
     try:
         source = lsun_lmdb.open_lsun(path)
@@ -394,7 +395,8 @@ def test_packs_are_never_unpickled(
     write(path / name, tmp_path / "ran")
     check(copied, like, tmp_path)
     write(path / name, tmp_path / "ran")
-    assert attribute_probe._load(path / name, opening.open_or_build(like)) is None
+    with pytest.raises(Damaged):
+        attribute_probe._load(path / name, opening.open_or_build(like))
     assert not (tmp_path / "ran").exists()
 
 

@@ -287,7 +287,7 @@ def test_opening_imports_nothing_heavy(tmp_path: Path) -> None:
 import sys
 sys.path[:0] = {[str(Path(__file__).parents[1])]!r}
 from configs import default
-from dcgan_jax.datasets import pack
+from dcgan_jax.datasets import opening
 for source in ("tfds:squares", "lsun:{tmp_path}/room_lmdb"):
     data = default.get_config().data
     data.update(source=source, dir={str(tmp_path)!r}, cache_dir={str(tmp_path)!r})

@@ -9,7 +9,6 @@ kept, also those made with other flags (--rerun makes all of them again). What d
 
 import base64
 import html
-import json
 import subprocess
 import sys
 from functools import partial
@@ -81,7 +80,7 @@ def _data(file: Path) -> str:
 def _kept_section(folder: Path, step: int) -> str | None:
     """The section of what an experiment has left for this checkpoint, or None."""
     try:
-        results = json.loads((folder / "results.json").read_bytes())
+        results = files.read_json(folder / "results.json", dict)
         beside = all(Path(picture["file"]).name == picture["file"] for picture in results["pictures"])
         return section(results, folder) if beside and results["step"] == step else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # missing, or damaged

@@ -29,13 +29,14 @@ def read(file: Path, samples: dict[str, Any]) -> list[Box]:
       UserError: there is no such file, it is not one of boxes, or it belongs to other samples.
     """
     try:
-        content = json.loads(file.read_text())
-        found = check(content["boxes"])
-        drawn_on = dict(content["samples"])
-    except FileNotFoundError:
+        with files.reading(file):
+            content = files.read_json(file, dict)
+            found = check(content["boxes"])
+            drawn_on = dict(content["samples"])
+    except files.Missing:
         raise UserError(f"there is no file {file}: draw boxes with --annotate.") from None
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise UserError(f"{file} is not a file of boxes ({type(error).__name__}: {error}).") from error
+    except files.Damaged as error:
+        raise UserError(f"{file} is not a file of boxes ({error.reason}).") from error
     if drawn_on != samples:
         different = [name for name, value in samples.items() if drawn_on.get(name) != value]
         how = "; ".join(f"{name} {drawn_on.get(name)!r} there, {samples[name]!r} here" for name in different)

@@ -1,13 +1,13 @@
 """An image set in memory or mapped from disk: what packs are opened as, and what batches are made from."""
 
 import functools
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 
 
@@ -39,9 +39,11 @@ class ImageDataset:
         """
         path = self.path / "keys.json"
         try:
-            keys = json.loads(path.read_bytes())
-            if not isinstance(keys, list) or len(keys) != len(self.images) or set(map(type, keys)) != {str}:
-                raise ValueError(f"it does not hold the names of {len(self.images)} images")
-        except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"{path} is damaged ({error}): remove {self.path}, and the pack is built again.") from error
+            keys: list[str] = files.read_json(path, list)
+            if len(keys) != len(self.images) or set(map(type, keys)) != {str}:
+                raise files.Damaged(path, f"it does not hold the names of {len(self.images)} images")
+        except files.Damaged as error:
+            raise UserError(
+                f"{path} is damaged ({error.reason}): remove {self.path}, and the pack is built again."
+            ) from error
         return keys

@@ -17,7 +17,6 @@ a changed source is another pack.
 """
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import itertools
@@ -91,15 +90,15 @@ def open_or_build(data: ConfigDict, duplicates: Duplicates | None = None, *, pro
     """
     source, target = sources.open_source(data), _target(data)
     path = _path(source, target, data, duplicates)
-    with contextlib.suppress(OSError, _Damaged):
+    with contextlib.suppress(OSError, files.Damaged):
         return _open(path)
     with _lock(path):
         try:
             return _open(path)  # Another process has built it meanwhile.
-        except FileNotFoundError:
+        except files.Missing:
             pass
-        except _Damaged as error:
-            _log.warning("The pack %s is damaged (%s); building it again.", path, error)
+        except files.Damaged as error:
+            _log.warning("The pack %s is damaged (%s: %s); building it again.", path, error.path.name, error.reason)
         _build(path, source, target, data, duplicates, progress)
     return _open(path)
 
@@ -145,42 +144,34 @@ def _path(source: Source, target: decode.Target, data: ConfigDict, duplicates: D
 # --- Opening ---------------------------------------------------------------------------------------------------------
 
 
-class _Damaged(ValueError):
-    """A pack's files are missing, cut short, or contradict its meta.json."""
-
-
 def _open(path: Path) -> ImageDataset:
-    """Raises FileNotFoundError if there is no folder `path`, _Damaged if there is no sound pack in it."""
+    """Raises files.Missing if there is no folder `path`, files.Damaged if there is no sound pack in it."""
     if not path.exists():
-        raise FileNotFoundError(path)
-    try:
-        meta = json.loads((path / "meta.json").read_bytes())
+        raise files.Missing(path, "there is no such folder")
+    names = [name for name in ("images.npy", "meta.json") if not (path / name).exists()]
+    if names:
+        raise files.Damaged(path / names[0], "it is missing")
+    with files.reading(path):
+        meta = files.read_json(path / "meta.json", dict)
+        images = files.load_npy(path / "images.npy", mapped=True)
+        labels = files.load_npy(path / "labels.npy") if (path / "labels.npy").exists() else None
+        attributes = files.load_npz(path / "attributes.npz") if (path / "attributes.npz").exists() else {}
         shape = (meta["count"], meta["image_size"], meta["image_size"], meta["channels"])
-        images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
-        labels = np.load(path / "labels.npy", allow_pickle=False) if (path / "labels.npy").exists() else None
-        attributes = {}
-        if (path / "attributes.npz").exists():
-            with (path / "attributes.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                attributes = dict(arrays)
         class_names = meta["class_names"]
         if images.shape != shape or images.dtype != np.uint8:
-            raise _Damaged(f"images.npy is {images.dtype} {images.shape}, not uint8 {shape}")
+            raise ValueError(f"images.npy is {images.dtype} {images.shape}, not uint8 {shape}")
         if (path / "images.npy").stat().st_size != meta["bytes"]:
-            raise _Damaged("images.npy does not have the size that meta.json promises")
+            raise ValueError("images.npy does not have the size that meta.json promises")
         if (labels is None) != (meta["labels_sha256"] is None):
-            raise _Damaged("labels.npy is missing or left over")
+            raise ValueError("labels.npy is missing or left over")
         if labels is not None and (labels.shape != shape[:1] or labels.dtype != np.int32):
-            raise _Damaged(f"labels.npy is {labels.dtype} {labels.shape}, not int32 {shape[:1]}")
+            raise ValueError(f"labels.npy is {labels.dtype} {labels.shape}, not int32 {shape[:1]}")
         if any(len(values) != len(images) for values in attributes.values()):
-            raise _Damaged("its files have different lengths")
+            raise ValueError("its files have different lengths")
         if class_names is not None and not all(isinstance(name, str) for name in class_names):
-            raise _Damaged("its classes have no names")
+            raise ValueError("its classes have no names")
         if not all(isinstance(meta[name], str) for name in ("source", "sha256")):
-            raise _Damaged("meta.json does not say what the pack was made from")
-    except _Damaged:
-        raise
-    except Exception as error:  # NumPy's readers, too, raise whatever a damaged file makes them trip over.
-        raise _Damaged(f"{type(error).__name__}: {error}") from error
+            raise ValueError("meta.json does not say what the pack was made from")
     return ImageDataset(images, labels, attributes, class_names, meta, path)
 
 
@@ -264,8 +255,8 @@ def _remove_dead_builds(path: Path) -> None:
     """Removes what builds that were killed have left in the folder of packs, of this and of other packs."""
     shutil.rmtree(path.with_name(path.name + ".building"), ignore_errors=True)
     for temporary in path.parent.glob("*.building"):
-        with contextlib.suppress(OSError), open(_lock_file(temporary.with_suffix("")), "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Fails if that build is alive.
+        lock_file = _lock_file(temporary.with_suffix(""))
+        with contextlib.suppress(OSError), files.lock(lock_file, "", wait=False):  # Fails if that build is alive.
             shutil.rmtree(temporary, ignore_errors=True)
 
 

@@ -114,13 +114,13 @@ def hash_images(images: np.ndarray, folder: Path, settings: Settings) -> np.ndar
 def _load_hashes(file: Path, count: int) -> np.ndarray | None:
     """None if there are none, or they are damaged."""
     try:
-        hashes = np.load(file, allow_pickle=False)
+        hashes = files.load_npy(file)
         if hashes.shape != (count, BITS // 8) or hashes.dtype != np.uint8:
-            raise ValueError(f"it holds {hashes.dtype} {hashes.shape}")
-    except FileNotFoundError:
+            raise files.Damaged(file, f"it holds {hashes.dtype} {hashes.shape}")
+    except files.Missing:
         return None
-    except Exception as error:  # whatever NumPy makes of damaged bytes
-        _log.warning("%s is damaged (%s); hashing again.", file, error)
+    except files.Damaged as error:
+        _log.warning("%s is damaged (%s); hashing again.", file, error.reason)
         return None
     return hashes
 
@@ -159,14 +159,16 @@ def _fit(images: np.ndarray, file: Path, settings: Settings) -> Tree:
     network, optimizer = _Autoencoder(), optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, settings.steps))
     params = network.init(rng.stream(settings.seed, "hash_init"), jnp.zeros((1, SIDE * SIDE * 3)))["params"]
     state = {"step": 0, "params": params, "opt_state": optimizer.init(params)}
-    if file.exists():
-        try:
+    try:
+        with files.reading(file):
             saved = flax.serialization.from_bytes(state, file.read_bytes())
             if jax.tree.map(np.shape, saved) != jax.tree.map(np.shape, state):
                 raise ValueError("it belongs to another network")
             state = saved
-        except Exception as error:  # whatever msgpack makes of damaged bytes
-            _log.warning("%s is damaged (%s); training again.", file, error)
+    except files.Missing:
+        pass
+    except files.Damaged as error:
+        _log.warning("%s is damaged (%s); training again.", file, error.reason)
 
     @jax.jit
     def update(params: Tree, opt_state: Tree, step: jax.Array, batch: jax.Array) -> tuple[Tree, Tree]:

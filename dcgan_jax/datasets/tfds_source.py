@@ -5,7 +5,6 @@ TFDS, are read in order and with it. In both cases images stay encoded: decode.p
 """
 
 import functools
-import json
 import os
 import re
 import sys
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dcgan_jax.datasets.source import Example, Items, Source, local_path
+from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 
 _NAME = re.compile(r"(?P<set>\w+)(/(?P<config>[\w.-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
@@ -88,9 +88,9 @@ def _planned_folder(name: str, root: Path) -> Path:
 def _file_format(folder: Path) -> str:
     file = folder / "dataset_info.json"
     try:
-        return json.loads(file.read_bytes()).get("fileFormat", "tfrecord")
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f"{file} is damaged ({error}): prepare the data set again.") from error
+        return files.read_json(file, dict).get("fileFormat", "tfrecord")
+    except files.Damaged as error:
+        raise UserError(f"{file} is damaged ({error.reason}): prepare the data set again.") from error
 
 
 def _list_rows(name: str, root: Path, folder: Path, split: str) -> Items:

@@ -1,6 +1,5 @@
 """Anybody's samples: a folder of images of one size, or a .npz file with one array of them."""
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dcgan_jax.datasets import decode, image_folder
+from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 
 _SHEET = "sheet.png"  # which `python -m dcgan_jax.sample` leaves beside its images
@@ -62,7 +62,7 @@ def _read_folder(folder: Path, size: int, channels: int) -> np.ndarray:
 
 def _read_npz(path: Path) -> np.ndarray:
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with files.reading(path), np.load(path, allow_pickle=False) as content:  # other arrays may be large
             names = [name for name in ("images", "arr_0") if name in content.files] or content.files
             if len(names) != 1 and "images" not in names:
                 raise UserError(f"{path} holds {len(names)} arrays, none of them 'images' or 'arr_0'.")
@@ -72,8 +72,6 @@ def _read_npz(path: Path) -> np.ndarray:
                 raise UserError(
                     f"{path} holds {images.dtype} of shape {shape}, not uint8 [count, height, width, 1 or 3]."
                 )
-    except UserError:
-        raise
-    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is neither a folder nor a .npz file that can be read ({error}).") from error
+    except files.Damaged as error:
+        raise UserError(f"{path} is neither a folder nor a .npz file that can be read ({error.reason}).") from error
     return images

@@ -10,8 +10,8 @@ def set_up() -> None:
       DCGAN_JAX_MALLOC=0 switches off.
     - jax_cpu_enable_async_dispatch: off with that heap, so that programs run in the thread that calls them. JAX reads
       it when it is first used: a process that has used JAX before gets a warning that says what is lost.
-    - jax_compilation_cache_dir: compiled programs are kept in the user's cache folder, unless it is set already, here or
-      by JAX_COMPILATION_CACHE_DIR.
+    - jax_compilation_cache_dir: compiled programs are kept in the user's cache folder, unless it is set already.
+      JAX_COMPILATION_CACHE_DIR sets it, too.
     """
     from dcgan_jax.machine import allocator, compilation_cache  # import JAX, which processes that decode do without
 

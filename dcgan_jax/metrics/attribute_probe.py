@@ -14,7 +14,6 @@ image is from the data: the Mahalanobis distance of the mean activations of all 
 images [Lee et al. 2018]. An image is *plausible* if it is no farther than 95 % of the held-out images.
 """
 
-import contextlib
 import functools
 import logging
 import math
@@ -167,41 +166,34 @@ def open_or_train(dataset: ImageDataset) -> AttributeProbe:
         raise UserError(
             f"{dataset.meta['source']} has {len(dataset.images)} images, too few to train a probe; it needs {_FEWEST}."
         )
-    path = dataset.path / _FILE
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # of a folder that cannot be written
-            stack.enter_context(files.lock(path.with_suffix(".lock"), f"the probe of {dataset.meta['source']}"))
-        return _load_or_train(path, dataset, truth)
+    return files.cached(
+        dataset.path / _FILE,
+        purpose=f"the probe of {dataset.meta['source']}",
+        load=lambda path: _load(path, dataset),
+        make=lambda: _train(dataset, truth),
+        save=_to_bytes,
+    )
 
 
-def _load_or_train(path: Path, dataset: ImageDataset, truth: dict[str, np.ndarray]) -> AttributeProbe:
-    probe = _load(path, dataset) if path.exists() else None
-    if probe is None:
-        probe = _train(dataset, truth)
-        content = {
-            "version": VERSION,
-            "targets": [list(target) for target in probe.targets.values()],
-            "variables": probe.variables,
-            "features": probe.features,
-        }
-        try:
-            files.write_atomically(path, flax.serialization.msgpack_serialize(content))
-        except OSError as error:
-            _log.warning("The probe cannot be kept in %s (%s): it will be trained again.", path, error.strerror)
-    return probe
-
-
-def _load(path: Path, dataset: ImageDataset) -> AttributeProbe | None:
-    """None if the file is damaged or of another version."""
-    try:
+def _load(path: Path, dataset: ImageDataset) -> AttributeProbe:
+    """Raises files.Missing if there is no such file, files.Damaged if it is damaged or of another version."""
+    with files.reading(path):
         content = flax.serialization.msgpack_restore(path.read_bytes())
         if content["version"] != VERSION:
-            return None
+            raise ValueError(f"its version is {content['version']}, not {VERSION}")
         targets = {target[0]: Target(*target) for target in content["targets"]}
         return AttributeProbe(targets, dataset.class_names, content["variables"], content["features"])
-    except Exception as error:  # whatever msgpack makes of damaged bytes
-        _log.warning("%s is damaged (%s); training it again.", path, error)
-        return None
+
+
+def _to_bytes(probe: AttributeProbe) -> bytes:
+    """What `_load` reads."""
+    content = {
+        "version": VERSION,
+        "targets": [list(target) for target in probe.targets.values()],
+        "variables": probe.variables,
+        "features": probe.features,
+    }
+    return bytes(flax.serialization.msgpack_serialize(content))
 
 
 # --- The network -----------------------------------------------------------------------------------------------------

@@ -5,12 +5,9 @@ images, and the feature space with the checksum of its weights and the rule of r
 to be measured is refused.
 """
 
-import contextlib
 import hashlib
 import io
 import json
-import logging
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +20,6 @@ from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.metrics.feature_spaces import FeatureSpace
 from dcgan_jax.metrics.frechet import Moments
-
-_log = logging.getLogger(__name__)
 
 VERSION = 2  # of the file
 # Images whose features stay, for measures that need more than moments [10,000: clovaai/prdc]; as many are in memory at
@@ -87,22 +82,28 @@ def _open_beside_pack(identity: dict[str, Any], space: FeatureSpace, dataset: Im
     """A file for each identity; one that is damaged is made again, one that cannot be written is a warning."""
     checksum = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     path = dataset.path / f"reference_{space.name}_{checksum}.npz"
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # of a folder that cannot be written
-            stack.enter_context(files.lock(path.with_suffix(".lock"), f"the features of {dataset.path}"))
-        if path.exists():
-            with contextlib.suppress(UserError):
-                return load(path, identity)
-        reference = build(space, dataset, count)
-        try:
-            save(reference, path)
-        except OSError as error:
-            _log.warning("%s cannot be kept (%s): it will be made again.", path, error.strerror)
+
+    def load_kept(path: Path) -> Reference:
+        reference = _read(path)
+        if _differences(reference, identity):
+            raise files.Damaged(path, "it holds statistics of something else")
         return reference
+
+    return files.cached(
+        path,
+        purpose=f"the features of {dataset.path}",
+        load=load_kept,
+        make=lambda: build(space, dataset, count),
+        save=_to_bytes,
+    )
 
 
 def save(reference: Reference, path: Path) -> None:
     """Writes a .npz file: 'identity' (JSON), 'count', 'mean' and 'scatter' float64, 'features' float32."""
+    files.write_atomically(path, _to_bytes(reference))
+
+
+def _to_bytes(reference: Reference) -> bytes:
     buffer, moments = io.BytesIO(), reference.moments
     np.savez(
         buffer,
@@ -112,7 +113,7 @@ def save(reference: Reference, path: Path) -> None:
         scatter=moments.scatter,
         features=reference.features,
     )
-    files.write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def load(path: Path, identity: dict[str, Any]) -> Reference:
@@ -122,21 +123,34 @@ def load(path: Path, identity: dict[str, Any]) -> Reference:
       UserError: the file cannot be read, or was made of something else than `identity` says; every difference is named.
     """
     try:
-        with np.load(path, allow_pickle=False) as content:
-            found = json.loads(str(content["identity"]))
-            moments = Moments(int(content["count"]), content["mean"], content["scatter"])
-            reference = Reference(found, moments, content["features"])
-            width = moments.mean.size
-            shapes = [array.shape for array in (moments.mean, moments.scatter, reference.features[:1])]
-            if not isinstance(found, dict) or shapes != [(width,), (width, width), (1, width)]:
-                raise ValueError("it holds other arrays")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not a file of reference statistics, or is damaged ({error}).") from error
-    names = [name for name in identity if found.get(name) != identity[name]]
-    if names and names != ["source"]:  # the same images may lie in another folder
-        different = [f"  {name}: {found.get(name)!r} in the file, {identity[name]!r} now" for name in names]
+        reference = _read(path)
+    except files.Damaged as error:
+        raise UserError(f"{path} is not a file of reference statistics, or is damaged ({error.reason}).") from error
+    if different := _differences(reference, identity):
         raise UserError(
             f"{path} holds statistics of something else:\n" + "\n".join(different) + "\n"
             "Give the settings that it was made with, or another --reference."
         )
     return reference
+
+
+def _read(path: Path) -> Reference:
+    """Raises files.Missing or files.Damaged."""
+    with files.reading(path):
+        content = files.load_npz(path)
+        moments = Moments(int(content["count"]), content["mean"], content["scatter"])
+        reference = Reference(json.loads(str(content["identity"])), moments, content["features"])
+        width = moments.mean.size
+        shapes = [array.shape for array in (moments.mean, moments.scatter, reference.features[:1])]
+        if not isinstance(reference.identity, dict) or shapes != [(width,), (width, width), (1, width)]:
+            raise ValueError("it holds other arrays")
+    return reference
+
+
+def _differences(reference: Reference, identity: dict[str, Any]) -> list[str]:
+    """Lines; none if all that the numbers depend on is as `identity` says."""
+    found = reference.identity
+    names = [name for name in identity if found.get(name) != identity[name]]
+    if names == ["source"]:  # the same images may lie in another folder
+        return []
+    return [f"  {name}: {found.get(name)!r} in the file, {identity[name]!r} now" for name in names]

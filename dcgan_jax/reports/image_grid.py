@@ -21,7 +21,7 @@ def make_grid(images: np.ndarray, columns: int) -> np.ndarray:
 
 
 def grid(images: np.ndarray, columns: int = 8) -> Image.Image:
-    """Images uint8 [count, height, width, 1 or 3] as one picture, row by row; notebooks show it, `.save(file)` keeps it.
+    """Images uint8 [count, height, width, 1 or 3] row by row in one picture, which notebooks show and `.save` keeps.
 
     Raises:
       UserError: images have another dtype or shape, or there are none.

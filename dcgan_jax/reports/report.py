@@ -89,8 +89,8 @@ class Report:
         lines = [head, *rows]
         widths = {name: max(len(row[name]) for row in lines) for name in head}
         return "\n".join(
-            f"{row['what']:{widths['what']}}  {row['here']:>{widths['here']}}  {row['paper']:>{widths['paper']}}".rstrip()
-            for row in lines
+            "  ".join(f"{line[name]:{'<' if name == 'what' else '>'}{widths[name]}}" for name in head).rstrip()
+            for line in lines
         )
 
     def save(self, folder: str | Path, command: str = "") -> None:

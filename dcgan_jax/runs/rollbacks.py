@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from dcgan_jax.machine import files
-from dcgan_jax.machine.errors import UserError
 from dcgan_jax.runs import run_folder
 
 
@@ -17,10 +16,10 @@ def rollbacks(workdir: Path) -> list[dict[str, Any]]:
     """
     try:
         noted: list[dict[str, Any]] = files.read_json(run_folder.rollbacks_file(workdir), list)
-    except FileNotFoundError:
+    except files.Missing:
         return []
     if not all(isinstance(rollback, dict) and type(rollback.get("back_to", 0)) is int for rollback in noted):
-        raise UserError(f"{run_folder.rollbacks_file(workdir)} cannot be read: it holds something else than rollbacks.")
+        raise files.Damaged(run_folder.rollbacks_file(workdir), "it holds something else than rollbacks.")
     return noted
 
 

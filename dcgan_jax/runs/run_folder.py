@@ -197,7 +197,7 @@ def load_config(workdir: Path) -> ConfigDict:
     path = _config(workdir)
     try:
         content = files.read_json(path, dict)
-    except FileNotFoundError:
+    except files.Missing:
         raise UserError(
             f"{workdir} is not a run's folder: it has no config.json. Give the --workdir of a run."
         ) from None

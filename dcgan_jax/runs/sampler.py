@@ -1,4 +1,4 @@
-"""Draws images from a generator, whatever its weights: the newest checkpoint's, any other's, those of a run in training.
+"""Draws images from a generator, whatever its weights: those of any checkpoint, or of a run in training.
 
 Image i is a function of the weights and (seed, i): images are always drawn in batches of BATCH_SIZE, so that it does
 not depend on how many are asked for.
@@ -64,7 +64,7 @@ class Sampler:
         return self._generate(**variables, z=z, labels=labels)
 
     def noise(self, seed: int, first: int, count: int) -> jax.Array:
-        """Noise float32 [count, z_dim] of images first, first + 1, ...: each row is a function of (seed, its number)."""
+        """Noise float32 [count, z_dim] of images first, first + 1, ...: a row is a function of (seed, its number)."""
         return noise_of(self.generator, seed, first + jnp.arange(count))
 
     def labels(self, first: int, count: int, label: int | None = None) -> jax.Array | None:

@@ -168,9 +168,9 @@ def load(workdir: str | Path, step: int | str | None = None, norm: str = "runnin
 
     Args:
       workdir: its folder.
-      step: of the checkpoint; 'best', the one with the lowest distance to the data among those that were evaluated; None:
-        the newest.
-      norm: statistics of batch normalisation that images are drawn with: 'running', 'frozen' or 'batch', see sampler.py.
+      step: of the checkpoint; 'best', the one with the lowest distance to the data among those that were evaluated;
+        None, the newest.
+      norm: statistics of batch normalisation that images are drawn with, 'running', 'frozen' or 'batch': sampler.py.
 
     Raises:
       UserError: there is no run, or no such checkpoint, or it is damaged.
