@@ -25,6 +25,7 @@ from ml_collections import ConfigDict, config_flags
 
 from dcgan_jax import command_line
 from dcgan_jax.config import check_config, need_convolutions
+from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.mesh import make_mesh, replicate
 from dcgan_jax.nets import models
@@ -99,9 +100,10 @@ class _Parameters:
         if path is None:
             raise UserError(f"{self._paths[-1]} is the last file, but the config's network has more parameters.")
         try:
-            return np.load(path, mmap_mode="r", allow_pickle=False).astype(np.float32, casting="same_kind")
-        except Exception as error:  # NumPy's readers raise whatever a damaged file makes them trip over
-            raise UserError(f"{path} is not an array of numbers ({type(error).__name__}: {error}).") from error
+            with files.reading(path):
+                return files.load_npy(path, mapped=True).astype(np.float32, casting="same_kind")
+        except files.Damaged as error:
+            raise UserError(f"{path} is not an array of numbers ({error.reason}).") from error
 
     def finish(self, params: dict[str, Any], like: Tree) -> Tree:
         """Checks that all files were used and that every shape is the network's."""
