@@ -15,8 +15,8 @@ import jax
 from absl import app, flags, logging
 
 from dcgan_jax import machine
-from dcgan_jax.config import check_names, flatten, run_file
-from dcgan_jax.machine import files, processes
+from dcgan_jax.config import FIELDS, check_names, flatten, run_file
+from dcgan_jax.machine import console, files, preemption, processes
 from dcgan_jax.machine.errors import Interrupted, UserError
 
 
@@ -24,13 +24,15 @@ def run(work: Callable[[], None]) -> None:
     """Parses the flags that the caller defined, sets the process up, and calls `work`.
 
     A `UserError` is printed without a traceback and ends the process with status 2, and so do flags that are wrong, an
-    `OSError` and memory that does not suffice; Ctrl-C and SIGTERM end it with status 130 and 143 after all clean-up, an
-    `Interrupted` training run with its own. On several hosts, 76 (EX_PROTOCOL of sysexits.h, "remote error") says that
-    another process is gone.
+    `OSError` and memory that does not suffice. Ctrl-C, SIGTERM and SIGHUP (the terminal was closed) end it with status
+    130, 143 and 129 after all clean-up, an `Interrupted` training run with its own. On several hosts, 76 (EX_PROTOCOL
+    of sysexits.h, "remote error") says that another process is gone.
     """
 
     def main(argv: list[str]) -> None:
-        signal.signal(signal.SIGTERM, _exit_on_signal)
+        for signum in preemption.HANGUPS:  # nohup ignores SIGHUP, and so do we then
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                signal.signal(signum, _exit_on_signal)
         try:
             if len(argv) > 1:
                 raise UserError(f"unexpected arguments: {' '.join(argv[1:])}")
@@ -68,6 +70,7 @@ def run(work: Callable[[], None]) -> None:
         _fail(error)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no text
         sys.stdout.reconfigure(errors="backslashreplace")
+    console.guard()
     logging.set_verbosity(logging.WARNING)
     # `checkpoint` tells of saves that fail in a line; Orbax would add hundreds.
     logging.get_absl_logger().addFilter(lambda record: record.levelno < ERROR or "orbax" not in record.pathname)
@@ -104,6 +107,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
             overridden = [part for part in argv if re.match(r"--?(no)?config\.", part)]
             check_names([part.split("=")[0].split(".", 1)[1] for part in overridden], flatten(configs[-1]))
         return flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        is_field = "config" in flags.FLAGS and error.flagname in FIELDS
+        _fail(f"{error}. Did you mean --config.{error.flagname}?" if is_field else error)
     except (flags.Error, OSError, ValueError) as error:  # UserError is a ValueError; others are absl's own
         _fail(error)
 

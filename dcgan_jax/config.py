@@ -5,6 +5,7 @@ import json
 import math
 import os
 import runpy
+import sys
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class Field:
       type: of its values: int, float (which takes whole numbers too), bool, str, Widths, Stages, or tuple (of choices).
       low, below: the lowest number allowed, and the bound that a number must stay below.
       choices: the values allowed; of a tuple, those that it may hold. (): see the other attributes.
-      free: whether it may change when a run is resumed: it does not change what is computed, or only how long.
+      free: whether it may change when a run is resumed: it does not change what is computed, or only from then on.
       interval: whether it counts the steps between things that happen after a step.
       before: the value that stands for what versions without the field did; None: all versions have it.
     """
@@ -101,7 +102,7 @@ FIELDS: dict[str, Field] = {
     "on_nonfinite": Field(str, choices=("stop", "rollback"), free=True, before="stop"),
     "max_rollbacks": Field(int, 1, free=True, before=3),
     # Data
-    "data.source": Field(str),
+    "data.source": Field(str, free=True),  # data.json tells whether the images are the same
     "data.split": Field(str),
     "data.dir": Field(str, free=True),
     "data.cache_dir": Field(str, free=True),
@@ -144,8 +145,8 @@ FIELDS: dict[str, Field] = {
     "optimizer.b2": Field(float, 0, 1),
     "optimizer.eps": Field(float, 0),
     "optimizer.l2": Field(float, 0),
-    "optimizer.decay_begin": Field(int, 0, _MOST_STEPS),
-    "optimizer.decay_steps": Field(int, 0, _MOST_STEPS),
+    "optimizer.decay_begin": Field(int, 0, _MOST_STEPS, free=True),
+    "optimizer.decay_steps": Field(int, 0, _MOST_STEPS, free=True),
     "ema_decay": Field(float, 0, 1),
     # Evaluation during training
     "eval.num_samples": Field(int, FEWEST_SAMPLES, _MOST_STEPS, free=True, before=10_000),
@@ -186,6 +187,9 @@ def run_file(file: str | Path) -> ConfigDict:
     """What a config file's get_config() returns. Raises UserError if there is no such file, or it gives no config."""
     if not os.path.isfile(file):
         raise UserError(f"there is no config file {file}; the configs are in configs/.")
+    root = str(Path(__file__).parents[1])
+    if os.path.isfile(f"{root}/configs/default.py") and root not in sys.path:
+        sys.path.append(root)  # config files import configs/default.py, wherever the command is given
     try:
         module = runpy.run_path(str(file))
         config = module["get_config"]() if "get_config" in module else None
@@ -203,13 +207,26 @@ def run_file(file: str | Path) -> ConfigDict:
 def check_names(names: Iterable[str], known: Iterable[str]) -> None:
     """Raises UserError, with the nearest of the `known` fields, for each of the names that is not among them."""
     known = list(known)
-    lines = [
-        f"there is no field config.{name}; the nearest is config.{max(known, key=partial(_similarity, name))}."
-        for name in names
-        if name not in known
-    ]
+    lines = [f"there is no field config.{name}; {_hint(name, known)}." for name in names if name not in known]
     if lines:
         raise UserError("\n".join(lines))
+
+
+# What other programs call some of the fields.
+_OTHER_NAMES = {
+    "lr": "optimizer.generator_learning_rate and config.optimizer.discriminator_learning_rate",
+    "learning_rate": "optimizer.generator_learning_rate and config.optimizer.discriminator_learning_rate",
+    "optimizer": "optimizer.b1, with b2 and eps: Adam's settings; there is no other optimizer",
+    "epochs": "num_steps; an epoch is as many steps as there are images over config.batch_size",
+    "dataset": "data.source",
+    "data_dir": "data.source",
+}
+
+
+def _hint(name: str, known: list[str]) -> str:
+    if meant := _OTHER_NAMES.get(name.split(".")[-1]):
+        return f"it may be config.{meant}"
+    return f"the nearest is config.{max(known, key=partial(_similarity, name))}"
 
 
 def _similarity(name: str, field: str) -> float:
@@ -230,6 +247,11 @@ def check_config(config: ConfigDict) -> None:
         _check_features(f"config.model.{player}.hidden", hidden, config.model.width)
         _check_features(f"config.model.{player}.stages", (maps for maps, _ in stages), config.model.width)
         _check_image_size(f"config.model.{player}.stages", stages, config.data.image_size)
+    if config.batch_size == 1 and config.model.norm != "none":
+        raise UserError(
+            "config.batch_size is 1, but batch normalisation makes all batches of one image the same: give 2 or more, "
+            "or --config.model.norm=none."
+        )
     for name in STEP_INTERVALS:
         if config.steps_per_call > 1 and config[name] % config.steps_per_call:
             raise UserError(
@@ -247,7 +269,8 @@ def check_config(config: ConfigDict) -> None:
     if decay.decay_steps and config.num_steps > decay.decay_begin + decay.decay_steps:
         raise UserError(
             f"config.num_steps is {config.num_steps}, but the learning rates are zero from step "
-            f"{decay.decay_begin + decay.decay_steps} on: change config.optimizer.decay_begin or decay_steps with it."
+            f"{decay.decay_begin + decay.decay_steps} on: give config.optimizer.decay_begin or decay_steps another "
+            "value as well; a run that is resumed may change them."
         )
 
 

@@ -2,8 +2,9 @@
 
     python -m dcgan_jax.sample --workdir=runs/faces --num=1000 --out=faces_samples --seed=1
 
-writes exactly N PNG files (or one samples.npz) and a sheet of the first of them. Image i depends on (seed, i) only: the
-same seed gives the same files whatever N is.
+writes exactly N PNG files (or one samples.npz) into the folder, and beside it faces_samples_sheet.png with the first of
+them: tools that read folders of images then find samples only. Image i depends on (seed, i) only: the same seed gives
+the same files whatever N is.
 
 --norm chooses the statistics of batch normalisation, see runs/sampler.py. The Python API does the same:
 `dcgan_jax.load("runs/faces").sample(1000, seed=1)`.
@@ -24,7 +25,7 @@ from dcgan_jax.runs import run_flags, sampler, trained
 
 
 def write_pngs(out: Path, batches: Iterable[np.ndarray]) -> None:
-    """out/000000.png, 000001.png, ... and sheet.png of the first 100."""
+    """out/000000.png, 000001.png, ... and the sheet of the first 100."""
     first: list[np.ndarray] = []
     count = 0
     for batch in batches:
@@ -32,16 +33,22 @@ def write_pngs(out: Path, batches: Iterable[np.ndarray]) -> None:
             image_grid.save_png(out / f"{count:06d}.png", image)
             count += 1
         first.extend(batch[: 100 - len(first)])
-    image_grid.save_png(out / "sheet.png", image_grid.make_grid(np.stack(first), 10))
+    image_grid.save_png(sheet_path(out), image_grid.make_grid(np.stack(first), 10))
 
 
 def write_npz(out: Path, batches: Iterable[np.ndarray]) -> None:
-    """out/samples.npz with 'images' uint8 [num, height, width, channels], and sheet.png of the first 100."""
+    """out/samples.npz with 'images' uint8 [num, height, width, channels], and the sheet of the first 100."""
     images = np.concatenate(list(batches))
     temporary = out / ".samples.npz"
     np.savez(temporary, images=images)
     temporary.rename(out / "samples.npz")
-    image_grid.save_png(out / "sheet.png", image_grid.make_grid(images[:100], 10))
+    image_grid.save_png(sheet_path(out), image_grid.make_grid(images[:100], 10))
+
+
+def sheet_path(out: Path) -> Path:
+    """Where the sheet of the samples in the folder `out` is: beside it, out_sheet.png."""
+    out = out.absolute()
+    return out.with_name(f"{out.name}_sheet.png")
 
 
 def _progress(batches: Iterable[np.ndarray], bar: tqdm) -> Iterator[np.ndarray]:
@@ -60,7 +67,7 @@ def main() -> None:
     batches = run.sampler.batches(run.state, _NUM.value, _SEED.value, _LABEL.value)
     with tqdm(total=_NUM.value, unit="image", disable=None) as bar:
         (write_npz if _FORMAT.value == "npz" else write_pngs)(out, _progress(batches, bar))
-    print(f"{_NUM.value} images and sheet.png in {out}")
+    print(f"{_NUM.value} images in {out}, the first of them on {sheet_path(out)}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What is trained: both networks with their optimizers and loss, and the state that a checkpoint holds."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -116,6 +117,6 @@ def create_state(gan: Gan) -> GANState:
     return GANState(step=jnp.zeros((), jnp.int32), generator=g, discriminator=d, ema=ema)
 
 
-def _fresh(variables: dict[str, Tree], optimizer: optax.GradientTransformation) -> Player:
+def _fresh(variables: Mapping[str, Tree], optimizer: optax.GradientTransformation) -> Player:
     params = variables["params"]
     return Player(params=params, batch_stats=variables.get("batch_stats", {}), opt_state=optimizer.init(params))

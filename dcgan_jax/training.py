@@ -17,7 +17,7 @@ from dcgan_jax.datasets import opening
 from dcgan_jax.datasets.batches import Batches, check_dataset, check_labels
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine import allocator, preemption, processes
-from dcgan_jax.machine.errors import Interrupted
+from dcgan_jax.machine.errors import Interrupted, UserError
 from dcgan_jax.machine.mesh import make_mesh, on_first_device, replicated
 from dcgan_jax.metrics import measures
 from dcgan_jax.runs import checkpoint, rollbacks, run_folder
@@ -54,12 +54,14 @@ def train(config: ConfigDict, workdir: str | Path) -> Run:
     workdir = Path(workdir).expanduser()
     check_config(config)
     mesh = make_mesh(config.batch_size)
+    _check_local_batch(config, mesh)
     processes.check_same(_shared_settings(config), "configuration", "Give all of them the same command.")
     gan = build_gan(config)
     run_folder.check(workdir, config)
     with run_folder.lock(workdir) if processes.is_first() else contextlib.nullcontext():
         dataset, evaluate = open_data(config, gan)
         if processes.is_first():
+            _report_changes(workdir, config)
             run_folder.record(workdir, config, dataset.meta)
         start = Start(config, workdir, gan, mesh, dataset, Batches(config, dataset, mesh), evaluate)
         with preemption.stop_requests() as stop_requested:
@@ -147,6 +149,23 @@ def open_data(config: ConfigDict, gan: Gan) -> tuple[ImageDataset, Evaluate | No
     return dataset, evaluate
 
 
+def _report_changes(workdir: Path, config: ConfigDict) -> None:
+    """Says with which other settings a run is resumed."""
+    if run_folder.latest_step(workdir) is not None:
+        for name, (before, now) in run_folder.changes(workdir, config).items():
+            print(f"changed  config.{name}: {before!r} before, {now!r} from now on")
+
+
+def _check_local_batch(config: ConfigDict, mesh: Mesh) -> None:
+    """Raises UserError if a device normalises a single image by itself: all images are then the same."""
+    local = config.model.norm != "none" and not config.model.cross_replica_norm
+    if local and config.batch_size == mesh.size:
+        raise UserError(
+            f"config.batch_size {config.batch_size} leaves one image for each of the {mesh.size} devices, and without "
+            "config.model.cross_replica_norm each normalises its own: give a larger batch_size."
+        )
+
+
 def _newest_checkpoint(workdir: Path) -> int | None:
     """Step of the newest intact one, None if there is none; damaged ones are moved aside."""
     return processes.from_first_process(lambda: checkpoint.newest_intact(workdir, print, set_aside=True))
@@ -184,5 +203,17 @@ def overview(config: ConfigDict, state: GANState, dataset: ImageDataset, workdir
             f"memory   {allocator.description()}",
             f"workdir  {workdir}",
             f"running  {steps}",
+            *_notes(config),
         ]
     )
+
+
+def _notes(config: ConfigDict) -> list[str]:
+    """What of the config has no effect in a run of this length."""
+    decay = config.optimizer
+    if decay.decay_steps and decay.decay_begin >= config.num_steps:
+        return [
+            f"note     the learning rates do not decay: config.optimizer.decay_begin is {decay.decay_begin}, "
+            f"config.num_steps {config.num_steps}"
+        ]
+    return []

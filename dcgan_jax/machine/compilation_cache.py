@@ -10,5 +10,5 @@ def use() -> None:
 
     A folder that is set already, by JAX_COMPILATION_CACHE_DIR or by jax.config, stays.
     """
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))

@@ -3,6 +3,7 @@
 All are warnings: training goes on, and may recover. The limits are this project's own; the paper gives none.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -67,10 +68,12 @@ def diversity(samples: np.ndarray, data: np.ndarray) -> float:
       samples, data: uint8 [count, height, width, channels]; the counts may differ, the smaller one counts.
 
     Returns:
-      The ratio of the mean distances to the nearest other image, Euclidean, on averages of pixels.
+      The ratio of the mean distances to the nearest other image, Euclidean, on averages of pixels; nan where the data
+      has no two different images to compare with.
     """
     count = min(len(samples), len(data))
-    return _mean_nearest(samples[:count]) / max(_mean_nearest(data[:count]), 1e-6)
+    apart = _mean_nearest(data[:count]) if count > 1 else 0.0
+    return _mean_nearest(samples[:count]) / apart if apart > 0 else math.nan
 
 
 def _mean_nearest(images: np.ndarray) -> float:

@@ -29,6 +29,8 @@ from dcgan_jax.runs.sampler import Sampler
 from dcgan_jax.train_state import GANState
 from dcgan_jax.train_step import Metrics
 
+# TensorBoard gets every tenth sheet: its files would otherwise grow as fast as samples/, which has them all.
+_SHEETS_PER_EVENT = 10
 # Calls that may be under way on the device before the host waits: enough to keep it busy, few enough to stop quickly.
 _CALLS_IN_FLIGHT = 2
 
@@ -109,6 +111,7 @@ class Recorder:
         if first:
             jax.block_until_ready(metrics)
             self._log.text(f"first step done after {self._clock.restart():.1f} s of compiling")
+            self._clock.begin()
         else:
             self._clock.steps += step - self._done
         self._done = step
@@ -144,11 +147,11 @@ class Recorder:
     def _write_metrics(self, step: int, metrics: Metrics, extra: dict[str, float], state: GANState) -> None:
         values = self._check_finite(step, metrics, state) | extra
         alarms, warnings = self._alarms.watch(values)
-        steps_per_second = self._clock.rate()
+        steps_per_second, overall = self._clock.rate()
         seconds_left = math.nan
         if steps_per_second:  # unknown at the first step, which compiles
             values["images_per_second"] = round(steps_per_second * self._config.batch_size, 2)
-            seconds_left = (self._config.num_steps - step) / steps_per_second
+            seconds_left = (self._config.num_steps - step) / overall
         self._log.scalars(step, values | alarms, seconds_left)
         for warning in warnings:
             self._log.text(f"warning: step {step}: {warning}")
@@ -179,7 +182,7 @@ class Recorder:
     def _write_sheet(self, step: int, state: GANState) -> dict[str, float]:
         if not processes.is_first():
             return {}
-        z, labels, columns = self._sheet_inputs
+        config, (z, labels, columns) = self._config, self._sheet_inputs
         variables = self._sampler.variables(on_first_device(state))
         images = np.asarray(self._sampler.generate(variables, z, labels))
         sheet = image_grid.make_grid(images, columns)
@@ -187,7 +190,8 @@ class Recorder:
             image_grid.save_png(run_folder.sample_sheet(self._workdir, step), sheet)
         except OSError as error:
             self._log.text(f"warning: the sheet of step {step} could not be written ({error.strerror}).")
-        self._log.image(step, "samples", np.asarray(sheet))
+        if step == config.num_steps or is_due(step, _SHEETS_PER_EVENT * config.sample_every):
+            self._log.image(step, "samples", np.asarray(sheet))
         return {"diversity": round(diversity(images, self._real), 4)}
 
 
@@ -196,11 +200,12 @@ def _all_finite(state: GANState) -> jax.Array:
 
 
 class Clock:
-    """Speed of the steps alone: time in sheets and checkpoints does not count."""
+    """Speed of the steps alone, without sheets, checkpoints and evaluations; and of all together."""
 
     def __init__(self) -> None:
-        self.steps = 0
+        self.steps = 0  # since the last restart
         self._start = time.monotonic()
+        self._overall_steps, self._overall_start = 0, self._start
 
     def restart(self) -> float:
         """Seconds since the last restart."""
@@ -208,10 +213,16 @@ class Clock:
         elapsed, self._start, self.steps = now - self._start, now, 0
         return elapsed
 
-    def rate(self) -> float:
-        """Steps per second since the last call; 0 if there were none."""
+    def rate(self) -> tuple[float, float]:
+        """Steps per second since the last call, without pauses; and since the first restart, with them. 0: no steps."""
         steps, elapsed = self.steps, self.restart()
-        return steps / elapsed if elapsed > 0 else 0.0
+        self._overall_steps += steps
+        overall = time.monotonic() - self._overall_start
+        return steps / elapsed if elapsed > 0 else 0.0, self._overall_steps / overall if overall > 0 else 0.0
+
+    def begin(self) -> None:
+        """What was before, compiling, does not count."""
+        self._overall_steps, self._overall_start = 0, time.monotonic()
 
     @contextlib.contextmanager
     def paused(self, metrics: Metrics) -> Iterator[None]:

@@ -76,13 +76,13 @@ def check(workdir: Path, config: ConfigDict) -> None:
     step = latest_step(workdir)
     if step is None:
         return
-    before, now = flatten(load_config(workdir)), flatten(config)
-    free = {name for name, field in FIELDS.items() if field.free}
-    missing = "(no such field)"
+    fixed = {name for name in FIELDS if not FIELDS[name].free}
+    if not _holds_checksum(workdir):
+        fixed.add("data.source")  # nothing else says which images the run has seen
     different = [
-        f"  {name}: {before.get(name, missing)!r} in the folder, {now.get(name, missing)!r} now"
-        for name in sorted(before.keys() | now.keys())
-        if name not in free and before.get(name, missing) != now.get(name, missing)
+        f"  {name}: {before!r} in the folder, {now!r} now"
+        for name, (before, now) in changes(workdir, config).items()
+        if name in fixed or name not in FIELDS
     ]
     if different:
         raise UserError(
@@ -94,6 +94,22 @@ def check(workdir: Path, config: ConfigDict) -> None:
             f"the run in {workdir} is at step {step} already, past config.num_steps {config.num_steps}: "
             "raise --config.num_steps to train on."
         )
+
+
+def changes(workdir: Path, config: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """Fields that differ between the config of the run in the folder and `config`: (value in the folder, value now)."""
+    before, now = flatten(load_config(workdir)), flatten(config)
+    missing = "(no such field)"
+    both = {name: (before.get(name, missing), now.get(name, missing)) for name in sorted(before.keys() | now.keys())}
+    return {name: values for name, values in both.items() if values[0] != values[1]}
+
+
+def _holds_checksum(workdir: Path) -> bool:
+    """Whether data.json has the checksum of the images that the run has seen."""
+    try:
+        return "sha256" in files.read_json(_data(workdir), dict)
+    except files.Missing:
+        return False
 
 
 @contextlib.contextmanager
@@ -149,7 +165,7 @@ def check_data(workdir: Path, data: dict[str, Any]) -> None:
         then = f"{count:,}" if isinstance(count, int) else "other"
         raise UserError(
             f"the images of {data['source']} are not those that the run in {workdir} began with: "
-            f"{then} images then, {data['count']:,} now, with other pixels or labels. "
+            f"{then} images then, {data['count']:,} now, with other pixels or labels, or in another order. "
             "Restore them, or choose another --workdir."
         )
 

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -47,13 +48,14 @@ class RunLog:
             sys.stdout.flush()
 
     def scalars(self, step: int, values: dict[str, float], seconds_left: float) -> None:
-        """A line of metrics.jsonl, a console line, TensorBoard scalars."""
+        """A line of metrics.jsonl, a console line, TensorBoard scalars. Values that are not finite are left out."""
         if not self._active:
             return
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
         self._unwritten.append(json.dumps({"step": step, **values}) + "\n")
         self._write_lines()
         speed = ""
-        if "images_per_second" in values:
+        if "images_per_second" in values and math.isfinite(seconds_left):
             speed = f"  {values['images_per_second']:.0f} images/s  {format_duration(seconds_left)} left"
         self.text(
             f"step {step:>{len(str(self._num_steps))}}/{self._num_steps}"
