@@ -32,6 +32,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update_golden", action="store_true", help="rewrite tests/golden (not with -n)")
+
+
 @pytest.fixture(autouse=True)
 def no_process_is_left() -> Iterator[None]:
     """What a failed test has started ends with it."""
