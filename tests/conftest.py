@@ -36,6 +36,10 @@ from dcgan_jax import machine  # noqa: E402  # reads the environment
 machine.set_up()  # as every command does, before JAX is used
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update_golden", action="store_true", help="rewrite tests/golden (not with -n)")
+
+
 @pytest.fixture(autouse=True)
 def no_process_is_left() -> Iterator[None]:
     """What a failed test has started ends with it."""

@@ -64,6 +64,11 @@ def mesh(devices: int = 1) -> jax.sharding.Mesh:
     return jax.make_mesh((devices,), (AXIS,), axis_types=axis_types, devices=jax.devices()[:devices])
 
 
+def abstract_state(config: ConfigDict) -> GANState:
+    """Shapes and dtypes of the state, without computing anything."""
+    return jax.eval_shape(partial(create_state, config, *models.build_models(config)))
+
+
 def fresh_state(config: ConfigDict) -> GANState:
     return jax.jit(partial(create_state, build_gan(config)))()
 
