@@ -68,3 +68,11 @@ def test_copies_have_no_diversity_and_other_images_have_all() -> None:
     images = tiny.images(64, 28)
     assert diversity(np.repeat(images[:8], 8, axis=0), images) == 0
     assert diversity(tiny.images(64, 28, seed=1), images) == pytest.approx(1, abs=0.1)
+
+
+def test_diversity_needs_images_that_differ() -> None:
+    """One image, or twenty that are the same, say nothing about how far apart samples should be."""
+    samples = tiny.images(20)
+    assert math.isnan(diversity(samples, tiny.images(1)))
+    assert math.isnan(diversity(samples, tiny.images(1).repeat(20, 0)))
+    assert diversity(tiny.images(1).repeat(20, 0), samples) == 0

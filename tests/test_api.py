@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -76,7 +77,7 @@ def test_discriminate_gives_logits_and_every_activation(run: Run) -> None:
     }
     network = models.build_discriminator(run.config)
     variables = run.state.discriminator.variables
-    expected, _ = network.apply(variables, pixels.to_network(images, "tanh"), train=False)  # type: ignore[misc]
+    expected, _ = network.apply(variables, pixels.to_network(jnp.asarray(images), "tanh"), train=False)  # type: ignore[misc]
     np.testing.assert_allclose(logits, np.asarray(expected), atol=1e-6)
 
 

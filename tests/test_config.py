@@ -1,5 +1,6 @@
 """Values that cannot work are named before anything else happens."""
 
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from configs import default
-from dcgan_jax.config import FIELDS, check_config, flatten, load_config
+from dcgan_jax.config import FIELDS, check_config, check_names, flatten, load_config
 from dcgan_jax.machine.errors import UserError
 from tests import tiny
 
@@ -164,3 +165,17 @@ def test_config_files_that_cannot_be_loaded(content: str | None, message: str, t
         (tmp_path / "mine.py").write_text(content)
     with pytest.raises(UserError, match=message):
         load_config(tmp_path / "mine.py", {"seed": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("optimizer.lr", "config.optimizer.generator_learning_rate and config.optimizer.discriminator_learning_rate"),
+        ("optimizer", "config.optimizer.b1, with b2 and eps"),
+        ("epochs", "config.num_steps"),
+        ("data.image_sise", "the nearest is config.data.image_size"),
+    ],
+)
+def test_hints_for_names_of_other_programs(name: str, hint: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"there is no field config.{name}; ") + ".*" + re.escape(hint)):
+        check_names([name], FIELDS)

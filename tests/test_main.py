@@ -1,6 +1,8 @@
 """The command line as a user meets it: exit status and message, no traceback."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dcgan_jax.runs import run_folder
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -87,8 +90,44 @@ def test_train_sample_and_tensorboard(tmp_path: Path) -> None:
         "000000.png",
         "000001.png",
         "000002.png",
-        "sheet.png",
     ]
     result = run(f"--workdir={workdir}", f"--out={tmp_path}/out", "--label=1", module="sample")
     assert result.returncode == 2
     assert "--label=1 is not one of the run's classes (none: the network is unconditional)" in result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has this disk that is always full")
+def test_a_log_on_a_full_disk_does_not_end_the_run(tmp_path: Path) -> None:
+    source = tiny.image_folder(tmp_path / "images", count=8)
+    command = [*TINY, f"--workdir={tmp_path}/run", f"--config.data.source={source}", "--config.num_steps=3"]
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(
+            [sys.executable, "-m", "dcgan_jax.main", *command], stdout=full, stderr=subprocess.PIPE, text=True,
+            cwd=Path(__file__).parents[1], timeout=300,
+        )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert "warning: stdout cannot be written (No space left on device); its lines are dropped." in process.stderr
+    assert [row["step"] for row in run_folder.read_metrics(tmp_path / "run")][-1] == 3
+    assert run_folder.latest_step(tmp_path / "run") == 3
+
+
+def test_a_flag_that_is_a_field(tmp_path: Path) -> None:
+    result = run("--config=configs/faces.py", f"--workdir={tmp_path}", "--batch_size=16")
+    assert result.returncode == 2
+    assert "Unknown command line flag 'batch_size'. Did you mean --config.batch_size?" in result.stderr
+
+
+def test_a_config_outside_the_repository(tmp_path: Path) -> None:
+    """It imports configs/default.py, and the command is given elsewhere."""
+    shutil.copy(Path(__file__).parents[1] / "configs" / "faces.py", tmp_path / "mine.py")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    program = "import dcgan_jax; print(dcgan_jax.load_config('mine.py').batch_size)"
+    process = subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        timeout=120,
+    )
+    assert process.returncode == 0 and process.stdout.strip() == "128", process.stderr

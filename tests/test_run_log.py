@@ -1,6 +1,8 @@
 """metrics.jsonl on a disk that is full for a while."""
 
 import errno
+import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -55,3 +57,13 @@ def test_sync_puts_the_lines_on_the_disk(tmp_path: Path, monkeypatch: pytest.Mon
     log.sync()
     log.close()
     assert synced == [run_folder.metrics(tmp_path).stat().st_ino]
+
+
+def test_every_line_is_json_for_every_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NaN is no JSON: a value that could not be measured is left out."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    log = run_log.RunLog(tmp_path, 0, 10)
+    log.scalars(1, {**VALUES, "diversity": math.nan, "images_per_second": 5.0}, math.nan)
+    log.close()
+    (line,) = run_folder.metrics(tmp_path).read_text().splitlines()
+    assert json.loads(line, parse_constant=pytest.fail) == {"step": 1, **VALUES, "images_per_second": 5.0}

@@ -86,7 +86,7 @@ def test_files(tmp_path: Path) -> None:
     sample.write_npz(tmp_path / "npz", iter([images[:3], images[3:]]))
     with np.load(tmp_path / "npz" / "samples.npz") as file:
         np.testing.assert_array_equal(file["images"], images)
-    with Image.open(tmp_path / "npz" / "sheet.png") as sheet:
+    with Image.open(tmp_path / "npz_sheet.png") as sheet:
         assert sheet.size == (80, 8)
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from dcgan_jax import training
 from dcgan_jax.datasets import opening
 from dcgan_jax.datasets.image_dataset import ImageDataset
+from dcgan_jax.machine import preemption
 from dcgan_jax.machine.errors import Interrupted, UserError
 from dcgan_jax.metrics import nearest
 from dcgan_jax.runs import checkpoint, recorder, run_folder, run_log, trained
@@ -156,7 +157,7 @@ def test_running_a_finished_run_again_changes_nothing(straight: tuple[Path, GANS
     assert contents() == before
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_save_and_the_same_command_goes_on(
     straight: tuple[Path, GANState],
     source: str,
@@ -176,10 +177,88 @@ def test_signals_save_and_the_same_command_goes_on(
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="step 4 is saved") as interruption:
         patch.setattr(recorder.Recorder, "after_call", stop_at_step_4)
         training.train(config, tmp_path)
-    assert interruption.value.exit_status == {signal.SIGINT: 130, signal.SIGTERM: 75}[signum]
+    assert interruption.value.exit_status == {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGHUP: 129}[signum]
     assert signal.getsignal(signum) is handler
     assert_equal(training.train(config, tmp_path).state, straight[1])
     assert lines(tmp_path) == lines(straight[0])
+
+
+def test_a_signal_that_is_ignored_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `nohup` has it: the terminal may be closed, and the run does not end."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with preemption.stop_requests() as stop_requested:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop_requested() is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_stop_request_is_answered_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with preemption.stop_requests() as stop_requested:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop_requested() == signal.SIGINT
+    assert capsys.readouterr().err == "SIGINT: stopping after this step and a save; once more stops at once.\n"
+
+
+def test_images_may_move_but_not_change(
+    straight: tuple[Path, GANState], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The checksum decides whether a run is resumed, not the folder's name."""
+    here, there, run = tmp_path / "here", tmp_path / "there", tmp_path / "run"
+    source = tiny.image_folder(here, 20)
+    training.train(run_config(source, {"num_steps": 3}), run)
+    here.rename(there)
+    state = training.train(run_config(f"folder:{there}/", {"num_steps": 7}), run).state
+    assert_equal(state, straight[1])
+    assert f"config.data.source: '{source}' before, 'folder:{there}/' from now on" in capsys.readouterr().out
+    assert run_folder.load_config(run).data.source == f"folder:{there}/"
+
+    others = tiny.image_folder(tmp_path / "others", 21)
+    with pytest.raises(UserError, match="20 images then, 21 now, with other pixels or labels, or in another order"):
+        training.train(run_config(others, {"num_steps": 9}), run)
+    (run / "data.json").unlink()  # nothing is left that says which images the run has seen
+    with pytest.raises(UserError, match=r"another config:\n  data\.source"):
+        training.train(run_config(others, {"num_steps": 9}), run)
+
+
+def test_a_run_with_decay_is_extended(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    decay = {"optimizer.decay_begin": 1, "optimizer.decay_steps": 2}
+    training.train(run_config(source, {"num_steps": 3, **decay}), tmp_path)
+    with pytest.raises(UserError, match=r"zero from step 3 on.*a run that is resumed may change them"):
+        training.train(run_config(source, {"num_steps": 5, **decay}), tmp_path)
+    run = training.train(run_config(source, {"num_steps": 5, **decay, "optimizer.decay_steps": 4}), tmp_path)
+    assert run.step == 5
+    assert "changed  config.optimizer.decay_steps: 2 before, 4 from now on" in capsys.readouterr().out
+
+
+def test_a_decay_that_never_begins_is_noted(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    decay = {"optimizer.decay_begin": 9, "optimizer.decay_steps": 2}
+    training.train(run_config(source, {"num_steps": 1, **decay}), tmp_path)
+    assert "the learning rates do not decay: config.optimizer.decay_begin is 9" in capsys.readouterr().out
+
+
+def test_an_image_a_device_cannot_be_normalised(source: str, tmp_path: Path) -> None:
+    """All images would be the same, and the generator without a gradient."""
+    with pytest.raises(UserError, match=r"config.batch_size is 1, but batch normalisation"):
+        training.train(run_config(source, {"batch_size": 1}), tmp_path)
+    local = {"batch_size": 4, "model.cross_replica_norm": False}
+    with pytest.raises(UserError, match="leaves one image for each of the 4 devices"):
+        training.train(run_config(source, local), tmp_path)
+
+
+def test_the_time_left_counts_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten steps of a second, and a pause of ten: 1 step/s, and 0.5 steps/s in all."""
+    now = [0.0]
+    monkeypatch.setattr(recorder.time, "monotonic", lambda: now[0])
+    clock = recorder.Clock()
+    clock.begin()
+    clock.steps, now[0] = 10, 10.0
+    with clock.paused({}):
+        now[0] = 20.0
+    assert clock.rate() == (1.0, 0.5)
+    clock.steps, now[0] = 10, 30.0
+    assert clock.rate()[1] == pytest.approx(20 / 30)
 
 
 def test_metrics_that_are_computed_again_are_not_written_twice(

@@ -66,7 +66,7 @@ def mesh(devices: int = 1) -> jax.sharding.Mesh:
 
 def abstract_state(config: ConfigDict) -> GANState:
     """Shapes and dtypes of the state, without computing anything."""
-    return jax.eval_shape(partial(create_state, config, *models.build_models(config)))
+    return jax.eval_shape(partial(create_state, build_gan(config)))
 
 
 def fresh_state(config: ConfigDict) -> GANState:
