@@ -102,13 +102,13 @@ def fit(
 
 @jax.jit
 def _scores(x: jax.Array, weights: jax.Array, intercept: jax.Array) -> jax.Array:
-    return x @ weights + intercept
+    return x @ weights + intercept[None]
 
 
 @jax.jit
 def _objective(x: jax.Array, targets: jax.Array, weights: jax.Array, c: float) -> tuple[jax.Array, ...]:
     """Value [classes], gradient [features + 1, classes], and 1 for examples inside the margin [examples, classes]."""
-    miss = 1.0 - targets * (x @ weights[:-1] + weights[-1])
+    miss = 1.0 - targets * (x @ weights[:-1] + weights[-1:])
     active = (miss > 0).astype(x.dtype)
     value = 0.5 * jnp.square(weights).sum(0) + c * (active * jnp.square(miss)).sum(0)
     pull = -2.0 * c * active * targets * miss
@@ -120,7 +120,7 @@ def _newton_step(x: jax.Array, active: jax.Array, slope: jax.Array, c: float) ->
     """Approximate solution of Hessian step = -slope, by conjugate gradients for every class side by side."""
 
     def product(v: jax.Array) -> jax.Array:
-        return v + _transposed(x, 2.0 * c * active * (x @ v[:-1] + v[-1]))
+        return v + _transposed(x, 2.0 * c * active * (x @ v[:-1] + v[-1:]))
 
     goal = _FORCING * jnp.linalg.norm(slope, axis=0)
 
@@ -134,10 +134,10 @@ def _newton_step(x: jax.Array, active: jax.Array, slope: jax.Array, c: float) ->
         curvature = (direction * along).sum(0)
         done = jnp.sqrt(square) <= goal  # that class waits for the others
         length = jnp.where(done, 0.0, square / jnp.where(curvature > 0, curvature, 1.0))
-        step, residual = step + length * direction, residual - length * along
+        step, residual = step + length[None] * direction, residual - length[None] * along
         next_square = jnp.square(residual).sum(0)
         ratio = jnp.where(done, 0.0, next_square / jnp.where(square > 0, square, 1.0))
-        direction = jnp.where(done, direction, residual + ratio * direction)
+        direction = jnp.where(done, direction, residual + ratio[None] * direction)
         return i + 1, step, residual, direction, jnp.where(done, square, next_square)
 
     start = (jnp.int32(0), jnp.zeros_like(slope), -slope, -slope, jnp.square(slope).sum(0))
@@ -155,12 +155,12 @@ def _line_search(
     c: float,
 ) -> jax.Array:
     """weights + length * step, the length of each class halved until the value falls enough [Armijo]."""
-    before, change = x @ weights[:-1] + weights[-1], x @ step[:-1] + step[-1]
+    before, change = x @ weights[:-1] + weights[-1:], x @ step[:-1] + step[-1:]
     descent = (slope * step).sum(0)
 
     def fell(length: jax.Array) -> jax.Array:
-        miss = jnp.maximum(0.0, 1.0 - targets * (before + length * change))
-        reached = 0.5 * jnp.square(weights + length * step).sum(0) + c * jnp.square(miss).sum(0)
+        miss = jnp.maximum(0.0, 1.0 - targets * (before + length[None] * change))
+        reached = 0.5 * jnp.square(weights + length[None] * step).sum(0) + c * jnp.square(miss).sum(0)
         return reached <= value + 1e-4 * length * descent
 
     def halve(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -169,7 +169,7 @@ def _line_search(
 
     start = (jnp.int32(0), jnp.ones_like(value))
     _, length = lax.while_loop(lambda s: (s[0] < _MOST_HALVINGS) & ~jnp.all(fell(s[1])), halve, start)
-    return jnp.where(fell(length), weights + length * step, weights)
+    return jnp.where(fell(length), weights + length[None] * step, weights)
 
 
 def _transposed(x: jax.Array, pull: jax.Array) -> jax.Array:

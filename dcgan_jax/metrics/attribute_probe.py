@@ -267,7 +267,7 @@ def _make_predict(targets: tuple[Target, ...], side: int) -> Any:
 
     @jax.jit
     def predict(variables: Tree, images: jax.Array) -> dict[str, jax.Array]:
-        outputs: Any = network.apply(variables, images / 127.5 - 1.0, train=False)
+        outputs: Any = network.apply(variables, images.astype(jnp.float32) / 127.5 - 1.0, train=False)
         result = {_FEATURES: outputs[_FEATURES]}
         for target in targets:
             output = outputs[target.name]
@@ -382,7 +382,7 @@ def _make_step(network: _Network, targets: tuple[Target, ...], optimizer: optax.
     @jax.jit
     def step(state: Tree, i: jax.Array, images: jax.Array, batch: Tree) -> Tree:
         params, batch_stats, opt_state = state
-        images = _augment(rng.stream(0, "probe_augment", i), images / 127.5 - 1.0)
+        images = _augment(rng.stream(0, "probe_augment", i), images.astype(jnp.float32) / 127.5 - 1.0)
         (_, batch_stats), gradient = jax.value_and_grad(losses, has_aux=True)(params, batch_stats, images, batch)
         update, opt_state = optimizer.update(gradient, opt_state, params)
         return optax.apply_updates(params, update), batch_stats, opt_state

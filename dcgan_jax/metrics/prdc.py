@@ -104,7 +104,7 @@ def _squared_distances(a: jax.Array, b: jax.Array, a_count: int, b_count: int) -
         jnp.where(jnp.arange(len(rows)) < count, jnp.square(rows).sum(1), jnp.inf)
         for rows, count in ((a, a_count), (b, b_count))
     )
-    squares = a_squares[:, None] + b_squares
+    squares = a_squares[:, None] + b_squares[None]
     return squares - 2.0 * jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST), squares
 
 
@@ -124,4 +124,4 @@ def _within(
     distances, squares = _squared_distances(real, fake, real_count, fake_count)
     distances = distances + _ROUNDING * squares
     within_real = distances < real_radii[:, None]
-    return within_real.sum(0), within_real.any(1), (distances < fake_radii).any(1)
+    return within_real.sum(0), within_real.any(1), (distances < fake_radii[None]).any(1)

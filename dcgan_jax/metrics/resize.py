@@ -77,7 +77,7 @@ def _bilinear(images: jax.Array, y: np.ndarray, x: np.ndarray) -> jax.Array:
     for axis, places in ((2, x), (1, y)):
         below = np.minimum(places.astype(np.int32), images.shape[axis] - 1)
         above = np.minimum(below + 1, images.shape[axis] - 1)
-        weights = (places - below).reshape(-1, *[1] * (3 - axis))
+        weights = (places - below).reshape(*[1] * axis, -1, *[1] * (3 - axis))
         lower = jnp.take(images, below, axis)
         images = lower + (jnp.take(images, above, axis) - lower) * weights
     return images
