@@ -1,4 +1,4 @@
-"""What every entry point shares: process-wide settings, flags, and how errors are told."""
+"""What every entry point shares: process-wide settings, flags, and how errors are shown."""
 
 import io
 import os

@@ -215,7 +215,7 @@ def test_a_save_that_fails_is_a_warning_and_older_ones_stay(
     assert run_folder.steps(copy) == [5]
     assert warnings == [
         f"warning: step {step} could not be saved ([Errno 28] No space left on device); the checkpoint of step 2 is "
-        "kept, training goes on."
+        "kept, training continues."
         for step in (3, 4)
     ]
 

@@ -114,7 +114,7 @@ def test_a_full_disk_ends_the_run_after_three_saves_and_loses_nothing(config: Pa
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100, hard))
     output = processes.finish(process, 2)
     assert output.count("could not be saved") >= 3
-    assert "training goes on" in output
+    assert "training continues" in output
     assert "ERROR:absl" not in output  # Orbax's
     assert "error: 3 saves in a row have failed" in output
     kept = run_folder.latest_step(tmp_path / "full")

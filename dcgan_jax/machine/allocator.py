@@ -1,6 +1,6 @@
 """glibc's heap, set up so that large buffers stay in the process between training steps.
 
-By default glibc maps every buffer over 32 MB anew from the kernel, which then faults in each of its pages at every
+By default glibc maps every buffer over 32 MB from the kernel each time, which faults in each of its pages at every
 training step. docs/performance.md has what it saves.
 """
 

@@ -24,7 +24,9 @@ def check_features(**sets: np.ndarray) -> None:
         for begin in range(0, len(rows), BLOCK):
             bad = np.flatnonzero(~np.isfinite(rows[begin : begin + BLOCK]).all(1))
             if bad.size:
-                raise UserError(f"the {name} features have NaN or infinity in row {begin + bad[0]}: draw them anew.")
+                raise UserError(
+                    f"the {name} features have NaN or infinity in row {begin + bad[0]}: compute them again."
+                )
     if len(set(widths.values())) > 1:
         told = " and ".join(f"{width} ({name})" for name, width in widths.items())
         raise UserError(f"the sets have {told} features a row: take both from one network.")

@@ -308,7 +308,7 @@ def find_weights() -> Path:
 def make_extract(variables: Tree, rule: str) -> Callable[[np.ndarray], Outputs]:
     """`extract(images)`: outputs for uint8 images [batch, height, width, 1 or 3], resized by one of `resize.RULES`.
 
-    A batch of another shape compiles anew.
+    A batch of another shape is compiled first.
     """
     apply = jax.jit(lambda variables, images: InceptionV3().apply(variables, images))
 

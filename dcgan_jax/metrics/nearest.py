@@ -36,7 +36,7 @@ class Neighbors:
         self._nearest = jnp.full(len(self._queries), jnp.inf), jnp.full(len(self._queries), -1, jnp.int32)
 
     def add(self, rows: jax.Array, label: int = 0) -> None:
-        """Adds rows [count, features] of one label. A call with another count compiles anew."""
+        """Adds rows [count, features] of one label. A call with another count compiles first."""
         self._nearest = _nearer(self._nearest, self._queries, rows, label)
 
     def distances(self) -> np.ndarray:

@@ -61,7 +61,7 @@ def read_state_dict(file: Path) -> dict[str, np.ndarray]:
     except UserError:
         raise
     except Exception as error:  # damaged pickles raise nearly anything
-        raise UserError(f"{file} is not a file of torch.save, or is damaged ({error}): get it anew.") from error
+        raise UserError(f"{file} is not a file of torch.save, or is damaged ({error}): download it again.") from error
 
 
 def _read_zip(file: Path, opened: BinaryIO) -> dict[str, np.ndarray]:
@@ -82,7 +82,7 @@ def _read_zip(file: Path, opened: BinaryIO) -> dict[str, np.ndarray]:
             return archive.read(member)
 
         if f"{folder}byteorder" in members and read(f"{folder}byteorder") != b"little":
-            raise UserError(f"{file} was saved on a big-endian machine: save it anew on a usual one.")
+            raise UserError(f"{file} was saved on a big-endian machine: save it on a little-endian one.")
         tree = _load_pickle(file, io.BytesIO(read(pickles[0])))
         return _make_arrays(file, tree, lambda one: read(f"{folder}data/{one.key}", one.length * one.dtype.itemsize))
 
@@ -92,7 +92,7 @@ def _read_pickles(file: Path, content: mmap.mmap) -> dict[str, np.ndarray]:
     if _load_pickle(file, content) != _MAGIC or _load_pickle(file, content) != _PROTOCOL:
         raise UserError(f"{file} is not a file of torch.save.")
     if not _load_pickle(file, content)["little_endian"]:
-        raise UserError(f"{file} was saved on a big-endian machine: save it anew on a usual one.")
+        raise UserError(f"{file} was saved on a big-endian machine: save it on a little-endian one.")
     tree = _load_pickle(file, content)
     keys = _load_pickle(file, content)
     begins, counts, position = {}, {}, content.tell()
@@ -102,7 +102,7 @@ def _read_pickles(file: Path, content: mmap.mmap) -> dict[str, np.ndarray]:
         begins[key] = position + 8
         position = begins[key] + counts[key] * storages[key].dtype.itemsize
     if position != len(content):
-        raise UserError(f"{file} has {len(content)} bytes, but its tensors need {position}: get it anew.")
+        raise UserError(f"{file} has {len(content)} bytes, but its tensors need {position}: download it again.")
 
     def read(one: _Storage) -> bytes:
         if counts[one.key] != one.length:
@@ -131,7 +131,7 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, _, count, *view = pid
         if kind != "storage" or not isinstance(dtype, np.dtype) or any(part is not None for part in view):
-            raise UserError(f"{self._file} has a storage of an unknown kind: save its state_dict anew.")
+            raise UserError(f"{self._file} has a storage of an unknown kind: save its state_dict again.")
         return _Storage(str(key), dtype, int(count))
 
 
@@ -143,7 +143,7 @@ def _rebuild_tensor(storage: _Storage, offset: int, shape: Any, strides: Any, *_
 
 
 def _load_pickle(file: Path, stream: Any) -> Any:
-    """The next object of a stream. Memo numbers are checked first: Python would set aside memory for the largest."""
+    """The next object of a stream. Memo numbers are checked first: Python would reserve memory for the largest."""
     begin = stream.tell()
     for opcode, argument, position in pickletools.genops(stream):
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > (position or 0):

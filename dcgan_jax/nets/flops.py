@@ -64,7 +64,7 @@ def flops_per_image(config: ConfigDict) -> int:
     With forward passes F_G and F_D the step costs 3 F_G (forward, gradients of weights and of inputs) + 6 F_D (the
     same on real and generated images) + 2 F_D (generated images forward and back, without weight gradients), less the
     gradients of inputs that nobody asks for: those of the images in the discriminator's update and of the noise.
-    'generator_first' draws the discriminator's fakes anew: F_G more.
+    'generator_first' draws new fakes for the discriminator: F_G more.
     """
     g_layers, d_layers = layers(config)
     forward_g, forward_d = (sum(layer.multiplications for layer in part) for part in (g_layers, d_layers))

@@ -1,6 +1,6 @@
 """Signs that training has gone wrong: the discriminator has won, samples look alike, or are training images.
 
-All are warnings: training goes on, and may recover. The limits are this project's own; the paper gives none.
+All are warnings: training continues, and may recover. The limits are this project's own; the paper gives none.
 """
 
 import math

@@ -2,7 +2,7 @@
 
     checkpoints/<step>/default/             the state, as Orbax writes it
     checkpoints/<step>/default/SHA256SUMS   its checksums; `sha256sum --check SHA256SUMS` verifies them anywhere
-    checkpoints/<step>.damaged/             one that did not match its checksums, set aside
+    checkpoints/<step>.damaged/             one that failed its checksums, moved aside
 
 A checkpoint gets its name, in one rename, when all of it is on the disk; until then, and again when it is deleted, it
 has a longer name that nobody reads. So a process may be killed at any moment.
@@ -97,7 +97,7 @@ class Checkpoints:
         """Starts to save a state under its own step, after waiting for the save before; nothing if it is there already.
 
         The state is copied on the device first, so the next training step may reuse its memory. A save that fails is
-        a warning: older checkpoints stay, and training goes on.
+        a warning: older checkpoints stay, and training continues.
 
         Args:
           state: replicated over the devices.
@@ -157,7 +157,7 @@ class Checkpoints:
             _remove_unfinished(self._workdir)  # frees the disk that is perhaps full
         kept = run_folder.latest_step(self._workdir)
         kept_text = "no checkpoint is there yet" if kept is None else f"the checkpoint of step {kept} is kept"
-        self._warn(f"warning: step {step} could not be saved ({_first_line(error)}); {kept_text}, training goes on.")
+        self._warn(f"warning: step {step} could not be saved ({_first_line(error)}); {kept_text}, training continues.")
 
     def wait(self) -> None:
         """Waits for the save under way, whether or not it succeeds."""
@@ -215,7 +215,7 @@ def newest_intact(workdir: Path, warn: Callable[[str], None], *, set_aside: bool
         damaged.append(folder)
         warn(
             f"WARNING: the checkpoint of step {step} is damaged: {damage}. "
-            f"{'It is set aside, and the' if set_aside else 'The'} one before is used."
+            f"{'It is moved aside; the' if set_aside else 'The'} previous one is used."
         )
     if damaged:
         raise UserError(

@@ -29,7 +29,7 @@ def add_rollback(workdir: Path, diverged_at: int, back_to: int, reason: str) -> 
 
 
 def rollbacks_before(workdir: Path, step: int) -> int:
-    """How often a run that goes on from `step` had gone back when it was there.
+    """How often a run that resumes from `step` had returned to a checkpoint when it was there.
 
     Those to later steps are forgotten: the run comes to them again, as it did when the checkpoints after `step` were
     not damaged yet.

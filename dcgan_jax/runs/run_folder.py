@@ -191,7 +191,7 @@ def best_step(workdir: Path, steps: list[int]) -> int | None:
 def best_steps(workdir: Path, steps: list[int]) -> list[int]:
     """The best ones for each way of measuring that the run has had, in the order in which they were last used.
 
-    A run that goes on may be evaluated otherwise than before, and distances are comparable only where 'evaluation' is
+    A resumed run may be evaluated in another way than before, and distances are comparable only where 'evaluation' is
     equal. The first of DISTANCES that is there decides.
     """
     best: dict[Any, tuple[float, int]] = {}

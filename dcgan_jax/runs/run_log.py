@@ -104,7 +104,7 @@ class RunLog:
         self._pool.shutdown()
 
     def _to_tensorboard(self, method: str, *args: Any) -> None:
-        """Queues a call of the writer. If one fails there are no more, but metrics.jsonl and the run go on."""
+        """Queues a call of the writer. If one fails there are no more; metrics.jsonl and the run continue."""
 
         def write() -> None:
             writer = self._writer.result()
