@@ -33,8 +33,8 @@ def get_config() -> ConfigDict:
     config.keep_checkpoints = 3
     # Checkpoints of multiples of this step stay as well; 0: none.
     config.keep_every = 0
-    # When a loss or gradient is not finite: 'stop', or 'rollback' to the newest checkpoint and continue with other noise,
-    # at most max_rollbacks times in a run.
+    # When a loss or gradient is not finite: 'stop', or 'rollback' to the newest checkpoint and continue from there with
+    # other noise, at most max_rollbacks times in a run.
     config.on_nonfinite = "stop"
     config.max_rollbacks = 3
 

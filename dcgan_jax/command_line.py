@@ -81,6 +81,18 @@ def run(work: Callable[[], None]) -> None:
     app.run(main, flags_parser=_parse_flags)
 
 
+def define_path(name: str, default: str | None, help: str, required: bool = False) -> flags.FlagHolder:
+    """A flag for a file or folder: ~ stands for the home folder, which shells do not see behind --flag=."""
+    return flags.DEFINE(_PathParser(), name, default, help, required=required)
+
+
+class _PathParser(flags.ArgumentParser):
+    syntactic_help = "a path"
+
+    def parse(self, argument: str) -> str:
+        return os.path.expanduser(argument)
+
+
 def _exit(status: int) -> NoReturn:
     """Ends the process; at once if there are others, which would be waited for, and they perhaps for this one."""
     if jax.distributed.is_initialized():

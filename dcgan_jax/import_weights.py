@@ -151,7 +151,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     _CONFIG = config_flags.DEFINE_config_file("config", None, "Config of the network.", lock_config=True)
-    _WEIGHTS = flags.DEFINE_string("weights", None, "Folder of the .npy files.", required=True)
-    _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the new run.", required=True)
+    _WEIGHTS = command_line.define_path("weights", None, "Folder of the .npy files.", required=True)
+    _WORKDIR = command_line.define_path("workdir", None, "Folder of the new run.", required=True)
     flags.mark_flag_as_required("config")
     command_line.run(main)

@@ -71,8 +71,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
-    _OUT = flags.DEFINE_string("out", None, "Folder for the images.", required=True)
+    _WORKDIR = command_line.define_path("workdir", None, "Folder of a trained run.", required=True)
+    _OUT = command_line.define_path("out", None, "Folder for the images.", required=True)
     _NUM = flags.DEFINE_integer("num", 64, "How many images.", lower_bound=1)
     _SEED = flags.DEFINE_integer("seed", 0, "Image i is a function of (seed, i).", lower_bound=0, upper_bound=2**32 - 1)
     _STEP = run_flags.define_step_flag()

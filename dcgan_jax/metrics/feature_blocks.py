@@ -28,8 +28,8 @@ def check_features(**sets: np.ndarray) -> None:
                     f"the {name} features have NaN or infinity in row {begin + bad[0]}: compute them again."
                 )
     if len(set(widths.values())) > 1:
-        told = " and ".join(f"{width} ({name})" for name, width in widths.items())
-        raise UserError(f"the sets have {told} features a row: take both from one network.")
+        found = " and ".join(f"{width} ({name})" for name, width in widths.items())
+        raise UserError(f"the sets have {found} features a row: take both from one network.")
 
 
 def centre_of(rows: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from absl import flags
 
+from dcgan_jax import command_line
 from dcgan_jax.runs import run_folder, trained
 from dcgan_jax.runs.trained import Run
 
@@ -25,7 +26,7 @@ class RunFlags(NamedTuple):
 def define_flags() -> RunFlags:
     """--workdir, --step, --seed, --norm and --label."""
     return RunFlags(
-        workdir=flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True),
+        workdir=command_line.define_path("workdir", None, "Folder of a trained run.", required=True),
         step=define_step_flag(),
         seed=flags.DEFINE_integer("seed", 0, "Of everything that is drawn.", lower_bound=0, upper_bound=2**31 - 1),
         norm=flags.DEFINE_enum(
