@@ -17,9 +17,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     _CONFIG = config_flags.DEFINE_config_file("config", None, "File with the run's configuration.", lock_config=True)
-    _WORKDIR = command_line.define_path(
-        "workdir", None, "Folder of the run: checkpoints, samples, metrics.", required=True
-    )
+    _WORKDIR = command_line.define_path("workdir", None, "Folder of the run, made if need be.", required=True)
     _COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, for a run of several processes.")
     _NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "How many there are.")
     _PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Which of them this one is, from 0. Clusters know all three.")
