@@ -91,7 +91,7 @@ def test_more_classes_than_the_network_has() -> None:
 
 def test_a_call_tells_of_its_first_step_that_is_not_finite_or_of_its_last() -> None:
     def step(state: jax.Array, batch: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
-        norms = jnp.stack([batch["value"][0], state])
+        norms = jnp.stack([batch["value"][0].astype(jnp.float32), state.astype(jnp.float32)])
         return state + 1, {"loss": state.astype(jnp.float32), "norms": norms}
 
     def losses_of(*values: float) -> tuple[float, list[float]]:
