@@ -14,7 +14,7 @@ from configs import imagenet32, svhn
 from dcgan_jax.evaluation import discriminator_features
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.nets import models, pixels
-from dcgan_jax.train_state import create_state
+from dcgan_jax.train_state import build_gan, create_state
 from tests import tiny
 
 
@@ -33,8 +33,8 @@ def test_pool_by_hand() -> None:
 @pytest.mark.parametrize(("get_config", "count"), [(imagenet32.get_config, 28_672), (svhn.get_config, 7168)])
 def test_numbers_of_features_of_the_paper(get_config: partial[ConfigDict], count: int) -> None:
     config = get_config()
-    state = jax.eval_shape(lambda: create_state(config, *models.build_models(config)))
-    _, discriminator = models.build_models(config)
+    state = jax.eval_shape(lambda: create_state(build_gan(config)))
+    discriminator = models.build_discriminator(config)
 
     def extract(images: jax.Array) -> jax.Array:
         variables = {"params": state.discriminator.params, "batch_stats": state.discriminator.batch_stats}
@@ -51,10 +51,10 @@ def test_extraction_uses_frozen_statistics_of_the_given_images(tmp_path: Path) -
     config = tiny.config()
     state = tiny.fresh_state(config).discriminator
     images = tiny.images(128)
-    extract = discriminator_features.make_extractor(config, state.params, state.batch_stats, images, "")
+    extract = discriminator_features.make_extractor(config, state.variables, images, "")
     found = extract(images[:70], tmp_path / "features.npy", "")
     assert found.shape == (70, 4 * 4 * 4 + 2 * 2 * 6) and found.dtype == np.float32
-    _, discriminator = models.build_models(config)
+    discriminator = models.build_discriminator(config)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     inputs = pixels.to_network(jnp.asarray(images), config.model.output)
     (_, taps), _ = discriminator.apply(variables, inputs, train=True, mutable=["batch_stats"])
@@ -64,5 +64,5 @@ def test_extraction_uses_frozen_statistics_of_the_given_images(tmp_path: Path) -
 
 def test_conditional_networks_are_refused() -> None:
     config = tiny.config({"model.num_classes": 2})
-    with pytest.raises(UserError, match="is told the labels"):
-        discriminator_features.make_extractor(config, {}, {}, tiny.images(), "")
+    with pytest.raises(UserError, match="is conditioned on labels"):
+        discriminator_features.make_extractor(config, {}, tiny.images(), "")
