@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dcgan_jax.datasets.batches import Batches, batch_indices, check_dataset, epoch_order
+from dcgan_jax.datasets.batches import Batches, batch_indices, check_dataset, epoch_order, shuffled
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.mesh import AXIS, map_step
 from dcgan_jax.train_step import over_batches
@@ -25,6 +25,16 @@ def test_batches_cut_the_stream_of_epochs() -> None:
     np.testing.assert_array_equal(np.concatenate(batches), stream[:28])
     # A batch larger than the set spans several epochs.
     np.testing.assert_array_equal(batch_indices(7, 0, 25, 10), stream[:25])
+
+
+@pytest.mark.parametrize("batch_size", [3, 8])
+def test_shuffled_batches_take_every_row_once_before_any_twice(batch_size: int) -> None:
+    """Batches may span two permutations, and be larger than one."""
+    rows, order = np.array([5, 10, 20, 30, 40, 50]), np.random.default_rng(0)
+    stream = np.concatenate([order.permutation(rows) for _ in range(12)])
+    batches = shuffled(rows, batch_size, np.random.default_rng(0))
+    for i in range(9):
+        np.testing.assert_array_equal(next(batches), np.sort(stream[i * batch_size : (i + 1) * batch_size]))
 
 
 @pytest.mark.parametrize("mapper", ["shard_map", "pmap"])
