@@ -3,13 +3,8 @@
 writes metrics.png into the run's folder. Thin lines are the logged values, thick ones their running mean.
 """
 
-import io
 from pathlib import Path
 from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg")
 
 import numpy as np
 from absl import flags
@@ -18,6 +13,7 @@ from matplotlib import pyplot as plt
 from dcgan_jax import command_line
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
+from dcgan_jax.reports import plots
 from dcgan_jax.runs import run_folder
 
 _PANELS = {
@@ -50,10 +46,7 @@ def plot(workdir: Path) -> Path:
         axis.set(xlabel="step", title=title)
         axis.legend(frameon=False)
     axes[1].set_ylim(0, 1)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    plt.close(figure)
-    files.write_atomically(workdir / "metrics.png", buffer.getvalue())
+    files.write_atomically(workdir / "metrics.png", plots.png(figure))
     return workdir / "metrics.png"
 
 

@@ -27,7 +27,7 @@ GAIN, SHIFT = draw((FEATURES,), 2), draw((FEATURES,), 3)
 def plain(x: jax.Array, gain: jax.Array, shift: jax.Array) -> jax.Array:
     """The definition, for automatic differentiation."""
     mean, variance = x.mean(1, keepdims=True), x.var(1, keepdims=True)
-    return gain * (x - mean) / jnp.sqrt(variance + EPSILON) + shift
+    return gain[None, None] * (x - mean) / jnp.sqrt(variance + EPSILON) + shift[None, None]
 
 
 def own(x: jax.Array, gain: jax.Array, shift: jax.Array, axis_name: str | None = None) -> jax.Array:

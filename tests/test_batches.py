@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dcgan_jax.datasets.batches import Batches, batch_indices, check_dataset, epoch_order
+from dcgan_jax.datasets.batches import Batches, batch_indices, check_dataset, epoch_order, shuffled
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.mesh import AXIS, map_step
 from dcgan_jax.train_step import over_batches
@@ -25,6 +25,16 @@ def test_batches_cut_the_stream_of_epochs() -> None:
     np.testing.assert_array_equal(np.concatenate(batches), stream[:28])
     # A batch larger than the set spans several epochs.
     np.testing.assert_array_equal(batch_indices(7, 0, 25, 10), stream[:25])
+
+
+@pytest.mark.parametrize("batch_size", [3, 8])
+def test_shuffled_batches_take_every_row_once_before_any_twice(batch_size: int) -> None:
+    """Batches may span two permutations, and be larger than one."""
+    rows, order = np.array([5, 10, 20, 30, 40, 50]), np.random.default_rng(0)
+    stream = np.concatenate([order.permutation(rows) for _ in range(12)])
+    batches = shuffled(rows, batch_size, np.random.default_rng(0))
+    for i in range(9):
+        np.testing.assert_array_equal(next(batches), np.sort(stream[i * batch_size : (i + 1) * batch_size]))
 
 
 @pytest.mark.parametrize("mapper", ["shard_map", "pmap"])
@@ -91,7 +101,7 @@ def test_more_classes_than_the_network_has() -> None:
 
 def test_a_call_tells_of_its_first_step_that_is_not_finite_or_of_its_last() -> None:
     def step(state: jax.Array, batch: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
-        norms = jnp.stack([batch["value"][0], state])
+        norms = jnp.stack([batch["value"][0].astype(jnp.float32), state.astype(jnp.float32)])
         return state + 1, {"loss": state.astype(jnp.float32), "norms": norms}
 
     def losses_of(*values: float) -> tuple[float, list[float]]:

@@ -1,4 +1,4 @@
-"""Damages by hand, and the command."""
+"""Damages by hand, on the data of a config and as a command."""
 
 import json
 import subprocess
@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from dcgan_jax.evaluation import calibration
+from dcgan_jax.machine.errors import UserError
 from tests import tiny
 
 
@@ -27,29 +29,46 @@ def test_rises() -> None:
     assert calibration.rises([1, 2, 3]) and not calibration.rises([1, 3, 2]) and not calibration.rises([1, 1])
 
 
-def calibrate(folder: Path, held_out: str) -> subprocess.CompletedProcess[str]:
-    source = tiny.image_folder(folder / "images")
-    file = tiny.write_config(folder, {"data.source": source})
-    command = [sys.executable, "-m", "dcgan_jax.evaluation.calibration", f"--config={file}", f"--out={folder / 'out'}"]
-    return subprocess.run(
-        [*command, f"--held_out_source={held_out}", "--held_out_split="], capture_output=True, text=True
-    )
+def test_of_a_config(tmp_path: Path) -> None:
+    config = tiny.config({"data.source": tiny.image_folder(tmp_path / "images")})
+    others = tiny.image_folder(tmp_path / "others")
+    found = calibration.measure(config, held_out_source=others, held_out_split="")
+    assert found["images"] == 32
+    of_pixels = found["pixels"]
+    assert of_pixels["undamaged"]["pixels_frechet"] < 1e-4  # the same images
+    assert [row["strength"] for row in of_pixels["blur"]] == [0.5, 1, 2, 4]
+    assert of_pixels["few"][-1]["pixels_coverage"] < of_pixels["few"][0]["pixels_coverage"] < 1
+    assert [row["what"] for row in found.rows()] == [
+        "pixels_frechet, undamaged, blur 0.5, 1, 2, 4",
+        "pixels_frechet, undamaged, noise 8, 16, 32, 64",
+        "pixels_frechet, undamaged, few 10, 1",
+    ]
 
 
-def test_command(tmp_path: Path) -> None:
-    others = tmp_path / "others"
-    tiny.image_folder(others)
-    process = calibrate(tmp_path, f"folder:{others}")
-    assert process.returncode == 0, process.stderr
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    found = results["pixels"]
-    assert found["undamaged"]["pixels_frechet"] < 1e-4  # the same images
-    assert [row["strength"] for row in found["blur"]] == [0.5, 1, 2, 4]
-    assert found["few"][-1]["pixels_coverage"] < found["few"][0]["pixels_coverage"] < 1
-    assert (tmp_path / "out" / "damages.png").exists()
+def test_counts_scatter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number of images counts only where half of them are left."""
+    monkeypatch.setattr(calibration, "_COUNTS", (12, 20))
+    config = tiny.config({"data.source": tiny.image_folder(tmp_path / "images")})
+    others = tiny.image_folder(tmp_path / "others")
+    found = calibration.measure(config, held_out_source=others, held_out_split="")
+    (scatter,) = found["pixels"]["counts"]
+    mean, std = scatter["pixels_frechet"]
+    assert scatter["count"] == 12 and mean > std > 0
+    assert found.rows()[-1]["what"] == "pixels_frechet, 12 undamaged images"
 
 
 def test_the_images_of_training(tmp_path: Path) -> None:
-    process = calibrate(tmp_path, "")
-    assert process.returncode == 2
-    assert "the held-out images are those of training" in process.stderr
+    config = tiny.config({"data.source": tiny.image_folder(tmp_path / "images")})
+    with pytest.raises(UserError, match="the held-out images are those of training"):
+        calibration.measure(config, held_out_split="")
+
+
+def test_command(tmp_path: Path) -> None:
+    file = tiny.write_config(tmp_path, {"data.source": tiny.image_folder(tmp_path / "images")})
+    others = tiny.image_folder(tmp_path / "others")
+    command = [sys.executable, "-m", "dcgan_jax.evaluation.calibration", f"--config={file}"]
+    command += [f"--out={tmp_path / 'out'}", f"--held_out_source={others}", "--held_out_split="]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["images"] == 32
+    assert (tmp_path / "out" / "damages.png").exists()

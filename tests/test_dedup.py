@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import default
@@ -80,35 +81,48 @@ def test_copies() -> None:
     assert dedup.COPIES["saved again"](image).shape == image.shape
 
 
+def data_of(source: str) -> ConfigDict:
+    data = default.get_config().data
+    data.source = source
+    return data
+
+
+def test_of_a_folder(folder: Path, tmp_path: Path) -> None:
+    listing = tmp_path / "duplicates.txt"
+    settings = semantic_hash.Settings(steps=20)
+    found = dedup.measure(data_of(f"folder:{folder}"), plant=5, settings=settings, listing=listing)
+    assert (found["images"], found["removed"], found["settings"]["steps"]) == (23, 3, 20)
+    assert found["planted"].keys() == dedup.COPIES.keys()
+    for figures in found["planted"].values():
+        assert figures["count"] == 5 and 0 <= figures["recall"] <= 1
+    listed = [line.split("\t") for line in listing.read_text().splitlines()]
+    assert [key.rpartition("/")[2] for key, _ in listed] == ["copy_11.png", "copy_17.png", "copy_3.png"]
+    assert [key.rpartition("/")[2] for _, key in listed] == ["11.png", "17.png", "03.png"]
+    assert [picture.file for picture in found.pictures] == ["collisions.png"]
+    assert np.asarray(found.pictures[0].content).shape[:2] == (64, 6 * 128 + 5 * 8)
+
+
 def run(*flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "dcgan_jax.datasets.dedup", *flags], capture_output=True, text=True)
 
 
 def test_command(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = run(f"--source=folder:{folder}", f"--out={out}", "--steps=20", "--plant=5")
+    process = run(f"--source=folder:{folder}", f"--out={out}", "--steps=20", "--plant=0")
     assert process.returncode == 0, process.stderr
     results = json.loads((out / "results.json").read_text())
-    assert (results["images"], results["removed"]) == (23, 3)
-    assert results["planted"].keys() == dedup.COPIES.keys()
-    for figures in results["planted"].values():
-        assert figures["count"] == 5 and 0 <= figures["recall"] <= 1
-    listed = [line.split("\t") for line in (out / "duplicates.txt").read_text().splitlines()]
-    assert [key.rpartition("/")[2] for key, _ in listed] == ["copy_11.png", "copy_17.png", "copy_3.png"]
-    assert [key.rpartition("/")[2] for _, key in listed] == ["11.png", "17.png", "03.png"]
-    with Image.open(out / "collisions.png") as sheet:
-        assert sheet.size == (6 * 128 + 5 * 8, 64)
+    assert (results["images"], results["removed"], results["planted"]) == (23, 3, {})
+    assert results["paper"] == {"images": 3_000_000, "removed": 275_000, "false_positives": 0.01}
+    assert sorted(path.name for path in out.iterdir()) == ["collisions.png", "duplicates.txt", "results.json"]
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (("--dropout=1",), "--dropout is 1.0; it must be at least 0 and below 1."),
-        (("--source=folder:/nowhere",), "/nowhere does not exist"),
-    ],
-)
-def test_bad_input(folder: Path, tmp_path: Path, flags: tuple[str, ...], message: str) -> None:
-    process = run(f"--source=folder:{folder}", f"--out={tmp_path / 'out'}", *flags)
+def test_nothing_is_written_after_bad_input(folder: Path, tmp_path: Path) -> None:
+    process = run(f"--source=folder:{folder}", f"--out={tmp_path / 'out'}", "--dropout=1")
     assert process.returncode == 2
-    assert message in process.stderr and "Traceback" not in process.stderr
-    assert not (tmp_path / "out").exists()
+    assert "--dropout is 1.0; it must be at least 0 and below 1." in process.stderr
+    assert "Traceback" not in process.stderr and not (tmp_path / "out").exists()
+
+
+def test_a_source_that_is_not_there() -> None:
+    with pytest.raises(UserError, match="/nowhere does not exist"):
+        dedup.measure(data_of("folder:/nowhere"))

@@ -51,7 +51,7 @@ def test_extraction_uses_frozen_statistics_of_the_given_images(tmp_path: Path) -
     config = tiny.config()
     state = tiny.fresh_state(config).discriminator
     images = tiny.images(128)
-    extract = discriminator_features.make_extractor(config, state.params, state.batch_stats, images, "")
+    extract = discriminator_features.make_extractor(config, state.variables, images, "")
     found = extract(images[:70], tmp_path / "features.npy", "")
     assert found.shape == (70, 4 * 4 * 4 + 2 * 2 * 6) and found.dtype == np.float32
     discriminator = models.build_discriminator(config)
@@ -64,5 +64,5 @@ def test_extraction_uses_frozen_statistics_of_the_given_images(tmp_path: Path) -
 
 def test_conditional_networks_are_refused() -> None:
     config = tiny.config({"model.num_classes": 2})
-    with pytest.raises(UserError, match="is told the labels"):
-        discriminator_features.make_extractor(config, {}, {}, tiny.images(), "")
+    with pytest.raises(UserError, match="is conditioned on labels"):
+        discriminator_features.make_extractor(config, {}, tiny.images(), "")

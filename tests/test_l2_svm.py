@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dcgan_jax.evaluation import l2_svm
+from dcgan_jax.evaluation import l2_svm, l2_svm_benchmark
+from dcgan_jax.machine.errors import UserError
 
 
 def objective(features: np.ndarray, signs: np.ndarray, weights: np.ndarray, intercept: float, c: float) -> float:
@@ -74,11 +75,23 @@ def test_rows_are_copied_to_the_device(tmp_path: Path) -> None:
 
 
 def test_benchmark(tmp_path: Path) -> None:
+    found = l2_svm_benchmark.measure(tmp_path, examples=1500, features=60)
+    assert found["ours"]["accuracy"] > 0.3  # of ten classes; noise hides most of the factors
+    assert 0 < found["ours"]["objective"] < 1e-3 * 1500 * 10  # that of no weights at all
+    assert found.title == "L2-SVM with 1,500 x 60 features, 10 classes, C = 0.001"
+    assert not list(tmp_path.iterdir())
+
+
+def test_benchmark_on_a_disk_that_is_too_small(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the features need 4,000,000,008,000 bytes in --out"):
+        l2_svm_benchmark.measure(tmp_path, examples=10**9 - 1998, features=1000)
+
+
+def test_benchmark_command(tmp_path: Path) -> None:
     module = "dcgan_jax.evaluation.l2_svm_benchmark"
-    command = [sys.executable, "-m", module, "--examples=1500", "--features=60", f"--out={tmp_path}"]
+    command = [sys.executable, "-m", module, "--examples=100", "--features=20", "--c=0.01", f"--out={tmp_path}"]
     process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results["ours"]["accuracy"] > 0.3  # of ten classes; noise hides most of the factors
-    assert 0 < results["ours"]["objective"] < 1e-3 * 1500 * 10  # that of no weights at all
-    assert not list(tmp_path.glob("tmp*"))
+    assert (results["examples"], results["features"], results["c"]) == (100, 20, 0.01)
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]

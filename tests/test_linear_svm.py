@@ -1,6 +1,8 @@
-"""The protocols of the linear SVM, and the command on a trained run."""
+"""The protocols of the linear SVM, on a trained run and as a command."""
 
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,9 @@ import pytest
 
 from dcgan_jax.evaluation import l2_svm, linear_svm
 from dcgan_jax.evaluation.linear_svm import Protocol, Split
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.runs import trained
+from dcgan_jax.runs.trained import Run
 from tests.trained import evaluate
 
 
@@ -73,37 +78,59 @@ def test_too_few_examples_to_draw() -> None:
         linear_svm.draw_per_class(np.array([0, 0, 0, 1, 1]), 3, np.random.default_rng(0))
 
 
-def test_command(labelled_run: Path) -> None:
-    source = json.loads((labelled_run / "config.json").read_text())["data"]["source"]
-    flags = [f"--source={source}", "--test_split=train", "--labels_per_class=5", "--draws=2", "--c=1e-3,1e-2"]
-    flags += ["--test_draws=3", "--supervised_trials=2", "--supervised_steps=3"]
-    process = evaluate("linear_svm", labelled_run, *flags)
-    assert process.returncode == 0, process.stderr
-    results = json.loads((labelled_run / "evaluation" / "linear_svm" / "results.json").read_text())
-    assert results["trained"]["features"] == results["untrained"]["features"] == 4 * 4 * 4 + 2 * 2 * 6
-    assert results["pixels"]["features"] == 8 * 8 * 3
-    assert all(0 < results[name]["accuracy"] <= 1 for name in ("trained", "untrained", "pixels", "supervised"))
+def source_of(run: Run) -> str:
+    """The images that a run was trained on stand for another labelled set."""
+    source: str = run.config.data.source
+    return source
+
+
+def test_of_a_run(labelled_run: Path) -> None:
+    run = trained.load(labelled_run)
+    found = linear_svm.measure(
+        run,
+        source=source_of(run),
+        test_split="train",
+        labels_per_class=5,
+        draws=2,
+        test_draws=3,
+        supervised_trials=2,
+        supervised_steps=3,
+        c=("1e-2", 1e-3),
+    )
+    assert found["grid"] == (1e-3, 1e-2) and (found["draws"], found["test_draws"]) == (2, 3)
+    assert found["trained"]["features"] == found["untrained"]["features"] == 4 * 4 * 4 + 2 * 2 * 6
+    assert found["pixels"]["features"] == 8 * 8 * 3
+    assert all(0 < found[name]["accuracy"] <= 1 for name in ("trained", "untrained", "pixels", "supervised"))
+    assert len(found["supervised"]["trials"]) == 2
+    assert found.rows()[0]["what"].startswith("trained: accuracy, 88 features, C = ")
     assert not list(labelled_run.glob("tmp*"))
 
 
+def test_command(labelled_run: Path) -> None:
+    flags = [f"--source={source_of(trained.load(labelled_run))}", "--test_split=train", "--labels_per_class=5"]
+    process = evaluate("linear_svm", labelled_run, *flags, "--draws=2", "--c=1e-3,1e-2")
+    assert process.returncode == 0, process.stderr
+    results = json.loads((labelled_run / "evaluation" / "linear_svm" / "results.json").read_text())
+    assert (results["grid"], results["per_class"], results["test_draws"]) == ([1e-3, 1e-2], 5, 2)
+    assert results["paper"] == linear_svm.PAPER
+
+
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("settings", "message"),
     [
-        (("--c=0,1",), "--c=0,1 must be positive numbers"),
-        (("--c=x",), "--c=x must be positive numbers"),
-        (("--c=nan,1",), "--c=nan,1 must be positive numbers"),
-        (("--labels_per_class=14",), "one class has only 12 images beside the 6 that choose C"),
+        ({"c": (0, 1)}, "--c=0,1 must be positive numbers"),
+        ({"c": ("x",)}, "--c=x must be positive numbers"),
+        ({"c": (math.nan, 1)}, "--c=nan,1 must be positive numbers"),
+        ({"labels_per_class": 14}, "one class has only 12 images beside the 6 that choose C"),
     ],
 )
-def test_bad_input(labelled_run: Path, flags: tuple[str, ...], message: str) -> None:
-    source = json.loads((labelled_run / "config.json").read_text())["data"]["source"]
-    process = evaluate("linear_svm", labelled_run, f"--source={source}", "--test_split=train", *flags)
-    assert process.returncode == 2
-    assert message in process.stderr and "Traceback" not in process.stderr
+def test_bad_input(labelled_run: Path, settings: dict[str, Any], message: str) -> None:
+    run = trained.load(labelled_run)
+    with pytest.raises(UserError, match=re.escape(message)):
+        linear_svm.measure(run, source=source_of(run), test_split="train", **settings)
 
 
 def test_images_without_labels(trained_run: Path) -> None:
-    source = json.loads((trained_run / "config.json").read_text())["data"]["source"]
-    process = evaluate("linear_svm", trained_run, f"--source={source}")
-    assert process.returncode == 2
-    assert "has no labels" in process.stderr
+    run = trained.load(trained_run)
+    with pytest.raises(UserError, match="has no labels"):
+        linear_svm.measure(run, source=source_of(run))

@@ -1,17 +1,23 @@
-"""Nearest neighbours against NumPy, and the command on a trained run."""
+"""Nearest neighbours against NumPy, on a trained run and as a command."""
 
+import dataclasses
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dcgan_jax.evaluation import nearest_neighbor
+from dcgan_jax.machine.errors import UserError
 from dcgan_jax.metrics import nearest
 from dcgan_jax.nets import pixels
 from dcgan_jax.runs import trained
-from dcgan_jax.train_state import GANState
+from dcgan_jax.runs.sampler import BATCH_SIZE
+from dcgan_jax.runs.trained import Run
 from tests import tiny
 from tests.trained import evaluate
 
@@ -43,24 +49,24 @@ def test_an_image_is_its_own_neighbor() -> None:
     np.testing.assert_array_equal(neighbors.labels(), labels)
 
 
-def varied(state: GANState) -> GANState:
+def varied(run: Run) -> Run:
     """After one step a generator draws nearly the same image always; larger weights draw different ones."""
-    larger = jax.tree.map(lambda leaf: 30 * leaf, state.generator.params)
-    return state.replace(generator=state.generator.replace(params=larger))
+    larger = jax.tree.map(lambda leaf: 30 * leaf, run.state.generator.params)
+    generator = run.state.generator.replace(params=larger)
+    return dataclasses.replace(run, state=run.state.replace(generator=generator))
 
 
 def test_samples_are_those_of_sampling_whatever_the_parts(conditional_run: Path) -> None:
-    """300 samples of two classes, at once and in two parts, against `sample.make_draw_images`."""
-    config, state = trained.load_run(conditional_run)
-    state = varied(state)
-    drawn = np.concatenate(list(trained.make_draw_images(config)(state, 300, seed=4)))
-    stream, variables = nearest.make_stream(config, 4), trained.make_sampling_variables(config)(state)
+    """300 samples of two classes, at once and in two parts, against `Run.sample`."""
+    run = varied(trained.load(conditional_run))
+    drawn = run.sample(300, seed=4)
+    stream = nearest.make_stream(run.generator, 4)
 
     def collect(begin: int, end: int) -> dict[int, np.ndarray]:
         """Distinct images by label; padding repeats some."""
         found: dict[int, list[np.ndarray]] = {0: [], 1: []}
-        for rows, label in stream(**variables, begin=begin, end=end, what=""):
-            assert rows.shape == (trained.BATCH_SIZE, 8 * 8 * 3)
+        for rows, label in stream(**run.variables, begin=begin, end=end, what=""):
+            assert rows.shape == (BATCH_SIZE, 8 * 8 * 3)
             found[label].append(np.asarray(pixels.to_uint8(rows, "tanh")))
         return {label: np.unique(np.concatenate(parts), axis=0) for label, parts in found.items()}
 
@@ -84,33 +90,41 @@ def test_measures_during_training() -> None:
     assert found["nnc_accuracy"] == pytest.approx((apart.argmin(1) % 2 == labels).mean())
 
 
+def test_of_a_run(conditional_run: Path) -> None:
+    found = nearest_neighbor.measure(trained.load(conditional_run), num=(300, "40"), test_split="train")
+    assert found["real"] == pytest.approx({"error": 0, "nnd": 0, "num": 32}, abs=5e-3)  # tested on themselves
+    few, many = found["generated"]
+    assert (few["num"], many["num"]) == (40, 300)
+    assert many["nnd"] <= few["nnd"]
+    assert [row["what"] for row in found.rows()] == [
+        f"trained on {images}: test error (mean distance)" for images in ("32 real images", "40 samples", "300 samples")
+    ]
+    assert found.pictures[0].file == "samples.png"
+
+
 def test_command(conditional_run: Path) -> None:
-    process = evaluate("nearest_neighbor", conditional_run, "--num=40,300", "--test_split=train")
+    process = evaluate("nearest_neighbor", conditional_run, "--num=40,30", "--test_split=train", "--seed=3")
     assert process.returncode == 0, process.stderr
     out = conditional_run / "evaluation" / "nearest_neighbor"
     results = json.loads((out / "results.json").read_text())
-    assert results["real"] == pytest.approx({"error": 0, "nnd": 0, "num": 32}, abs=5e-3)  # tested on themselves
-    few, many = results["generated"]
-    assert (few["num"], many["num"]) == (40, 300)
-    assert many["nnd"] <= few["nnd"]
+    assert [row["num"] for row in results["generated"]] == [30, 40] and results["seed"] == 3
+    assert results["paper"] == nearest_neighbor.PAPER
     assert (out / "samples.png").exists()
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("settings", "message"),
     [
-        (("--num=1",), "--num=1 must be whole numbers from 2 (a sample of each class)"),
-        (("--num=1e6",), "--num=1e6 must be whole numbers"),
-        (("--test_split=test",), "data.split is 'test', but folder: sources have no splits"),
+        ({"num": (1,)}, "--num=1 must be whole numbers from 2 (a sample of each class)"),
+        ({"num": ("1e6",)}, "--num=1e6 must be whole numbers"),
+        ({"test_split": "test"}, "data.split is 'test', but folder: sources have no splits"),
     ],
 )
-def test_bad_input(conditional_run: Path, flags: tuple[str, ...], message: str) -> None:
-    process = evaluate("nearest_neighbor", conditional_run, *flags)
-    assert process.returncode == 2
-    assert message in process.stderr and "Traceback" not in process.stderr
+def test_bad_input(conditional_run: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        nearest_neighbor.measure(trained.load(conditional_run), **settings)
 
 
 def test_an_unconditional_run(trained_run: Path) -> None:
-    process = evaluate("nearest_neighbor", trained_run)
-    assert process.returncode == 2
-    assert "unconditional" in process.stderr and "Traceback" not in process.stderr
+    with pytest.raises(UserError, match="unconditional"):
+        nearest_neighbor.measure(trained.load(trained_run))

@@ -1,4 +1,4 @@
-"""The measures against their parts, and the command."""
+"""The measures against their parts, of runs and of images; and the commands."""
 
 import dataclasses
 import json
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dcgan_jax import training
+from dcgan_jax.evaluation import quality
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.metrics import feature_spaces, measures, reference
 from dcgan_jax.runs import trained
@@ -59,39 +60,76 @@ def test_too_few_images() -> None:
         measures.make_measure(SPACE, reference.build(SPACE, tiny.dataset()))(tiny.images(9))
 
 
-def test_of_a_run(tmp_path: Path) -> None:
-    """Two checkpoints, numbers against those of the parts; held-out images beside them."""
+def test_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two checkpoints and one that is gone, numbers against those of the parts; held-out images beside them."""
     config = tiny.config({"num_steps": 2, "checkpoint_every": 1, "data.source": tiny.image_folder(tmp_path / "images")})
     training.train(config, tmp_path / "run")
     others = tiny.image_folder(tmp_path / "others", count=20)
-    flags = ("--num_samples=32", "--all_checkpoints", f"--held_out_source={others}", "--held_out_split=train")
-    process = evaluate("quality", tmp_path / "run", *flags)
-    assert process.returncode == 0, process.stderr
-    out = tmp_path / "run" / "evaluation" / "quality" / "pixels"
-    results = json.loads((out / "results.json").read_text())
-    assert (results["num_samples"], results["norm"], results["num_held_out"]) == (32, "frozen", 20)
-    assert results["reference"]["features"] == "pixels" and results["reference"]["count"] == 32
-    draw, distances = trained.make_draw_images(config, "frozen"), {}
-    measure = measures.make_measure(SPACE, reference.build(SPACE, tiny.dataset(count=32)))
-    for row in results["checkpoints"]:
-        _, state = trained.load_run(tmp_path / "run", row["step"])
-        expected = measure(np.concatenate(list(draw(state, 32, seed=0))))
+    run = trained.load(tmp_path / "run", norm="frozen")
+    found = quality.measure(
+        run, steps=(1, 2, 7), num_samples=32, held_out_source=others, held_out_split="train", features="pixels"
+    )
+    assert "WARNING: left out: " in capsys.readouterr().err
+    assert (found["num_samples"], found["norm"], found["num_held_out"]) == (32, "frozen", 20)
+    assert found["reference"]["features"] == "pixels" and found["reference"]["count"] == 32
+    distances, score = {}, measures.make_measure(SPACE, reference.build(SPACE, tiny.dataset(count=32)))
+    for row in found["checkpoints"]:
+        expected = score(run.at(row["step"]).sample(32))
         assert {name: row[name] for name in expected} == {n: pytest.approx(v, rel=1e-3) for n, v in expected.items()}
         assert row["pixels_memorized"] < 0.5
         distances[row["step"]] = row["pixels_frechet"]
-    assert results["best"] == min(distances, key=distances.__getitem__)
-    assert sorted(path.name for path in out.iterdir()) == ["best.png", "curve.png", "last.png", "results.json"]
+    assert list(distances) == [1, 2] and found["best"] == min(distances, key=distances.__getitem__)
+    assert [picture.file for picture in found.pictures] == ["last.png", "best.png", "curve.png"]
+    assert [row["what"] for row in found.rows()] == [
+        "", "20 held-out images", "step 1", "step 2", "lowest pixels_frechet"
+    ]  # fmt: skip
+
+
+def test_of_a_run_as_it_is(trained_run: Path) -> None:
+    run = trained.load(trained_run, norm="batch")
+    found = quality.measure(run, num_samples=16, seed=3)
+    assert [row["step"] for row in found["checkpoints"]] == [1] and found["norm"] == "batch"
+    score = measures.make_measure(SPACE, reference.build(SPACE, tiny.dataset(count=32)))
+    expected = score(run.sample(16, seed=3))
+    assert found["checkpoints"][0]["pixels_frechet"] == pytest.approx(expected["pixels_frechet"], rel=1e-3)
+
+
+def test_no_checkpoint_is_there(trained_run: Path) -> None:
+    with pytest.raises(UserError, match=r"no checkpoint of .* could be measured"):
+        quality.measure(trained.load(trained_run), steps=[7], num_samples=16)
+
+
+def test_features_that_are_none(trained_run: Path) -> None:
+    with pytest.raises(UserError, match=r"features is 'clip'; choose from 'auto', 'pixels', 'inception'\."):
+        quality.measure(trained.load(trained_run), features="clip")
+
+
+def test_command(trained_run: Path) -> None:
+    process = evaluate("quality", trained_run, "--num_samples=16", "--all_checkpoints", "--features=pixels")
+    assert process.returncode == 0, process.stderr
+    out = trained_run / "evaluation" / "quality" / "pixels"
+    results = json.loads((out / "results.json").read_text())
+    assert (results["num_samples"], results["norm"], results["best"]) == (16, "frozen", 1)
+    assert sorted(path.name for path in out.iterdir()) == ["last.png", "results.json"]
 
 
 def test_of_images(tmp_path: Path) -> None:
-    """The images of the data themselves, as a folder of somebody's."""
+    """The images of the data themselves, as a folder and as an array."""
+    config = tiny.config({"data.source": tiny.image_folder(tmp_path / "images")})
+    for images in (tmp_path / "images", tiny.images()):
+        found = quality.measure_images(images, config, num_reference=32)
+        assert found["found"]["pixels_precision"] == 1 and found["num_samples"] == 32
+    assert found["images"] == "images" and found.pictures[0].file == "images.png"
+
+
+def test_command_on_images(tmp_path: Path) -> None:
     source = tiny.image_folder(tmp_path / "images")
     file = tiny.write_config(tmp_path, {"data.source": source})
     flags = (f"--images={tmp_path / 'images'}", f"--config={file}", f"--reference={tmp_path / 'mine.npz'}")
     process = evaluate("quality", None, *flags, f"--out={tmp_path / 'out'}")
     assert process.returncode == 0, process.stderr
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["found"]["pixels_precision"] == 1 and results["num_samples"] == 32
+    assert results["images"] == str(tmp_path / "images") and results["num_samples"] == 32
     assert (tmp_path / "mine.npz").exists() and (tmp_path / "out" / "images.png").exists()
 
 

@@ -1,4 +1,4 @@
-"""Anybody's samples: what is read, and what is refused."""
+"""Samples in files: what is read, and what is refused."""
 
 import zipfile
 from pathlib import Path

@@ -1,16 +1,19 @@
-"""Each rule breaks what it says, and the command on tiny networks."""
+"""Each rule breaks what it says; the studies on tiny networks, and as commands."""
 
 import json
 import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from dcgan_jax.config import flatten
 from dcgan_jax.evaluation import choices, guidelines, variations
 from dcgan_jax.evaluation.variations import Outcome, Study, varied
+from dcgan_jax.machine.errors import UserError
 from dcgan_jax.runs import run_folder
 from tests import tiny
 
@@ -46,48 +49,60 @@ def test_summary_leaves_out_what_diverged() -> None:
 
 
 @pytest.fixture(scope="module")
-def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sets --config to tiny networks on labelled images."""
+def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Changes that make a config of tiny networks on labelled images."""
     folder = tmp_path_factory.mktemp("guidelines")
     source = tiny.image_folder(folder / "images", count=40, classes=2)
-    return tiny.write_config(folder, {"num_steps": 2, "log_every": 0, "data.source": source})
+    return {"num_steps": 2, "log_every": 0, "data.source": source}
 
 
-def guide(config: Path, workdir: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    module = "dcgan_jax.evaluation.guidelines"
-    command = [sys.executable, "-m", module, f"--config={config}", f"--workdir={workdir}", *flags]
-    return subprocess.run(command, capture_output=True, text=True)
+def test_a_report_after_each_round_of_seeds(settings: dict[str, Any], tmp_path: Path) -> None:
+    config = tiny.config(settings)
+    first, last = variations.rounds(guidelines.STUDY, config, workdir=tmp_path, seeds=2, variations=["no_norm"])
+    assert (first["seeds"], last["seeds"], last["images_seen"], last["samples"]) == (1, 2, 16, 20)
+    assert list(last["variations"]) == ["paper", "no_norm"]
+    for name, summary in last["variations"].items():
+        assert [run["steps"] for run in summary["runs"]] == [[1, 2], [1, 2]]
+        ends = [run["distances"][-1] for run in summary["runs"]]
+        assert summary["last"] == pytest.approx(sum(ends) / 2) and min(ends) > 0
+        assert summary["runs"][0] == first["variations"][name]["runs"][0]
+    assert last["real_distance"] > 0
+    assert run_folder.load_config(tmp_path / "no_norm" / "seed1").model.norm == "none"
+    assert [row["what"] for row in last.rows()[1:]] == [
+        f"{name}: distance at the end (best), spread" for name in ("paper", "no_norm")
+    ]
+    assert np.asarray(last.pictures[0].content).shape == (2 * 8, 12 * 8, 3)  # a row of 12 samples for each
 
 
-def test_command(config_file: Path, tmp_path: Path) -> None:
-    process = guide(config_file, tmp_path, "--seeds=1", "--variations=no_norm")
-    assert process.returncode == 0, process.stderr
-    results = json.loads((tmp_path / "evaluation" / "guidelines" / "results.json").read_text())
-    assert list(results["variations"]) == ["paper", "no_norm"]
-    for summary in results["variations"].values():
-        assert summary["runs"][0]["steps"] == [1, 2]
-        assert summary["last"] == summary["runs"][0]["distances"][-1] > 0
-    assert run_folder.load_config(tmp_path / "no_norm" / "seed0").model.norm == "none"
-    assert (tmp_path / "evaluation" / "guidelines" / "samples.png").exists()
-
-
-def test_a_run_that_diverges_is_counted(config_file: Path, tmp_path: Path) -> None:
+def test_a_run_that_diverges_is_counted(settings: dict[str, Any], tmp_path: Path) -> None:
     """The first step's losses are finite; the second's are not."""
-    flags = ("--seeds=1", "--variations=no_norm", "--config.optimizer.generator_learning_rate=1e38")
-    process = guide(config_file, tmp_path, *flags)
-    assert process.returncode == 0, process.stderr
-    assert "all diverged" in process.stdout
+    config = tiny.config(settings | {"optimizer.generator_learning_rate": 1e38})
+    found = guidelines.measure(config, workdir=tmp_path, seeds=1, variations=["no_norm"])
+    assert [row["here"] for row in found.rows()[1:]] == ["all diverged"] * 2
+    assert found["variations"]["no_norm"]["diverged"] == 1
     assert "training diverged" in (tmp_path / "no_norm" / "seed0" / "log.txt").read_text()
 
 
-def test_a_variation_that_is_none(config_file: Path, tmp_path: Path) -> None:
-    process = guide(config_file, tmp_path, "--variations=no_norm", "--config.model.norm=none")
-    assert process.returncode == 2
-    assert "has 'no_norm' as it is" in process.stderr
+def test_a_variation_that_is_none(settings: dict[str, Any], tmp_path: Path) -> None:
+    config = tiny.config(settings | {"model.norm": "none"})
+    with pytest.raises(UserError, match="has 'no_norm' as it is"):
+        guidelines.measure(config, workdir=tmp_path, variations=["no_norm"])
 
 
-def test_an_unknown_variation(config_file: Path, tmp_path: Path) -> None:
-    process = guide(config_file, tmp_path, "--variations=maxout")
-    assert process.returncode == 2
-    assert "'maxout' is not one of paper, pooling" in process.stderr and "Traceback" not in process.stderr
+def test_an_unknown_variation(settings: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'maxout' is not one of paper, pooling"):
+        guidelines.measure(tiny.config(settings), workdir=tmp_path, variations=["maxout"])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("study", "variation"), [("guidelines", "no_norm"), ("choices", "batch_32")])
+def test_command(settings: dict[str, Any], tmp_path: Path, study: str, variation: str) -> None:
+    file = tiny.write_config(tmp_path, settings)
+    command = [sys.executable, "-m", f"dcgan_jax.evaluation.{study}", f"--config={file}", f"--workdir={tmp_path}"]
+    command += ["--seeds=1", f"--variations={variation}", "--config.num_steps=4"]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    out = tmp_path / "evaluation" / study
+    results = json.loads((out / "results.json").read_text())
+    assert list(results["variations"])[1:] == [variation] and results["seeds"] == 1
+    assert (out / "samples.png").exists()

@@ -20,7 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dcgan_jax import machine
-from dcgan_jax.benchmark import trainer
+from dcgan_jax.benchmark.trainer import Facts, Trainer
 from dcgan_jax.config import from_json
 from dcgan_jax.datasets.batches import Batches
 from dcgan_jax.datasets.image_dataset import ImageDataset
@@ -38,7 +38,7 @@ _WARM_UP_STEPS = 6
 
 
 class JaxTrainer:
-    """The training step of this package as `train.py` runs it, on random images."""
+    """The training step of this package as `training.py` runs it, on random images."""
 
     def __init__(self, config: ConfigDict) -> None:
         mesh = make_mesh(config.batch_size)
@@ -53,13 +53,13 @@ class JaxTrainer:
         settings = f"jax {jax.__version__}, conv {config.conv}, {config.precision}"
         if self._batches.steps_per_call > 1:
             settings += f", {self._batches.steps_per_call} steps a call"
-        self.facts = trainer.Facts(settings, jax.devices()[0].device_kind, time.perf_counter() - start)
+        self.facts = Facts(settings, jax.devices()[0].device_kind, time.perf_counter() - start)
 
     def run(self, steps: int) -> int:
         calls = -(-steps // self._batches.steps_per_call)
         metrics: Any = None
-        for _, batches in itertools.islice(self._stream, calls):
-            self._state, metrics = self._step(self._state, self._batches.pack, batches)
+        for _, call in itertools.islice(self._stream, calls):
+            self._state, metrics = self._step(self._state, self._batches.pack, call)
         jax.block_until_ready((self._state, metrics))
         return calls * self._batches.steps_per_call
 
@@ -83,11 +83,11 @@ class StreamedInput:
         self._stream = Batches(streamed, dataset, make_mesh(config.batch_size)).from_step(0)
         start = time.perf_counter()
         self.run(1)
-        self.facts = trainer.Facts("streamed", jax.devices()[0].device_kind, time.perf_counter() - start)
+        self.facts = Facts("streamed", jax.devices()[0].device_kind, time.perf_counter() - start)
 
     def run(self, steps: int) -> int:
-        for _, batches in itertools.islice(self._stream, steps):
-            jax.block_until_ready(batches)
+        for _, call in itertools.islice(self._stream, steps):
+            jax.block_until_ready(call)
         return steps
 
     def memory_bytes(self) -> int | None:
@@ -95,7 +95,7 @@ class StreamedInput:
 
 
 class MatrixProduct:
-    """Products of square matrices: what the device can do at best, as measured beside the training steps."""
+    """Products of square matrices: the most that the device can do, measured beside the training steps."""
 
     def __init__(self, config: ConfigDict) -> None:
         self.size = matrix_size()
@@ -104,7 +104,7 @@ class MatrixProduct:
         start = time.perf_counter()
         self.run(1)
         settings = f"{self.size} x {self.size} matrices, {config.precision}"
-        self.facts = trainer.Facts(settings, jax.devices()[0].device_kind, time.perf_counter() - start)
+        self.facts = Facts(settings, jax.devices()[0].device_kind, time.perf_counter() - start)
 
     def run(self, steps: int) -> int:
         for _ in range(steps):
@@ -130,7 +130,7 @@ def serve(connection: Connection, system: str, config_json: str) -> None:
       connection: to the process that measures.
       system: 'dcgan_jax', 'torch', 'lax' (this package with XLA's own convolutions), 'streamed_input' or
         'matrix_product'.
-      config_json: the config, see `run_folder.from_json`.
+      config_json: the config, see `config.from_json`.
     """
     machine.set_up()
     config = from_json(config_json)
@@ -149,7 +149,7 @@ def serve(connection: Connection, system: str, config_json: str) -> None:
         connection.send(trainer.memory_bytes() or _resident_bytes())
 
 
-def _make_trainer(system: str, config: ConfigDict) -> trainer.Trainer:
+def _make_trainer(system: str, config: ConfigDict) -> Trainer:
     if system == "matrix_product":
         return MatrixProduct(config)
     if system == "streamed_input":

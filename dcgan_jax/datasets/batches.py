@@ -70,6 +70,19 @@ def batch_indices(seed: int, step: int, batch_size: int, num_examples: int) -> n
     return np.concatenate(parts)
 
 
+def shuffled(rows: np.ndarray, batch_size: int, order: np.random.Generator) -> Iterator[np.ndarray]:
+    """Endless batches of `rows` [count], one permutation after the other, each batch [batch_size] in rising order.
+
+    For the small networks beside the GAN, which are trained in one go.
+    """
+    pending = np.empty(0, rows.dtype)
+    while True:
+        while len(pending) < batch_size:
+            pending = np.concatenate([pending, order.permutation(rows)])
+        yield np.sort(pending[:batch_size])
+        pending = pending[batch_size:]
+
+
 class Batches:
     """The data as the mapped step wants it.
 

@@ -3,8 +3,8 @@
     python -m dcgan_jax.datasets.dedup --source=lsun:/data/bedroom_train_lmdb --out=runs/dedup
 
 Packs the images at 32 pixels, hashes them (semantic_hash.py), and writes a contact sheet of pairs with the same hash,
-results.json, and duplicates.txt: the image that is left out and the one that is kept, a pair a line. Nothing is removed
-by this; training with --config.data.dedup=True (and --config.data.dedup_radius) leaves those images out.
+results.json, and duplicates.txt: the image that is left out and the one that is kept, a pair a line. It removes
+nothing; training with --config.data.dedup=True (and --config.data.dedup_radius) leaves those images out.
 
 How good the hashes are is measured on copies made of --plant images: saved again as JPEG (quality 75), shifted by a
 pixel, brightened by 10 %, each at --plant_size pixels and then reduced to 32. Recall is the share of copies whose
@@ -29,10 +29,11 @@ from dcgan_jax.datasets import decode, duplicates, opening, semantic_hash
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.reports import image_grid, report
-from dcgan_jax.reports.report import Picture, Report, Row
+from dcgan_jax.reports.report import Figure, Picture, Report
 
+TITLE = "Near-duplicates by semantic hashing (section 4.1.1)"
 # Of "a little over 3 million" images; false positives as judged by looking at collisions.
-PAPER: dict[str, Any] = {"images": 3_000_000, "removed": 275_000, "false_positives": 0.01}
+PAPER_IMAGES, PAPER_REMOVED, PAPER_FALSE_POSITIVES = 3_000_000, 275_000, 0.01
 _PAIRS, _PAIRS_A_ROW = 60, 6  # in the contact sheet
 
 
@@ -80,54 +81,97 @@ def find_planted(hashes: np.ndarray, planted: np.ndarray, numbers: np.ndarray, r
     return float((own <= radius).mean()), float((own == nearest)[found].mean()) if found.any() else float("nan")
 
 
-def main() -> None:
-    """Hashes, compares, plants copies, and writes what was found; see the module."""
-    data = _data()
-    settings = semantic_hash.Settings(_NOISE.value, _DROPOUT.value, _STEPS.value, _SEED.value)
-    if not 0.0 <= settings.dropout < 1.0:
-        raise UserError(f"--dropout is {settings.dropout}; it must be at least 0 and below 1.")
-    out = Path(_OUT.value)
-    opening.pack_path(data)  # is there such a source?
-    files.make_writable(out, "--out")
+def measure(
+    data: ConfigDict,
+    *,
+    radius: int = 0,
+    plant: int = 500,
+    plant_size: int = semantic_hash.SIDE,
+    settings: semantic_hash.Settings | None = None,
+    listing: Path | None = None,
+) -> Report:
+    """Hashes images, compares the hashes, and plants copies; see the module.
+
+    Args:
+      data: config.data; the images are taken at 32 pixels whatever its sizes are.
+      radius: bits that duplicates may differ in, 0 to `semantic_hash.MOST_RADIUS`.
+      plant: images that are copied to measure recall; 0: none.
+      plant_size: pixels at which they are copied, 32 or more.
+      settings: of the autoencoder; None: the defaults.
+      listing: file for the keys of each duplicate and the image that is kept, a pair a line; None: none is written.
+
+    Returns:
+      'images', 'removed'; 'planted': recall and precision of each kind of copy; 'seconds'; and the settings. A contact
+      sheet of duplicates.
+
+    Raises:
+      UserError: there is no such source, or a setting is out of range.
+    """
+    settings = settings or semantic_hash.Settings()
+    _check(data, settings)
     thumbnails = duplicates.open_thumbnails(data)
     images, count = thumbnails.images, len(thumbnails.images)
     times = [time.monotonic()]
     hashes = duplicates.hash_thumbnails(thumbnails, settings)
     times.append(time.monotonic())
-    first = semantic_hash.originals(hashes, _RADIUS.value)
+    first = semantic_hash.originals(hashes, radius)
     times.append(time.monotonic())
     seconds = dict(zip(("hashes", "comparison"), np.diff(times).tolist(), strict=True))
     removed = np.flatnonzero(first != np.arange(count))
+    if listing:
+        pairs = "".join(f"{thumbnails.keys[i]}\t{thumbnails.keys[first[i]]}\n" for i in removed)
+        files.write_atomically(listing, os.fsencode(pairs))
 
-    figures: dict[str, Any] = {
-        "images": count,
-        "removed": len(removed),
-        "radius": _RADIUS.value,
-        "settings": settings._asdict(),
-        "seconds": seconds,
-        "planted": {},
-    }
-    share = f"{len(removed):,} of {count:,} ({100 * len(removed) / count:.2f} %)"
-    rows = [Row("near-duplicates", share, "275,000 of 3 million (9 %)")]
-    if _PLANT.value:
+    planted: dict[str, Any] = {}
+    if plant:
         params = semantic_hash.autoencoder(images, duplicates.hash_folder(thumbnails), settings)
-        large = duplicates.resized(data, _PLANT_SIZE.value)
-        large.num_examples = min(_PLANT.value, count)
+        large = duplicates.resized(data, plant_size)
+        large.num_examples = min(plant, count)
         sources = opening.open_or_build(large).images
+        target = decode.Target(semantic_hash.SIDE, allow_upsampling=True)
         for name, copy in COPIES.items():
-            target = decode.Target(semantic_hash.SIDE, allow_upsampling=True)
             copies = np.stack([decode.to_square(copy(image), target) for image in sources])
-            numbers = np.arange(len(copies))
-            recall, precision = find_planted(hashes, semantic_hash.encode_all(params, copies), numbers, _RADIUS.value)
-            figures["planted"][name] = {"count": len(copies), "recall": recall, "precision": precision}
-            rows.append(Row(f"{len(copies):,} copies {name}: recall, precision", f"{recall:.3f}, {precision:.3f}"))
-    rows += [Row(f"seconds: {name}", f"{value:.2f}") for name, value in seconds.items()]
+            found = find_planted(hashes, semantic_hash.encode_all(params, copies), np.arange(len(copies)), radius)
+            planted[name] = {"count": len(copies), "recall": found[0], "precision": found[1]}
 
-    listing = "".join(f"{thumbnails.keys[i]}\t{thumbnails.keys[first[i]]}\n" for i in removed)
-    files.write_atomically(out / "duplicates.txt", os.fsencode(listing))
+    share = f"{len(removed):,} of {count:,} ({100 * len(removed) / count:.2f} %)"
+    figures = [
+        Figure("images", count, paper=PAPER_IMAGES),
+        Figure("removed", len(removed), "near-duplicates", share, PAPER_REMOVED, "275,000 of 3 million (9 %)"),
+        Figure("radius", radius),
+        Figure("settings", settings._asdict()),
+        Figure("planted", planted),
+    ]
+    for name, of_name in planted.items():
+        text = f"{of_name['count']:,} copies {name}: recall, precision"
+        figures.append(Figure("", text=text, here=f"{of_name['recall']:.3f}, {of_name['precision']:.3f}"))
+    figures.append(Figure("seconds", seconds))
+    figures += [Figure("", text=f"seconds: {name}", here=f"{value:.2f}") for name, value in seconds.items()]
     pictures = [_contact_sheet(images, removed, first)] if len(removed) else []
-    title = "Near-duplicates by semantic hashing (section 4.1.1)"
-    report.publish(out, Report(title, figures, rows, pictures, PAPER))
+    return Report(TITLE, figures, pictures, paper={"false_positives": PAPER_FALSE_POSITIVES})
+
+
+def main() -> None:
+    data, out = _data(), Path(_OUT.value)
+    settings = semantic_hash.Settings(_NOISE.value, _DROPOUT.value, _STEPS.value, _SEED.value)
+    _check(data, settings)
+    files.make_writable(out, "--out")
+    found = measure(
+        data,
+        radius=_RADIUS.value,
+        plant=_PLANT.value,
+        plant_size=_PLANT_SIZE.value,
+        settings=settings,
+        listing=out / "duplicates.txt",
+    )
+    report.publish(out, found)
+
+
+def _check(data: ConfigDict, settings: semantic_hash.Settings) -> None:
+    """Raises UserError if there is no such source, or the dropout is out of range."""
+    if not 0.0 <= settings.dropout < 1.0:
+        raise UserError(f"--dropout is {settings.dropout}; it must be at least 0 and below 1.")
+    opening.pack_path(data)
 
 
 def _contact_sheet(images: np.ndarray, removed: np.ndarray, first: np.ndarray) -> Picture:

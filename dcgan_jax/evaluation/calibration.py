@@ -1,4 +1,4 @@
-"""Do the distances say what the eye says, and how much of them is chance?
+"""Do the metrics that need no download agree with the eye, and how much of them is chance?
 
     python -m dcgan_jax.evaluation.calibration --config=configs/cifar10.py --held_out_split=test --out=calibration/
 
@@ -18,16 +18,20 @@ from typing import Any
 import numpy as np
 import scipy.ndimage
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from dcgan_jax import command_line
 from dcgan_jax.datasets import opening
+from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.metrics import feature_spaces, measures, nearest, reference
+from dcgan_jax.metrics.feature_spaces import FeatureSpace
+from dcgan_jax.metrics.measures import Measure
 from dcgan_jax.reports import image_grid, report
-from dcgan_jax.reports.report import Picture, Report, Row
+from dcgan_jax.reports.report import Figure, Picture, Report
 
+TITLE = "How distances answer to damage and to chance"
 _COUNTS = (500, 1000, 2000, 5000)
 _DRAWS = 5
 _SHOWN = 12  # images of each kind in the picture
@@ -47,8 +51,9 @@ def _repeat(images: np.ndarray, distinct: float) -> np.ndarray:
     return images[np.arange(len(images)) % int(distinct)]
 
 
+Damages = dict[str, tuple[Callable[[np.ndarray, float], np.ndarray], tuple[float, ...]]]
 # Strengths in rising order: standard deviations in pixels, in levels of 255, and numbers of images.
-DAMAGES: dict[str, tuple[Callable[[np.ndarray, float], np.ndarray], tuple[float, ...]]] = {
+DAMAGES: Damages = {
     "blur": (_blur, (0.5, 1.0, 2.0, 4.0)),
     "noise": (_add_noise, (8.0, 16.0, 32.0, 64.0)),
     "few": (_repeat, (1000.0, 100.0, 10.0, 1.0)),
@@ -60,11 +65,22 @@ def rises(values: list[float]) -> bool:
     return all(a < b for a, b in itertools.pairwise(values))
 
 
-def main() -> None:
-    """Every damage and number, in every space."""
-    config, out = _CONFIG.value, Path(_OUT.value)
-    files.make_writable(out, "--out")
-    held_out = opening.open_others(config.data, source=_HELD_OUT_SOURCE.value, split=_HELD_OUT_SPLIT.value)
+def measure(config: ConfigDict, *, held_out_source: str = "", held_out_split: str = "test") -> Report:
+    """Every damage and number of images, in every space.
+
+    Args:
+      config: whose data are taken.
+      held_out_source: images that stand for samples; '': the data's source.
+      held_out_split: their split; for folders, ''.
+
+    Returns:
+      'images': how many; for each space, the numbers of measures.py for 'undamaged' images, for each strength of each
+      damage, and their means and deviations over draws of 'counts' of images.
+
+    Raises:
+      UserError: the data cannot be used, or the held-out images are those of training.
+    """
+    held_out = opening.open_others(config.data, source=held_out_source, split=held_out_split)
     dataset = opening.open_or_build(config.data)
     if held_out.path == dataset.path:
         raise UserError(
@@ -74,38 +90,50 @@ def main() -> None:
     images = images[np.random.default_rng(0).permutation(len(images))]
 
     damages = DAMAGES | {"few": (_repeat, tuple(n for n in DAMAGES["few"][1] if 2 * n <= len(images)))}
-    spaces = {space.name: space for space in (feature_spaces.without_download(dataset), feature_spaces.of_pixels())}
-    figures: dict[str, Any] = {"images": len(images)}
-    rows = []
-    for name, space in spaces.items():
-        real = reference.open_or_build(None, space, dataset)
-        measure = measures.make_measure(space, real)
-        found: dict[str, Any] = {"undamaged": measure(images)}
-        figures[name] = found
-        distance = space.measure("frechet")
-        for damage, (apply, strengths) in damages.items():
-            outcomes = [measure(apply(images, strength)) for strength in strengths]
-            found[damage] = [{"strength": s, **outcome} for s, outcome in zip(strengths, outcomes, strict=True)]
-            values = [outcome[distance] for outcome in (found["undamaged"], *outcomes)]
-            text = ", ".join(f"{value:.3g}" for value in values) + ("" if rises(values) else "  (does not always rise)")
-            rows.append(Row(f"{distance}, undamaged, {damage} {', '.join(f'{s:g}' for s in strengths)}", text))
-        counts = [count for count in _COUNTS if 2 * count <= len(images)]
-        found["counts"] = [_scatter(measure, images, count) for count in counts]
-        for count, scatter in zip(counts, found["counts"], strict=True):
-            mean, std = scatter[distance]
-            rows.append(Row(f"{distance}, {count:,} undamaged images", f"{mean:.4g} ± {std:.2g}"))
+    figures = [Figure("images", len(images))]
+    for space in (feature_spaces.without_download(dataset), feature_spaces.of_pixels()):
+        if space.name not in [
+            figure.name for figure in figures
+        ]:  # both are pixels where nothing is known of the images
+            figures += _in_space(space, dataset, images, damages)
 
     kinds = [images] + [apply(images, s) for apply, strengths in damages.values() for s in strengths]
     sheet = np.concatenate([image_grid.make_grid(kind[:_SHOWN], _SHOWN) for kind in kinds])
     caption = f"Held-out images, then {', '.join(DAMAGES)}, in rising strengths."
-    title = "How distances answer to damage and to chance"
-    report.publish(out, Report(title, figures, rows, [Picture("damages.png", sheet, caption)], {}))
+    return Report(TITLE, figures, [Picture("damages.png", sheet, caption)])
 
 
-def _scatter(measure: measures.Measure, images: np.ndarray, count: int) -> dict[str, Any]:
+def main() -> None:
+    out = Path(_OUT.value)
+    files.make_writable(out, "--out")
+    found = measure(_CONFIG.value, held_out_source=_HELD_OUT_SOURCE.value, held_out_split=_HELD_OUT_SPLIT.value)
+    report.publish(out, found)
+
+
+def _in_space(space: FeatureSpace, dataset: ImageDataset, images: np.ndarray, damages: Damages) -> list[Figure]:
+    """All numbers in one space, under its name, and the lines of the table."""
+    score = measures.make_measure(space, reference.open_or_build(None, space, dataset))
+    found: dict[str, Any] = {"undamaged": score(images)}
+    lines, distance = [], space.measure("frechet")
+    for damage, (apply, strengths) in damages.items():
+        outcomes = [score(apply(images, strength)) for strength in strengths]
+        found[damage] = [{"strength": s, **outcome} for s, outcome in zip(strengths, outcomes, strict=True)]
+        values = [outcome[distance] for outcome in (found["undamaged"], *outcomes)]
+        here = ", ".join(f"{value:.3g}" for value in values) + ("" if rises(values) else "  (does not always rise)")
+        text = f"{distance}, undamaged, {damage} {', '.join(f'{s:g}' for s in strengths)}"
+        lines.append(Figure("", text=text, here=here))
+    counts = [count for count in _COUNTS if 2 * count <= len(images)]
+    found["counts"] = [_scatter(score, images, count) for count in counts]
+    for count, scatter in zip(counts, found["counts"], strict=True):
+        mean, std = scatter[distance]
+        lines.append(Figure("", text=f"{distance}, {count:,} undamaged images", here=f"{mean:.4g} ± {std:.2g}"))
+    return [Figure(space.name, found), *lines]
+
+
+def _scatter(score: Measure, images: np.ndarray, count: int) -> dict[str, Any]:
     """Mean and standard deviation (n - 1) of every measure over _DRAWS draws of `count` images; and the count."""
     rng = np.random.default_rng(count)
-    drawn = [measure(images[rng.choice(len(images), count, replace=False)]) for _ in range(_DRAWS)]
+    drawn = [score(images[rng.choice(len(images), count, replace=False)]) for _ in range(_DRAWS)]
     scatter = {name: [float(f([row[name] for row in drawn])) for f in (np.mean, _std)] for name in drawn[0]}
     return {"count": count, **scatter}
 

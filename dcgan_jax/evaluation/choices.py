@@ -7,6 +7,8 @@ Trains the given config as it is and once for each choice, all on equally many i
 paper; see variations.py for how, and for what is measured. docs/quality.md has the results.
 """
 
+from functools import partial
+
 from dcgan_jax.evaluation import variations
 from dcgan_jax.evaluation.variations import Study, Variation
 
@@ -32,6 +34,9 @@ STUDY = Study(
         "batch_256": Variation({"batch_size": 256}, "half as many steps"),
     },
 )
+
+# measure(config, *, workdir, seeds, variations) -> Report
+measure = partial(variations.measure, STUDY)
 
 
 if __name__ == "__main__":

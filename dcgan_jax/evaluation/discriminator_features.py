@@ -18,7 +18,7 @@ from dcgan_jax.config import need_convolutions
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.nets import frozen_statistics, models, pixels
 from dcgan_jax.nets.models import Tree
-from dcgan_jax.runs import trained
+from dcgan_jax.runs.sampler import full_batches
 
 GRID = 4
 
@@ -42,22 +42,22 @@ def flatten(taps: models.Taps) -> jax.Array:
 
 
 def check_config(config: ConfigDict) -> None:
-    """Raises UserError if the network has no convolutions, or is told the labels that its features are to tell."""
+    """Raises UserError if the network has no convolutions, or is conditioned on the labels we want to predict."""
     need_convolutions(config, "discriminator")
     if config.model.num_classes:
-        raise UserError("the run's discriminator is told the labels: features need an unconditional one.")
+        raise UserError("the run's discriminator is conditioned on labels: features need an unconditional one.")
 
 
 def make_extractor(
-    config: ConfigDict, params: Tree, batch_stats: Tree, images: np.ndarray, what: str
+    config: ConfigDict, variables: dict[str, Tree], images: np.ndarray, progress: str
 ) -> Callable[[np.ndarray, Path, str], np.ndarray]:
-    """`extract(images, file, what) -> features`, with batch statistics of `images`.
+    """`extract(images, file, progress) -> features`, with batch statistics of `images`.
 
     Args:
       config: of the run.
-      params, batch_stats: of its discriminator.
+      variables: 'params' and 'batch_stats' of its discriminator.
       images: uint8 [count, height, width, channels], all of them are seen once.
-      what: stands beside the progress bar.
+      progress: stands beside the progress bar.
 
     Returns:
       A function that writes float32 [count, features] of uint8 images to `file` and gives them memory-mapped.
@@ -69,24 +69,22 @@ def make_extractor(
     network = models.build_discriminator(config)
     batches = (
         (pixels.to_network(jnp.asarray(batch), config.model.output), None)
-        for batch, _ in trained.full_batches(images, what)
+        for batch, _ in full_batches(images, progress)
     )
-    variables = {
-        "params": params,
-        "batch_stats": frozen_statistics.make_estimate(network)(params, batch_stats, batches),
-    }
+    estimate, params = frozen_statistics.make_estimate(network), variables["params"]
+    frozen = {"params": params, "batch_stats": estimate(params, variables["batch_stats"], batches)}
 
     @jax.jit
     def features(variables: Tree, images: jax.Array) -> jax.Array:
         outputs: Any = network.apply(variables, pixels.to_network(images, config.model.output), train=False)
         return flatten(outputs[1])
 
-    def extract(images: np.ndarray, file: Path, what: str) -> np.ndarray:
-        width = jax.eval_shape(features, variables, images[:1]).shape[1]
+    def extract(images: np.ndarray, file: Path, progress: str) -> np.ndarray:
+        width = jax.eval_shape(features, frozen, images[:1]).shape[1]
         matrix = np.lib.format.open_memmap(file, "w+", np.float32, (len(images), width))
         done = 0
-        for batch, count in trained.full_batches(images, what):
-            matrix[done : done + count] = np.asarray(features(variables, batch))[:count]
+        for batch, count in full_batches(images, progress):
+            matrix[done : done + count] = np.asarray(features(frozen, batch))[:count]
             done += count
         return matrix
 

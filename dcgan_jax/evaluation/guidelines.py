@@ -7,6 +7,8 @@ Trains the given config as it is, which should follow the guidelines, and once f
 variations.py for how, and for what is measured. The paper judges by eye and gives no numbers.
 """
 
+from functools import partial
+
 from dcgan_jax.evaluation import variations
 from dcgan_jax.evaluation.variations import Study, Variation
 
@@ -34,6 +36,9 @@ STUDY = Study(
         "beta1_0.9": Variation({"optimizer.b1": 0.9}, "section 4: oscillation"),
     },
 )
+
+# measure(config, *, workdir, seeds, variations) -> Report
+measure = partial(variations.measure, STUDY)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def fit(
     labels: np.ndarray,
     num_classes: int,
     c: float,
-    what: str = "",
+    progress: str = "",
     start: LinearClassifier | None = None,
 ) -> LinearClassifier:
     """Trains a classifier.
@@ -73,7 +73,7 @@ def fit(
       labels: integers [examples], 0 to num_classes - 1.
       num_classes: two classes are trained as two problems that mirror each other.
       c: weight of the loss, C above.
-      what: stands beside the progress bar; '' for none.
+      progress: stands beside the progress bar; '' for none.
       start: where to start from, such as the solution for another C; the result is the same.
     """
     x = jnp.asarray(features)
@@ -84,7 +84,7 @@ def fit(
     if start is not None:
         weights = jnp.concatenate([start.weights, start.intercept[None]])
         value, slope, active = _objective(x, targets, weights, c)
-    with tqdm(desc=what, unit="Newton step", disable=None if what else True) as bar:
+    with tqdm(desc=progress, unit="Newton step", disable=None if progress else True) as bar:
         for _ in range(_MOST_NEWTON_STEPS):
             left = jnp.linalg.norm(slope, axis=0) / jnp.maximum(first, jnp.finfo(x.dtype).tiny)
             bar.set_postfix(gradient=f"{float(left.max()):.1e}")

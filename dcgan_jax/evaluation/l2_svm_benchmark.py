@@ -16,7 +16,6 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from absl import flags
@@ -27,9 +26,10 @@ from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.nets.activations import LEAK
 from dcgan_jax.reports import report
-from dcgan_jax.reports.report import Report, Row
+from dcgan_jax.reports.report import Figure, Report
 
 CLASSES = 10
+SOLVERS = {"ours": "this solver", "peer": "LinearSVC"}
 _FACTORS = 200
 _TEST = 2_000  # examples
 _BLOCK = 1_000  # examples made at once
@@ -99,32 +99,51 @@ def _peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def main() -> None:
-    """Makes the problem, solves it in a process per solver, and prints both."""
-    out, problem = Path(_OUT.value), (_EXAMPLES.value, _FEATURES.value)
-    if _PEER.value:
+def measure(
+    folder: str | Path, *, examples: int = 5_000, features: int = 7_168, c: float = 1e-3, peer: bool = False
+) -> Report:
+    """Makes the problem and solves it, in a process per solver.
+
+    Args:
+      folder: holds the features meanwhile.
+      examples: to train on.
+      features: of each.
+      c: weight of the loss.
+      peer: whether scikit-learn's LinearSVC runs too.
+
+    Returns:
+      'ours' and 'peer' as of `solve`, and the settings.
+
+    Raises:
+      UserError: scikit-learn is missing, or the features do not fit on the disk.
+    """
+    if peer:
         try:
             import sklearn  # noqa: F401
         except ImportError:
             raise UserError("--peer needs scikit-learn: pip install -e '.[bench]'") from None
-    files.make_writable(out, "--out")
-    needed, free = 4 * (problem[0] + _TEST) * problem[1], shutil.disk_usage(out).free
+    files.make_writable(Path(folder), "--out")
+    needed, free = 4 * (examples + _TEST) * features, shutil.disk_usage(folder).free
     if needed > free:
-        raise UserError(f"the features need {needed:,} bytes in --out={out}, where {free:,} are free.")
-    figures: dict[str, Any] = {"examples": problem[0], "features": problem[1], "c": _C.value}
-    rows = []
-    with tempfile.TemporaryDirectory(dir=out) as folder:
-        write_problem(Path(folder), *problem, seed=0)
-        for solver in ("ours", "peer") if _PEER.value else ("ours",):
+        raise UserError(f"the features need {needed:,} bytes in --out={folder}, where {free:,} are free.")
+    figures = [Figure("examples", examples), Figure("features", features), Figure("c", c)]
+    with tempfile.TemporaryDirectory(dir=folder) as problem:
+        write_problem(Path(problem), examples, features, seed=0)
+        for solver, text in SOLVERS.items() if peer else [("ours", SOLVERS["ours"])]:
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                figures[solver] = outcome = pool.submit(solve, solver, Path(folder), _C.value).result()
-            words = (
+                outcome = pool.submit(solve, solver, Path(problem), c).result()
+            here = (
                 f"{outcome['seconds']:.1f} s, {outcome['peak_memory_bytes'] / _GIB:.1f} GiB, objective "
                 f"{outcome['objective']:.8g}, accuracy {100 * outcome['accuracy']:.2f} %"
             )
-            rows.append(Row({"ours": "this solver", "peer": "LinearSVC"}[solver], words))
-    title = f"L2-SVM with {problem[0]:,} x {problem[1]:,} features, 10 classes, C = {_C.value:g}"
-    report.publish(out, Report(title, figures, rows, [], {}))
+            figures.append(Figure(solver, outcome, text, here))
+    return Report(f"L2-SVM with {examples:,} x {features:,} features, 10 classes, C = {c:g}", figures)
+
+
+def main() -> None:
+    out = Path(_OUT.value)
+    found = measure(out, examples=_EXAMPLES.value, features=_FEATURES.value, c=_C.value, peer=_PEER.value)
+    report.publish(out, found)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ CIFAR-10 the paper does not say how it chose C; the grid of that script is the d
 import math
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,13 +34,14 @@ from dcgan_jax import command_line
 from dcgan_jax.datasets import opening
 from dcgan_jax.evaluation import discriminator_features, l2_svm, supervised_cnn
 from dcgan_jax.machine.errors import UserError
-from dcgan_jax.nets import models
 from dcgan_jax.reports import report
-from dcgan_jax.reports.report import Report, Row
+from dcgan_jax.reports.report import Figure, Report
 from dcgan_jax.runs import run_flags, trained
+from dcgan_jax.runs.trained import Run
 from dcgan_jax.train_state import create_state
 
 NAME = "linear_svm"
+TITLE = "Discriminator features and a linear SVM (section 5, tables 1 and 2)"
 C_GRID = ("1e-4", "2e-4", "5e-4", "1e-3", "2e-3", "5e-3", "1e-2")  # svhn/svhn_semisup_analysis.py
 DRAWS = 10  # of the labels, where there are few
 # Paper tables 1 (CIFAR-10 with the network trained on ImageNet: all labels, and 400 a class) and 2 (SVHN, 1,000 labels;
@@ -95,7 +97,7 @@ def hold_out(count: int, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[:held_out]), np.sort(order[held_out:])
 
 
-def draw(labels: np.ndarray, rest: np.ndarray, protocol: Protocol, number: int) -> np.ndarray:
+def training_examples(labels: np.ndarray, rest: np.ndarray, protocol: Protocol, number: int) -> np.ndarray:
     """Numbers of the training examples of a draw, from `rest`; all of them if labels are not few."""
     if not protocol.per_class:
         return rest
@@ -103,8 +105,10 @@ def draw(labels: np.ndarray, rest: np.ndarray, protocol: Protocol, number: int) 
     return rest[draw_per_class(labels[rest], protocol.per_class, rng)]
 
 
-def evaluate(train: Split, test: Split, classes: int, protocol: Protocol, what: str) -> dict[str, Any]:
+def evaluate(train: Split, test: Split, classes: int, protocol: Protocol, name: str) -> dict[str, Any]:
     """Chooses C on held-out training examples if there is a choice, then trains and tests.
+
+    `name` of the features stands beside the progress bars.
 
     Returns:
       c; accuracy on `test`, mean over draws; std over draws (None without draws); held_out: accuracy for each C;
@@ -117,19 +121,20 @@ def evaluate(train: Split, test: Split, classes: int, protocol: Protocol, what: 
     if len(protocol.grid) > 1:
         validation = train.take(held_out)
         for number in range(protocol.draws if few else 1):
-            drawn = draw(train.labels, rest, protocol, number)
+            drawn = training_examples(train.labels, rest, protocol, number)
             x, labels, fitted = l2_svm.to_device(train.features, drawn), train.labels[drawn], None
             for i, c in enumerate(protocol.grid):
-                fitted = l2_svm.fit(x, labels, classes, c, f"{what}: C = {c:g}", start=fitted)
+                fitted = l2_svm.fit(x, labels, classes, c, f"{name}: C = {c:g}", start=fitted)
                 accuracies[i] += (fitted.predict(validation.features) == validation.labels).mean()
             del x
         del validation  # these are large
     best, scores, seconds = protocol.grid[int(accuracies.argmax())], [], 0.0
     for i in range(protocol.test_draws if few else 1):
-        chosen = draw(train.labels, rest, protocol, protocol.draws + i) if few else np.arange(len(train.labels))
+        everything = np.arange(len(train.labels))
+        chosen = training_examples(train.labels, rest, protocol, protocol.draws + i) if few else everything
         x = l2_svm.to_device(train.features, chosen)
         begin = time.monotonic()
-        fitted = l2_svm.fit(x, train.labels[chosen], classes, best, f"{what}: {i + 1} at C = {best:g}")
+        fitted = l2_svm.fit(x, train.labels[chosen], classes, best, f"{name}: {i + 1} at C = {best:g}")
         seconds = time.monotonic() - begin
         del x
         scores.append(float((fitted.predict(test.features) == test.labels).mean()))
@@ -142,56 +147,111 @@ def evaluate(train: Split, test: Split, classes: int, protocol: Protocol, what: 
     }
 
 
-def main() -> None:
-    """Measures the trained network, the untrained one and pixels, one after the other; see the module."""
-    workdir = Path(_WORKDIR.value)
-    config, state = trained.load_run(workdir, _STEP.value)
-    discriminator_features.check_config(config)
-    draws = _DRAWS.value
-    protocol = Protocol(_read_grid(_C.value), _LABELS_PER_CLASS.value, draws, _TEST_DRAWS.value or draws, _SEED.value)
-    train = _open_labelled(config, _SOURCE.value, _TRAIN_SPLIT.value)
-    test = _open_labelled(config, _TEST_SOURCE.value or _SOURCE.value, _TEST_SPLIT.value)
+def measure(
+    run: Run,
+    *,
+    source: str = "tfds:cifar10",
+    test_source: str | None = None,
+    train_split: str = "train",
+    test_split: str = "test",
+    data_dir: str | None = None,
+    labels_per_class: int = 0,
+    draws: int = DRAWS,
+    test_draws: int | None = None,
+    supervised_trials: int = 0,
+    supervised_steps: int = 1000,
+    c: Sequence[float | str] = C_GRID,
+    seed: int = 0,
+) -> Report:
+    """Measures the trained network, the untrained one and pixels, one after the other; see the module.
+
+    Features are kept in the run's folder while they are needed.
+
+    Args:
+      run: a trained run of an unconditional network.
+      source: labelled images, as config.data.source says.
+      test_source: images to test on; None: another split of `source`.
+      train_split, test_split: of the sources; for folders, 'train'.
+      data_dir: TFDS data folder; None: the run's.
+      labels_per_class: labels of each class that are used; 0: all.
+      draws: of few labels, for the choice of C.
+      test_draws: of few labels, for testing; None: as many.
+      supervised_trials: networks of the random search of a supervised baseline; 0: no baseline.
+      supervised_steps: training steps of each.
+      c: values of C to choose from, or their texts; a single one is taken as it is.
+      seed: of draws and held-out images.
+
+    Returns:
+      'trained', 'untrained', 'pixels' as of `evaluate`, with the number of 'features'; 'supervised' as of
+      `supervised_cnn.search`; and the settings.
+
+    Raises:
+      UserError: the network gives no features, or the images have no labels, or too few.
+    """
+    discriminator_features.check_config(run.config)
+    protocol = Protocol(_read_grid(c), labels_per_class, draws, test_draws or draws, seed)
+    train = _open_labelled(run.config, source, train_split, data_dir)
+    test = _open_labelled(run.config, test_source or source, test_split, data_dir)
     classes = int(max(train.labels.max(), test.labels.max())) + 1
     if classes < 2:
-        raise UserError(f"{_SOURCE.value} has one class only: there is nothing to tell apart.")
+        raise UserError(f"{source} has one class only: there is nothing to tell apart.")
     held_out, rest = hold_out(len(train.labels), protocol)
     fewest = int(np.unique(train.labels[rest], return_counts=True)[1].min())
-    if protocol.per_class > fewest:
+    if labels_per_class > fewest:
         raise UserError(
-            f"--labels_per_class={protocol.per_class}, but one class has only {fewest} images beside the "
+            f"--labels_per_class={labels_per_class}, but one class has only {fewest} images beside the "
             f"{len(held_out):,} that choose C."
         )
 
-    fresh = jax.jit(partial(create_state, config, *models.build_models(config)))().discriminator
-    figures: dict[str, Any] = {"step": int(state.step), "source": _SOURCE.value, **protocol._asdict()}
-    rows = []
-    with tempfile.TemporaryDirectory(dir=workdir) as folder:
-        for name, player in (("trained", state.discriminator), ("untrained", fresh), ("pixels", None)):
+    figures = [Figure("step", run.step), Figure("source", source)]
+    figures += [Figure(name, value) for name, value in protocol._asdict().items()]
+    fresh = jax.jit(partial(create_state, run.gan))().discriminator
+    with tempfile.TemporaryDirectory(dir=run.workdir) as folder:
+        for name, player in (("trained", run.state.discriminator), ("untrained", fresh), ("pixels", None)):
             if player is None:
                 sets = [Split(_pixels(data.features), data.labels) for data in (train, test)]
             else:
                 extract = discriminator_features.make_extractor(
-                    config, player.params, player.batch_stats, train.features, f"{name}: batch statistics"
+                    run.config, player.variables, train.features, f"{name}: batch statistics"
                 )
                 sets = [
                     Split(extract(data.features, Path(folder) / f"{which}.npy", f"{name}: {which}"), data.labels)
                     for which, data in (("train", train), ("test", test))
                 ]
             count = sets[0].features.shape[1]
-            figures[name] = outcome = evaluate(sets[0], sets[1], classes, protocol, name) | {"features": count}
-            what = f"{name}: accuracy, {count:,} features, C = {outcome['c']:g}"
-            rows.append(Row(what, _in_words(outcome), _paper(protocol.per_class) if name == "trained" else ""))
-    if _SUPERVISED_TRIALS.value:
-        drawn, validation = train.take(draw(train.labels, rest, protocol, 0)), train.take(held_out)
-        trials, steps = _SUPERVISED_TRIALS.value, _SUPERVISED_STEPS.value
-        found = supervised_cnn.search(config, drawn, validation, test, trials, steps, protocol.seed)
-        figures["supervised"] = found
-        what = f"supervised network, best of {trials} trials: accuracy (held-out images)"
+            outcome = evaluate(sets[0], sets[1], classes, protocol, name) | {"features": count}
+            text = f"{name}: accuracy, {count:,} features, C = {outcome['c']:g}"
+            paper = _paper(source, labels_per_class) if name == "trained" else ""
+            figures.append(Figure(name, outcome, text, _in_words(outcome), paper_here=paper))
+    if supervised_trials:
+        drawn, validation = train.take(training_examples(train.labels, rest, protocol, 0)), train.take(held_out)
+        found = supervised_cnn.search(run.config, drawn, validation, test, supervised_trials, supervised_steps, seed)
+        text = f"supervised network, best of {supervised_trials} trials: accuracy (held-out images)"
+        here = f"{100 * found['accuracy']:.1f} % ({100 * found['held_out']:.1f} %)"
         error = PAPER["svhn_cropped"]["supervised_error_100_per_class"]
-        paper = f"({100 * (1 - error):.1f} %)" if _is_svhn(protocol.per_class) else ""
-        rows.append(Row(what, f"{100 * found['accuracy']:.1f} % ({100 * found['held_out']:.1f} %)", paper))
-    title = "Discriminator features and a linear SVM (section 5, tables 1 and 2)"
-    report.publish(report.folder(workdir, "evaluation", NAME), Report(title, figures, rows, [], PAPER))
+        paper = f"({100 * (1 - error):.1f} %)" if _is_svhn(source, labels_per_class) else ""
+        figures.append(Figure("supervised", found, text, here, paper_here=paper))
+    return Report(TITLE, figures, paper=PAPER)
+
+
+def main() -> None:
+    run = trained.load(_WORKDIR.value, _STEP.value)
+    found = measure(
+        run,
+        source=_SOURCE.value,
+        test_source=_TEST_SOURCE.value,
+        train_split=_TRAIN_SPLIT.value,
+        test_split=_TEST_SPLIT.value,
+        data_dir=_DATA_DIR.value,
+        labels_per_class=_LABELS_PER_CLASS.value,
+        draws=_DRAWS.value,
+        test_draws=_TEST_DRAWS.value,
+        supervised_trials=_SUPERVISED_TRIALS.value,
+        supervised_steps=_SUPERVISED_STEPS.value,
+        c=_C.value,
+        seed=_SEED.value,
+    )
+    report.publish(report.folder(run.workdir, "evaluation", NAME), found)
 
 
 def _in_words(outcome: dict[str, Any]) -> str:
@@ -201,35 +261,35 @@ def _in_words(outcome: dict[str, Any]) -> str:
     return f"{accuracy:.1f} ± {100 * std:.1f} % (error {100 - accuracy:.1f} ± {196 * std:.1f} %)"
 
 
-def _is_svhn(per_class: int) -> bool:
+def _is_svhn(source: str, per_class: int) -> bool:
     """Whether this is the paper's protocol: SVHN, 1,000 labels."""
-    return _SOURCE.value == "tfds:svhn_cropped" and per_class == 100
+    return source == "tfds:svhn_cropped" and per_class == 100
 
 
-def _paper(per_class: int) -> str:
+def _paper(source: str, per_class: int) -> str:
     """The paper's figure, where it has one for this source and number of labels."""
-    if _is_svhn(per_class):
+    if _is_svhn(source, per_class):
         return f"error {100 * PAPER['svhn_cropped']['error_100_per_class']:.2f} %"
-    if _SOURCE.value == "tfds:cifar10" and per_class in (0, 400):
+    if source == "tfds:cifar10" and per_class in (0, 400):
         accuracy, few, std = (100 * value for value in PAPER["cifar10"].values())
         return f"{few:.1f} ± {std:.1f} %" if per_class else f"{accuracy:.1f} %"
     return ""
 
 
-def _read_grid(texts: list[str]) -> tuple[float, ...]:
-    """Raises UserError if a value is not a positive number."""
+def _read_grid(values: Sequence[float | str]) -> tuple[float, ...]:
+    """The values in rising order. Raises UserError if one is not a positive number."""
     try:
-        grid = tuple(sorted(float(text) for text in texts))
+        grid = tuple(sorted(float(value) for value in values))
     except ValueError:
         grid = ()
     if not grid or not all(0 < c < math.inf for c in grid):
-        raise UserError(f"--c={','.join(texts)} must be positive numbers, such as 1e-3,1e-2.")
+        raise UserError(f"--c={','.join(map(str, values))} must be positive numbers, such as 1e-3,1e-2.")
     return grid
 
 
-def _open_labelled(config: ConfigDict, source: str, split: str) -> Split:
+def _open_labelled(config: ConfigDict, source: str, split: str, data_dir: str | None) -> Split:
     """uint8 images of the run's size and channels, as features. Raises UserError if there are none, or no labels."""
-    dataset = opening.open_others(config.data, source=source, split=split, folder=_DATA_DIR.value or "")
+    dataset = opening.open_others(config.data, source=source, split=split, folder=data_dir or "")
     if dataset.labels is None:
         raise UserError(f"{source} has no labels: for an image folder, sort the images into one subfolder per class.")
     return Split(dataset.images, dataset.labels)

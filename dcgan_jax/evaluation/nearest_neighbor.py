@@ -11,7 +11,7 @@ than one.
 The paper's table compares a DCGAN (configs/mnist.py) with a GAN of dense layers (configs/mnist_dense.py).
 """
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -26,10 +26,12 @@ from dcgan_jax.machine.errors import UserError
 from dcgan_jax.metrics import nearest
 from dcgan_jax.nets import pixels
 from dcgan_jax.reports import image_grid, report
-from dcgan_jax.reports.report import Picture, Report, Row
+from dcgan_jax.reports.report import Figure, Picture, Report
 from dcgan_jax.runs import run_flags, trained
+from dcgan_jax.runs.trained import Run
 
 NAME = "nearest_neighbor"
+TITLE = "Nearest-neighbour classifier trained on samples (appendix, table 3)"
 # Table 3, test error on MNIST by number of samples, as remembered; the text's statements agree with it.
 PAPER: dict[str, Any] = {
     "real": {"50000": 0.031},
@@ -39,65 +41,96 @@ PAPER: dict[str, Any] = {
 _SHOWN = 10  # samples of each class, and wrongly read test images
 
 
-def main() -> None:
-    """Real images first, then samples in rising numbers, each the beginning of the next."""
-    workdir = Path(_WORKDIR.value)
-    config, state = trained.load_run(workdir, _STEP.value)
-    if not config.model.num_classes:
-        raise UserError(f"{workdir} holds an unconditional network: its samples have no labels to learn from.")
-    counts = _read_counts(_NUM.value, config.model.num_classes)
-    if _DATA_DIR.value:
-        config.data.dir = _DATA_DIR.value
-    train = opening.open_or_build(config.data)
-    source, split = _TEST_SOURCE.value or config.data.source, _TEST_SPLIT.value
-    test = opening.open_others(config.data, source=source, split=split)
-    batches.check_labels(config, config.data.source, train)
-    batches.check_labels(config, f"{source} {split}", test)
+def measure(
+    run: Run,
+    *,
+    num: Sequence[int | str] = (50_000,),
+    test_source: str | None = None,
+    test_split: str = "test",
+    data_dir: str | None = None,
+    seed: int = 0,
+) -> Report:
+    """Real images first, then samples in rising numbers, each the beginning of the next.
+
+    Args:
+      run: a trained run of a conditional network, whose norm is 'running' or 'frozen'.
+      num: numbers of samples, or their texts.
+      test_source: images to test on; None: another split of the run's.
+      test_split: of `test_source`; for folders, 'train'.
+      data_dir: TFDS data folder; None: the run's.
+      seed: of the noise.
+
+    Returns:
+      'real' and, for each number of samples, an entry of 'generated': test error, mean distance of a test image to the
+      nearest image (nnd), and num.
+
+    Raises:
+      UserError: the network is unconditional, a number is too small or too large, or the data cannot be used.
+    """
+    config, classes = run.config, run.generator.num_classes
+    if not classes:
+        raise UserError(f"{run.workdir} holds an unconditional network: its samples have no labels to learn from.")
+    counts = _read_counts(num, classes)
+    data = config.data.copy_and_resolve_references()
+    data.dir = data_dir or data.dir
+    train = opening.open_or_build(data)
+    test_source = test_source or data.source
+    test = opening.open_others(data, source=test_source, split=test_split)
+    batches.check_labels(config, data.source, train)
+    batches.check_labels(config, f"{test_source} {test_split}", test)
     assert test.labels is not None
     truth = test.labels
     queries = pixels.to_network(jnp.asarray(test.images), config.model.output).reshape(len(truth), -1)
 
     real = nearest.Neighbors(queries)
     nearest.add_images(real, train.images, train.labels, config.model.output, "real images of class")
-    figures: dict[str, Any] = {
-        "step": int(state.step),
-        "seed": _SEED.value,
-        "test_images": len(truth),
-        "real": _measure(real, truth) | {"num": len(train.images)},
-        "generated": [],
-    }
+    of_real = _errors(real, truth) | {"num": len(train.images)}
+    lines = [_line(f"{len(train.images):,} real images", of_real, _paper(config, "real", len(train.images)))]
+
     kind = "dcgan" if config.model.generator.stages else "gan"
-    rows = [
-        _row(
-            f"trained on {len(train.images):,} real images", figures["real"], _paper(config, "real", len(train.images))
-        )
-    ]
-
-    stream = nearest.make_stream(config, _SEED.value)
-    variables = trained.make_sampling_variables(config, _NORM.value)(state)
-    generated, done = nearest.Neighbors(queries), 0
+    stream = nearest.make_stream(run.generator, seed)
+    neighbors, done, of_samples = nearest.Neighbors(queries), 0, []
     for count in counts:
-        for samples, label in stream(**variables, begin=done, end=count, what=f"{count:,} samples"):
-            generated.add(samples, label)
+        for samples, label in stream(**run.variables, begin=done, end=count, what=f"{count:,} samples"):
+            neighbors.add(samples, label)
         done = count
-        outcome = _measure(generated, truth)
-        figures["generated"].append(outcome | {"num": count})
-        rows.append(_row(f"trained on {count:,} samples", outcome, _paper(config, kind, count)))
+        of_samples.append(_errors(neighbors, truth) | {"num": count})
+        lines.append(_line(f"{count:,} samples", of_samples[-1], _paper(config, kind, count)))
 
-    title = "Nearest-neighbour classifier trained on samples (appendix, table 3)"
-    pictures = _pictures(config, variables, test, generated.labels())
-    report.publish(report.folder(workdir, "evaluation", NAME), Report(title, figures, rows, pictures, PAPER))
+    figures = [
+        Figure("step", run.step),
+        Figure("seed", seed),
+        Figure("test_images", len(truth)),
+        Figure("real", of_real),
+        Figure("generated", of_samples),
+        *lines,
+    ]
+    return Report(TITLE, figures, _pictures(run, seed, test, neighbors.labels()), paper=PAPER)
 
 
-def _measure(neighbors: nearest.Neighbors, truth: np.ndarray) -> dict[str, float]:
+def main() -> None:
+    run = trained.load(_WORKDIR.value, _STEP.value, _NORM.value)
+    found = measure(
+        run,
+        num=_NUM.value,
+        test_source=_TEST_SOURCE.value,
+        test_split=_TEST_SPLIT.value,
+        data_dir=_DATA_DIR.value,
+        seed=_SEED.value,
+    )
+    report.publish(report.folder(run.workdir, "evaluation", NAME), found)
+
+
+def _errors(neighbors: nearest.Neighbors, truth: np.ndarray) -> dict[str, float]:
     return {
         "error": float((neighbors.labels() != truth).mean()),
         "nnd": float(neighbors.distances().mean()),
     }
 
 
-def _row(what: str, outcome: dict[str, float], paper: str) -> Row:
-    return Row(f"{what}: test error (mean distance)", f"{100 * outcome['error']:.2f} % ({outcome['nnd']:.3f})", paper)
+def _line(images: str, found: dict[str, float], paper: str) -> Figure:
+    here = f"{100 * found['error']:.2f} % ({found['nnd']:.3f})"
+    return Figure("", text=f"trained on {images}: test error (mean distance)", here=here, paper_here=paper)
 
 
 def _paper(config: ConfigDict, kind: str, count: int) -> str:
@@ -107,17 +140,16 @@ def _paper(config: ConfigDict, kind: str, count: int) -> str:
     return f"{100 * PAPER[kind][str(count)]:.2f} %"
 
 
-def _pictures(config: ConfigDict, variables: dict[str, Any], test: ImageDataset, found: np.ndarray) -> list[Picture]:
-    """Samples, a class per column; and test images that are read wrongly."""
+def _pictures(run: Run, seed: int, test: ImageDataset, found: np.ndarray) -> list[Picture]:
+    """Samples, a class per column; and test images that are read wrongly, as the labels int32 [count] `found`."""
     assert test.labels is not None
-    classes = config.model.num_classes
-    generate = trained.make_generate(config)
-    numbers = jnp.arange(_SHOWN * classes)
-    samples = generate(**variables, z=trained.draw_noise_of(config, _SEED.value, numbers), labels=numbers % classes)
+    sampler, classes = run.sampler, run.generator.num_classes
+    count = _SHOWN * classes
+    samples = sampler.generate(run.variables, sampler.noise(seed, 0, count), sampler.labels(0, count))
     pictures = [
         Picture("samples.png", image_grid.make_grid(np.asarray(samples), classes), "Samples, a class per column.")
     ]
-    wrong = np.flatnonzero(found != test.labels)[: _SHOWN * classes]
+    wrong = np.flatnonzero(found != test.labels)[:count]
     if len(wrong):
         read = ", ".join(f"{test.labels[i]} as {found[i]}" for i in wrong[:_SHOWN])
         caption = f"Test images whose nearest sample has another label, in rows. The first are {read}."
@@ -125,16 +157,16 @@ def _pictures(config: ConfigDict, variables: dict[str, Any], test: ImageDataset,
     return pictures
 
 
-def _read_counts(texts: list[str], classes: int) -> list[int]:
-    """Raises UserError if they are not whole numbers of at least one sample a class."""
+def _read_counts(numbers: Sequence[int | str], classes: int) -> list[int]:
+    """The numbers in rising order. Raises UserError if they are not whole, of at least one sample a class."""
     try:
-        counts = sorted({int(text.replace("_", "")) for text in texts})
+        counts = sorted({int(str(number).replace("_", "")) for number in numbers})
     except ValueError:
         counts = []
     if not counts or counts[0] < classes or counts[-1] > 2**31 - 1:
         raise UserError(
-            f"--num={','.join(texts)} must be whole numbers from {classes} (a sample of each class) to 2147483647, "
-            "such as 50000,1000000."
+            f"--num={','.join(map(str, numbers))} must be whole numbers from {classes} (a sample of each class) to "
+            "2147483647, such as 50000,1000000."
         )
     return counts
 
@@ -148,6 +180,6 @@ if __name__ == "__main__":
     _DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS data folder; default: the run's.")
     _SEED = flags.DEFINE_integer("seed", 0, "Of the noise.", lower_bound=0, upper_bound=2**31 - 1)
     _NORM = flags.DEFINE_enum(
-        "norm", "running", ("running", "frozen"), "Statistics of batch normalisation; see sample.py."
+        "norm", "running", ("running", "frozen"), "Statistics of batch normalisation; see sampler.py."
     )
     command_line.run(main)

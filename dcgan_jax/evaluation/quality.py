@@ -1,23 +1,19 @@
-"""What samples are worth in numbers, against the data.
+"""Scores samples against the data.
 
     python -m dcgan_jax.evaluation.quality --workdir=runs/cifar10 --all_checkpoints
     python -m dcgan_jax.evaluation.quality --workdir=runs/cifar10 --features=inception --num_samples=50000
     python -m dcgan_jax.evaluation.quality --images=samples/ --config=configs/cifar10.py --out=results/
 
-measures a run's checkpoints, or a folder or .npz file of anybody's images, in one feature space (feature_spaces.py);
-measures.py lists the numbers. Training does the same beside itself, with config.eval_every. docs/quality.md says which
+measures a run's checkpoints, or any folder or .npz file of images, in one feature space (feature_spaces.py);
+measures.py lists the numbers. With config.eval_every, training takes them too. docs/quality.md says which
 settings give which published number.
 """
 
-import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import matplotlib
-
-matplotlib.use("Agg")
 
 import numpy as np
 from absl import flags
@@ -35,17 +31,148 @@ from dcgan_jax.metrics import feature_spaces, measures, nearest, reference, resi
 from dcgan_jax.metrics.feature_spaces import FeatureSpace
 from dcgan_jax.metrics.measures import Measure
 from dcgan_jax.metrics.memorization import Memorization
-from dcgan_jax.reports import image_grid, report
-from dcgan_jax.reports.report import Picture, Report, Row
+from dcgan_jax.reports import image_grid, plots, report
+from dcgan_jax.reports.report import Figure, Picture, Report
 from dcgan_jax.runs import run_flags, run_folder, trained
+from dcgan_jax.runs.sampler import NORMS
+from dcgan_jax.runs.trained import Run
 
 NAME = "quality"
-_TITLE = "Quality of samples"
+TITLE = "Quality of samples"
+FEATURES = ("auto", "pixels", "inception")
 _SHOWN = 64  # samples of a sheet
 
 
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """In which features samples are compared, and with which images.
+
+    Attributes:
+      features: 'inception': FID, KID and Inception score; 'pixels': averages of blocks; 'auto': features of a small
+        network that is trained on the data's labels, once, or pixels where there are none.
+      weights: file of Inception's weights; None: the one in the cache folder.
+      resize: how images are made 299 x 299 for Inception, one of `resize.RULES`.
+      split: of the data to compare with; '': that of the config.
+      num_reference: images of the data to compare with, drawn at random; 0: all.
+      reference: file of the data's statistics, written if it is not there; None: in the pack's folder.
+      held_out_source: of images that were not trained on, which are measured too, and find copies; '': the config's.
+      held_out_split: their split; both '': none are measured.
+      data_dir: TFDS data folder; None: the config's.
+    """
+
+    features: str = "auto"
+    weights: str | None = None
+    resize: str = resize.RULES[0]
+    split: str = ""
+    num_reference: int = 0
+    reference: str | Path | None = None
+    held_out_source: str = ""
+    held_out_split: str = ""
+    data_dir: str | None = None
+
+    def data(self, config: ConfigDict) -> ConfigDict:
+        """config.data with the `data_dir`."""
+        data = config.data.copy_and_resolve_references()
+        data.dir = self.data_dir or data.dir
+        return data
+
+    def open_space(self, dataset: ImageDataset) -> FeatureSpace:
+        if self.features not in FEATURES:
+            raise UserError(f"features is {self.features!r}; choose from {', '.join(map(repr, FEATURES))}.")
+        if self.features == "inception":
+            return feature_spaces.inception(self.weights, self.resize)
+        return feature_spaces.of_pixels() if self.features == "pixels" else feature_spaces.without_download(dataset)
+
+
+class _Comparison(NamedTuple):
+    """What scores samples, the figures of what it depends on, and the scores of held-out images."""
+
+    space: FeatureSpace
+    score: Measure
+    figures: list[Figure]
+    outcomes: dict[str, dict[str, float]]
+
+
+def measure(
+    run: Run, *, steps: Sequence[int] | None = None, num_samples: int = 10_000, seed: int = 0, **settings: Any
+) -> Report:
+    """Measures checkpoints of a run; held-out images beside them.
+
+    Args:
+      run: a trained run; 'frozen' is the usual norm.
+      steps: of the checkpoints. Those that cannot be read are left out with a warning. None: the run as it is.
+      num_samples: drawn from each checkpoint.
+      seed: of their noise.
+      **settings: see `Settings`.
+
+    Returns:
+      'checkpoints': a row of numbers for each, see measures.py; 'best': the step of the lowest Frechet distance;
+      'held_out': those of as many held-out images; and the settings. Sheets of samples, and the curve over the steps.
+
+    Raises:
+      UserError: the data are not those of the run or cannot be used, or no checkpoint can be read.
+    """
+    chosen = Settings(**settings)
+    data = chosen.data(run.config)
+    dataset = opening.open_or_build(data)
+    run_folder.check_data(run.workdir, dataset.meta)
+    space, score, figures, outcomes = _compare(chosen, data, dataset, num_samples)
+    curve: list[dict[str, float]] = []
+    sheets: dict[int, np.ndarray] = {}
+    for checkpoint in [run] if steps is None else _checkpoints(run, steps):
+        step, samples = checkpoint.step, checkpoint.sample(num_samples, seed)
+        found, sheets[step] = score(samples), image_grid.make_grid(samples[:_SHOWN], 8)
+        outcomes[f"step {step}"] = found
+        curve.append({"step": step, **found})
+    if not curve:
+        raise UserError(f"no checkpoint of {run.workdir} could be measured.")
+    name = space.measure("frechet")
+    best, last = int(min(curve, key=lambda row: row[name])["step"]), int(curve[-1]["step"])
+    figures += [
+        Figure("num_samples", num_samples),
+        Figure("norm", run.sampler.norm),
+        Figure("seed", seed),
+        Figure("ema_decay", run.config.ema_decay),
+        Figure("checkpoints", curve),
+        Figure("best", best),
+        *_table(outcomes),
+    ]
+    pictures = [Picture("last.png", sheets[last], f"Samples of step {last}.")]
+    if len(curve) > 1:
+        figures.append(Figure("", text=f"lowest {name}", here=f"step {best}"))
+        pictures.append(Picture("best.png", sheets[best], f"Samples of step {best}, whose {name} is the lowest."))
+        pictures.append(Picture("curve.png", _plot(curve, name), f"{name} over training steps."))
+    return Report(TITLE, figures, pictures)
+
+
+def measure_images(images: np.ndarray | str | Path, config: ConfigDict, **settings: Any) -> Report:
+    """Measures images of any origin; held-out images beside them.
+
+    Args:
+      images: uint8 [count, height, width, channels], or a folder or .npz file of them, see samples_file.py.
+      config: whose data they are compared with.
+      **settings: see `Settings`.
+
+    Returns:
+      'found': their numbers, see measures.py; 'num_samples'; 'held_out': those of as many held-out images; and the
+      settings. A sheet of images.
+
+    Raises:
+      UserError: the images or the data cannot be used.
+    """
+    chosen, name = Settings(**settings), "images"
+    if not isinstance(images, np.ndarray):
+        name, images = str(images), samples_file.read(Path(images), config.data.image_size, config.data.channels)
+    data = chosen.data(config)
+    _, score, figures, outcomes = _compare(chosen, data, opening.open_or_build(data), len(images))
+    outcomes[name] = found = score(images)
+    figures += [Figure("images", name), Figure("num_samples", len(images)), Figure("found", found), *_table(outcomes)]
+    sheet = image_grid.make_grid(images[:_SHOWN], 8)
+    return Report(TITLE, figures, [Picture("images.png", sheet, "Some of them.")])
+
+
 def main() -> None:
-    """Measures one set of images, or checkpoints of a run; held-out images beside them."""
+    """Measures one set of images, or checkpoints of a run."""
     if bool(_WORKDIR.value) == bool(_IMAGES.value):
         raise UserError("give either --workdir, a run, or --images, a folder or .npz file of samples.")
     of_run, of_images = ("step", "all_checkpoints", "num_samples", "norm", "seed"), ("config", "out")
@@ -54,10 +181,20 @@ def main() -> None:
         _refuse(("weights", "resize"), f"--features={_FEATURES.value}")
     if _ALL_CHECKPOINTS.value:
         _refuse(("step",), "--all_checkpoints")
+    settings = {field.name: flags.FLAGS[field.name].value for field in fields(Settings)}
     if _WORKDIR.value:
-        _measure_run(Path(_WORKDIR.value))
+        run = trained.load(_WORKDIR.value, _STEP.value, _NORM.value)
+        out = report.folder(run.workdir, "evaluation", NAME)
+        files.make_writable(out, "--workdir")
+        steps = run_folder.steps(run.workdir) if _ALL_CHECKPOINTS.value else None
+        found = measure(run, steps=steps, num_samples=_NUM_SAMPLES.value, seed=_SEED.value, **settings)
+        report.publish(out / feature_spaces.name_of(found["reference"]), found)
+    elif not (_CONFIG.value and _OUT.value):
+        raise UserError("--images needs --config, for the data to compare with, and --out, a folder for the results.")
     else:
-        _measure_images(Path(str(_IMAGES.value)))
+        out = Path(_OUT.value)
+        files.make_writable(out, "--out")
+        report.publish(out, measure_images(str(_IMAGES.value), _CONFIG.value, **settings))
 
 
 def _refuse(names: tuple[str, ...], beside: str) -> None:
@@ -67,120 +204,49 @@ def _refuse(names: tuple[str, ...], beside: str) -> None:
             raise UserError(f"--{name} has no effect with {beside}.")
 
 
-class _Comparison(NamedTuple):
-    """What measures samples, the settings that it depends on, and what held-out images get."""
-
-    space: FeatureSpace
-    measure: Measure
-    figures: dict[str, Any]
-    outcomes: dict[str, dict[str, float]]
-
-
-def _measure_images(path: Path) -> None:
-    if not (_CONFIG.value and _OUT.value):
-        raise UserError("--images needs --config, for the data to compare with, and --out, a folder for the results.")
-    config, out = _CONFIG.value, Path(_OUT.value)
-    files.make_writable(out, "--out")
-    images = samples_file.read(path, config.data.image_size, config.data.channels)
-    _, measure, figures, outcomes = _prepare(config, _open_data(config), len(images))
-    outcomes[str(path)] = measure(images)
-    figures |= {"images": str(path), "num_samples": len(images), "found": outcomes[str(path)]}
-    sheet = image_grid.make_grid(images[:_SHOWN], 8)
-    report.publish(out, Report(_TITLE, figures, _table(outcomes), [Picture("images.png", sheet, "Some of them.")], {}))
-
-
-def _measure_run(workdir: Path) -> None:
-    config = run_folder.load_config(workdir)
-    wanted = run_folder.steps(workdir) if _ALL_CHECKPOINTS.value else [_STEP.value]
-    if not run_folder.steps(workdir):
-        raise UserError(f"{workdir} has no checkpoint yet.")
-    dataset = _open_data(config)
-    run_folder.check_data(workdir, dataset.meta)
-    space, measure, figures, outcomes = _prepare(config, dataset, _NUM_SAMPLES.value)
-    out = report.folder(workdir, "evaluation", NAME) / space.name
-    files.make_writable(out, "--workdir")
-    draw = trained.make_draw_images(config, _NORM.value)
-    curve: list[dict[str, float]] = []
-    sheets: dict[int, np.ndarray] = {}
-    for chosen in wanted:
+def _checkpoints(run: Run, steps: Sequence[int]) -> Iterator[Run]:
+    """The run at each of the steps, but for checkpoints that are damaged or that a run in training has deleted."""
+    for step in steps:
         try:
-            step, found, sheets_of_step = _measure_checkpoint(workdir, chosen, draw, measure)
+            checkpoint = run.at(step)
         except UserError as error:
-            if not _ALL_CHECKPOINTS.value:
-                raise
-            print(f"WARNING: left out: {error}", file=sys.stderr)  # damaged, or deleted by a run in training
-            continue
-        outcomes[f"step {step}"], sheets[step] = found, sheets_of_step
-        curve.append({"step": step, **found})
-    if not curve:
-        raise UserError(f"no checkpoint of {workdir} could be measured.")
-    rows, name = _table(outcomes), space.measure("frechet")
-    best = int(min(curve, key=lambda row: row[name])["step"])
-    figures |= {"num_samples": _NUM_SAMPLES.value, "norm": _NORM.value, "seed": _SEED.value}
-    figures |= {"ema_decay": config.ema_decay, "checkpoints": curve, "best": best}
-    pictures = [Picture("last.png", sheets[step], f"Samples of step {step}.")]
-    if len(curve) > 1:
-        rows.append(Row(f"lowest {name}", f"step {best}"))
-        pictures.append(Picture("best.png", sheets[best], f"Samples of step {best}, whose {name} is the lowest."))
-        pictures.append(Picture("curve.png", _plot(curve, name), f"{name} over training steps."))
-    report.publish(out, Report(_TITLE, figures, rows, pictures, {}))
+            print(f"WARNING: left out: {error}", file=sys.stderr)
+        else:
+            yield checkpoint
 
 
-def _measure_checkpoint(
-    workdir: Path, chosen: int | str | None, draw: Callable[..., Iterator[np.ndarray]], measure: Measure
-) -> tuple[int, dict[str, float], np.ndarray]:
-    """Its step, its numbers, and a sheet of its samples."""
-    config, state = trained.load_run(workdir, chosen)
-    count = _NUM_SAMPLES.value
-    samples = trained.collect(config, draw(state, count, _SEED.value), count)
-    return int(state.step), measure(samples), image_grid.make_grid(samples[:_SHOWN], 8)
-
-
-def _open_data(config: ConfigDict) -> ImageDataset:
-    if _DATA_DIR.value:
-        config.data.dir = _DATA_DIR.value
-    return opening.open_or_build(config.data)
-
-
-def _prepare(config: ConfigDict, dataset: ImageDataset, num_samples: int) -> _Comparison:
+def _compare(settings: Settings, data: ConfigDict, dataset: ImageDataset, num_samples: int) -> _Comparison:
     """`num_samples`: as many held-out images are measured, if there are so many."""
-    space = _open_space(dataset)
-    compared = opening.open_others(config.data, split=_SPLIT.value) if _SPLIT.value else dataset
-    file = Path(_REFERENCE.value) if _REFERENCE.value else None
-    real = reference.open_or_build(file, space, compared, _NUM_REFERENCE.value)
-    measure = measures.make_measure(space, real)
-    figures: dict[str, Any] = {"reference": real.identity}
-    source, split = _HELD_OUT_SOURCE.value, _HELD_OUT_SPLIT.value
-    if not (source or split):
-        return _Comparison(space, measure, figures, {})
-    held_out = opening.open_others(config.data, source=source, split=split)
+    space = settings.open_space(dataset)
+    compared = opening.open_others(data, split=settings.split) if settings.split else dataset
+    file = Path(settings.reference) if settings.reference else None
+    real = reference.open_or_build(file, space, compared, settings.num_reference)
+    score = measures.make_measure(space, real)
+    figures = [Figure("reference", real.identity)]
+    if not (settings.held_out_source or settings.held_out_split):
+        return _Comparison(space, score, figures, {})
+    held_out = opening.open_others(data, source=settings.held_out_source, split=settings.held_out_split)
     memorization = Memorization(space, dataset, held_out)
     images = nearest.some(held_out.images)
     images = images[np.random.default_rng(0).permutation(len(images))[:num_samples]]
-    found = measure(images)
-    figures |= {"held_out": found, "num_held_out": len(images)}
+    found = score(images)
+    figures += [Figure("held_out", found), Figure("num_held_out", len(images))]
     outcomes = {f"{len(images):,} held-out images": found}
     return _Comparison(space, measures.make_measure(space, real, memorization), figures, outcomes)
 
 
-def _open_space(dataset: ImageDataset) -> FeatureSpace:
-    if _FEATURES.value == "inception":
-        return feature_spaces.inception(_WEIGHTS.value, _RESIZE.value)
-    return feature_spaces.of_pixels() if _FEATURES.value == "pixels" else feature_spaces.without_download(dataset)
-
-
-def _table(outcomes: dict[str, dict[str, float]]) -> list[Row]:
-    """A row of numbers for each, under a row of their names without the feature space's."""
+def _table(outcomes: dict[str, dict[str, float]]) -> list[Figure]:
+    """A line of numbers for each, under a line of their names without the feature space's."""
     names = list(list(outcomes.values())[-1])
     heads = [f"{name.split('_', 1)[-1]:>9}" for name in names]
-    rows = [Row("", "  ".join(heads))]
-    for what, found in outcomes.items():
+    lines = [Figure("", here="  ".join(heads))]
+    for name_of_outcome, found in outcomes.items():
         numbers = [
-            f"{found[name]:>{len(h)}.4g}" if name in found else " " * len(h)
-            for name, h in zip(names, heads, strict=True)
+            f"{found[name]:>{len(head)}.4g}" if name in found else " " * len(head)
+            for name, head in zip(names, heads, strict=True)
         ]
-        rows.append(Row(what, "  ".join(numbers)))
-    return rows
+        lines.append(Figure("", text=name_of_outcome, here="  ".join(numbers)))
+    return lines
 
 
 def _plot(curve: list[dict[str, float]], name: str) -> bytes:
@@ -188,10 +254,7 @@ def _plot(curve: list[dict[str, float]], name: str) -> bytes:
     figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
     axis.plot([row["step"] for row in curve], [row[name] for row in curve], marker=".")
     axis.set(xlabel="step", title=name, yscale="log")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    plt.close(figure)
-    return buffer.getvalue()
+    return plots.png(figure)
 
 
 if __name__ == "__main__":
@@ -201,30 +264,28 @@ if __name__ == "__main__":
     _NUM_SAMPLES = flags.DEFINE_integer(
         "num_samples", 10_000, "Samples that are drawn from each checkpoint.", lower_bound=FEWEST_SAMPLES
     )
-    _NORM = flags.DEFINE_enum("norm", "frozen", trained.NORMS, "Statistics of batch normalisation; see sample.py.")
+    _NORM = flags.DEFINE_enum("norm", "frozen", NORMS, "Statistics of batch normalisation; see sampler.py.")
     _SEED = flags.DEFINE_integer("seed", 0, "Of the noise of the samples.", lower_bound=0, upper_bound=2**32 - 1)
-    _IMAGES = flags.DEFINE_string("images", None, "In place of a run: a folder or .npz file of anybody's images.")
+    _IMAGES = flags.DEFINE_string("images", None, "In place of a run: a folder or .npz file of images.")
     _CONFIG = config_flags.DEFINE_config_file("config", None, "With --images: names the data to compare with.")
     _OUT = flags.DEFINE_string("out", None, "With --images: folder for the results.")
     _FEATURES = flags.DEFINE_enum(
         "features",
         "auto",
-        ("auto", "pixels", "inception"),
+        FEATURES,
         "What images are compared in. 'inception': FID, KID and Inception score; 'pixels': averages of blocks; 'auto': "
         "features of a small network that is trained on the data's labels, once, or pixels where there are none.",
     )
-    _WEIGHTS = flags.DEFINE_string(
-        "weights", None, "File of Inception's weights; default: the one in the cache folder."
-    )
-    _RESIZE = flags.DEFINE_enum("resize", "pytorch-fid", resize.RULES, "How images are made 299 x 299 for Inception.")
-    _SPLIT = flags.DEFINE_string("split", "", "Split of the data to compare with; default: that of the config.")
-    _NUM_REFERENCE = flags.DEFINE_integer(
+    flags.DEFINE_string("weights", None, "File of Inception's weights; default: the one in the cache folder.")
+    flags.DEFINE_enum("resize", "pytorch-fid", resize.RULES, "How images are made 299 x 299 for Inception.")
+    flags.DEFINE_string("split", "", "Split of the data to compare with; default: that of the config.")
+    flags.DEFINE_integer(
         "num_reference", 0, "Images of the data to compare with, drawn at random; 0: all.", lower_bound=0
     )
-    _REFERENCE = flags.DEFINE_string("reference", None, "File of the data's statistics; written if it is not there.")
-    _HELD_OUT_SPLIT = flags.DEFINE_string(
-        "held_out_split", "", "Split of images that were not trained on: measured besides, and to find copies."
+    flags.DEFINE_string("reference", None, "File of the data's statistics; written if it is not there.")
+    flags.DEFINE_string(
+        "held_out_split", "", "Split of images that were not trained on: they are measured too, and find copies."
     )
-    _HELD_OUT_SOURCE = flags.DEFINE_string("held_out_source", "", "Their source, if it is not the config's.")
-    _DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS data folder; default: the config's.")
+    flags.DEFINE_string("held_out_source", "", "Their source, if it is not the config's.")
+    flags.DEFINE_string("data_dir", None, "TFDS data folder; default: the config's.")
     command_line.run(main)

@@ -1,4 +1,4 @@
-"""Anybody's samples: a folder of images of one size, or a .npz file with one array of them."""
+"""Samples in files: a folder of images of one size, or a .npz file with one array of them."""
 
 from pathlib import Path
 

@@ -6,6 +6,7 @@ parameter, dropout after every layer; each trial keeps the best of its validatio
 """
 
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ import optax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from dcgan_jax.datasets import batches
 from dcgan_jax.machine import rng
 from dcgan_jax.nets import models, pixels
 from dcgan_jax.nets.models import Discriminator, Tree
@@ -103,12 +105,9 @@ def _run(
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     opt_state = optax.scale_by_adam().init(params)
     dropout_key = rng.stream(seed[0], "supervised_dropout", seed[1])
-    order, pending = np.random.default_rng(seed), np.empty(0, np.int64)
+    chosen = batches.shuffled(np.arange(len(images)), batch_size, np.random.default_rng(seed))
     best: tuple[float, Tree] = (-1.0, variables)
-    for i in range(steps):
-        while len(pending) < batch_size:
-            pending = np.concatenate([pending, order.permutation(len(images))])
-        numbers, pending = np.sort(pending[:batch_size]), pending[batch_size:]
+    for i, numbers in enumerate(itertools.islice(chosen, steps)):
         x = pixels.to_network(jnp.asarray(images[numbers]), output)
         params, batch_stats, opt_state = _step(
             network, params, batch_stats, opt_state, x, labels[numbers], jax.random.fold_in(dropout_key, i),

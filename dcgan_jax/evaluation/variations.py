@@ -13,6 +13,7 @@ above its best.
 
 import contextlib
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ from dcgan_jax.metrics import attribute_probe
 from dcgan_jax.metrics.attribute_probe import AttributeProbe
 from dcgan_jax.metrics.frechet import Moments, frechet_distance
 from dcgan_jax.reports import image_grid, report
-from dcgan_jax.reports.report import Picture, Report, Row
+from dcgan_jax.reports.report import Figure, Picture, Report
 from dcgan_jax.runs import run_folder, trained
 from dcgan_jax.runs.divergence import Diverged
 
@@ -41,7 +42,7 @@ _SHOWN = 12  # samples of each variation in the picture
 
 
 class Variation(NamedTuple):
-    """What is changed against the config as it is given, and where that comes from."""
+    """What is changed in the config as it is given, and where that comes from."""
 
     changes: dict[str, Any]
     source: str
@@ -81,21 +82,36 @@ def varied(config: ConfigDict, changes: dict[str, Any], seed: int) -> ConfigDict
     return changed.lock()
 
 
-def run(study: Study, config: ConfigDict, workdir: Path, seeds: int, names: list[str]) -> None:
-    """Trains and measures every variation with every seed, a round of seeds at a time.
+def measure(
+    study: Study, config: ConfigDict, *, workdir: str | Path, seeds: int = 3, variations: Sequence[str] = ()
+) -> Report:
+    """Trains and measures every variation with every seed.
 
     Args:
       study: what is varied.
       config: the baseline.
-      workdir: for the runs and the results.
-      seeds: how many.
-      names: of variations; the baseline is always among them, and [] is all.
+      workdir: for the runs.
+      seeds: runs of each variation.
+      variations: names of those to train beside the baseline; (): all.
+
+    Returns:
+      'variations': for each, `summarise`; 'real_distance', between two halves of the data; 'images_seen', 'samples',
+      'seeds'. A row of samples for each variation.
 
     Raises:
       UserError: there is no such variation, or the config or the data cannot be used; before any training.
     """
-    runs = _find_variations(study, names)
-    configs = {name: varied(config, variation.changes, 0) for name, variation in runs.items()}
+    *_, last = rounds(study, config, workdir=workdir, seeds=seeds, variations=variations)
+    return last
+
+
+def rounds(
+    study: Study, config: ConfigDict, *, workdir: str | Path, seeds: int, variations: Sequence[str]
+) -> Iterator[Report]:
+    """A report after each round of seeds, of all seeds so far. Arguments and errors as of `measure`."""
+    workdir = Path(workdir).expanduser()
+    chosen = _find_variations(study, variations)
+    configs = {name: varied(config, variation.changes, 0) for name, variation in chosen.items()}
     for name, changed in configs.items():
         check_config(changed)
         if name != study.baseline and changed == configs[study.baseline]:
@@ -108,17 +124,13 @@ def run(study: Study, config: ConfigDict, workdir: Path, seeds: int, names: list
     real, others = (
         Moments().add(probe.embed(dataset.images[np.sort(part)])) for part in (order[:half], order[half : 2 * half])
     )
+    distance = frechet_distance(others, real)
 
-    base = {
-        "images_seen": config.num_steps * config.batch_size,
-        "samples": half,
-        "real_distance": frechet_distance(others, real),
-    }
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in runs}
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in chosen}
     sheets = []
-    with tqdm(total=len(runs) * seeds, unit="run", disable=None) as bar:
+    with tqdm(total=len(chosen) * seeds, unit="run", disable=None) as bar:
         for seed in range(seeds):
-            for name, variation in runs.items():
+            for name, variation in chosen.items():
                 bar.set_description(f"{name}, seed {seed}")
                 folder = workdir / name / f"seed{seed}"
                 outcome, shown = _train_and_measure(varied(config, variation.changes, seed), folder, probe, real)
@@ -126,21 +138,25 @@ def run(study: Study, config: ConfigDict, workdir: Path, seeds: int, names: list
                 if seed == 0:
                     sheets.append(image_grid.make_grid(shown, _SHOWN))
                 bar.update()
-            _publish(study, workdir, base | {"seeds": seed + 1}, outcomes, np.concatenate(sheets))
+            figures = [
+                Figure("images_seen", config.num_steps * config.batch_size),
+                Figure("samples", half),
+                Figure("real_distance", distance, f"{half:,} other real images: distance", f"{distance:.2f}"),
+                Figure("seeds", seed + 1),
+                *_table(study, {name: summarise(of_name) for name, of_name in outcomes.items()}),
+            ]
+            caption = "Samples of seed 0 at the end of its run, a row for each of: " + ", ".join(outcomes) + "."
+            yield Report(study.title, figures, [Picture("samples.png", np.concatenate(sheets), caption)])
 
 
-def _publish(
-    study: Study, workdir: Path, base: dict[str, Any], outcomes: dict[str, list[Outcome]], sheet: np.ndarray
-) -> None:
-    """What is known after each round of seeds."""
-    figures = base | {"variations": {name: summarise(of_name) for name, of_name in outcomes.items()}}
-    rows = [Row(f"{base['samples']:,} other real images: distance", f"{base['real_distance']:.2f}")]
-    for name, summary in figures["variations"].items():
+def _table(study: Study, summaries: dict[str, dict[str, Any]]) -> list[Figure]:
+    """'variations', and a line for each."""
+    figures = [Figure("variations", summaries)]
+    for name, summary in summaries.items():
         source = study.variations[name].source if name in study.variations else "the config as it is"
-        rows.append(Row(f"{name}: distance at the end (best), spread", _in_words(summary), source))
-    caption = "Samples of seed 0 at the end of its run, a row for each of: " + ", ".join(outcomes) + "."
-    pictures = [Picture("samples.png", sheet, caption)]
-    report.publish(report.folder(workdir, "evaluation", study.name), Report(study.title, figures, rows, pictures, {}))
+        text = f"{name}: distance at the end (best), spread"
+        figures.append(Figure("", text=text, here=_in_words(summary), paper_here=source))
+    return figures
 
 
 def summarise(outcomes: list[Outcome]) -> dict[str, Any]:
@@ -177,26 +193,28 @@ def _train_and_measure(
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log):
         try:
-            training.train_and_evaluate(config, folder)
+            training.train(config, folder)
         except Diverged as error:
             print(error)
             diverged = True
     jax.clear_caches()  # the next run has other programs
     outcome = Outcome(run_folder.steps(folder), [], [], diverged)
-    draw, size = trained.make_draw_images(config, "frozen"), config.data.image_size
+    size = config.data.image_size
     shown = np.full((_SHOWN, size, size, config.data.channels), 255, np.uint8)
+    if not outcome.steps:
+        return outcome, shown
+    run = trained.load(folder, norm="frozen")
     for step in outcome.steps:
-        _, state = trained.load_run(folder, step)
-        moments, first = Moments(), True
-        for images in draw(state, real.count, 0):
+        moments, batches = Moments(), run.sampler.batches(run.at(step).state, real.count, seed=0)
+        for i, images in enumerate(batches):
             moments.add(probe.embed(images))
-            shown, first = (images[:_SHOWN] if first else shown), False
+            shown = shown if i else images[:_SHOWN]
         outcome.distances.append(frechet_distance(moments, real))
         outcome.spreads.append(float(np.trace(moments.covariance) / np.trace(real.covariance)))
     return outcome, shown
 
 
-def _find_variations(study: Study, names: list[str]) -> dict[str, Variation]:
+def _find_variations(study: Study, names: Sequence[str]) -> dict[str, Variation]:
     """Those that are asked for, the baseline first. Raises UserError for an unknown one."""
     everything = {study.baseline: Variation({}, "the config as it is"), **study.variations}
     unknown = [name for name in names if name not in everything]
@@ -212,4 +230,10 @@ def command(study: Study) -> None:
     seeds = flags.DEFINE_integer("seeds", 3, "Runs of each variation.", lower_bound=1)
     names = flags.DEFINE_list("variations", [], "Those to train, with commas; default: all.")
     flags.mark_flag_as_required("config")
-    command_line.run(lambda: run(study, config.value, Path(workdir.value), seeds.value, names.value))
+
+    def main() -> None:
+        out = report.folder(Path(workdir.value), "evaluation", study.name)
+        for found in rounds(study, config.value, workdir=workdir.value, seeds=seeds.value, variations=names.value):
+            report.publish(out, found)
+
+    command_line.run(main)

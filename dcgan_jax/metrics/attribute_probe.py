@@ -15,9 +15,9 @@ images [Lee et al. 2018]. An image is *plausible* if it is no farther than 95 % 
 """
 
 import functools
+import itertools
 import logging
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
+from dcgan_jax.datasets import batches
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine import files, rng
 from dcgan_jax.machine.errors import UserError
@@ -285,10 +286,10 @@ def _make_predict(targets: tuple[Target, ...], side: int) -> Any:
 def _predict(targets: dict[str, Target], variables: Tree, images: np.ndarray, what: str = "") -> dict[str, np.ndarray]:
     """The outputs for all images, in batches of one size: one compiled program."""
     predict = _make_predict(tuple(target._replace(held_out=0.0) for target in targets.values()), images.shape[1])
-    batches = []
+    parts = []
     for batch, count in full_batches(images, what):
-        batches.append({name: np.asarray(v)[:count] for name, v in predict(variables, batch).items()})
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+        parts.append({name: np.asarray(v)[:count] for name, v in predict(variables, batch).items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 # --- Training --------------------------------------------------------------------------------------------------------
@@ -320,8 +321,8 @@ def _train(dataset: ImageDataset, truth: dict[str, np.ndarray]) -> AttributeProb
     variables = jax.jit(functools.partial(network.init, train=False))(rng.stream(0, "probe_init"), jnp.zeros(shape))
     step = _make_step(network, tuple(targets), optimizer)
     state = (variables["params"], variables.get("batch_stats", {}), optimizer.init(variables["params"]))
-    bar = tqdm(_batches(training, _STEPS), total=_STEPS, desc="attribute probe", unit="step", disable=None)
-    for i, rows in enumerate(bar):
+    chosen = itertools.islice(batches.shuffled(training, _BATCH_SIZE, np.random.default_rng(1)), _STEPS)
+    for i, rows in enumerate(tqdm(chosen, total=_STEPS, desc="attribute probe", unit="step", disable=None)):
         batch = {name: values[rows] for name, values in truth.items()}
         if BOXES in batch:
             batch[BOXES] = box_masks(batch[BOXES], side // 2)  # the resolution of the first convolution
@@ -350,17 +351,6 @@ def _distance(features: np.ndarray, mean: np.ndarray, precision: np.ndarray) -> 
     """Mahalanobis distance of [images, features], [images]."""
     apart = features.astype(np.float64) - mean
     return np.sqrt(np.sum(apart @ precision * apart, axis=1))
-
-
-def _batches(rows: np.ndarray, steps: int) -> Iterator[np.ndarray]:
-    """Sorted rows of each step's batch; a permutation after the other."""
-    order = np.random.default_rng(1)
-    pending = np.empty(0, rows.dtype)
-    for _ in range(steps):
-        while len(pending) < _BATCH_SIZE:
-            pending = np.concatenate([pending, order.permutation(rows)])
-        yield np.sort(pending[:_BATCH_SIZE])
-        pending = pending[_BATCH_SIZE:]
 
 
 def _make_step(network: _Network, targets: tuple[Target, ...], optimizer: optax.GradientTransformation) -> Any:

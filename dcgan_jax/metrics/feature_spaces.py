@@ -64,6 +64,12 @@ class FeatureSpace:
         return self.names.get(name, f"{self.name}_{name}")
 
 
+def name_of(identity: dict[str, Any]) -> str:
+    """The name of the space with this identity, which references in it share: 'pixels', 'clean_inception'."""
+    rule = identity.get("resize")
+    return identity["features"] if rule is None or rule in _USUAL_RULES else f"{rule}_{identity['features']}"
+
+
 def without_download(dataset: ImageDataset) -> FeatureSpace:
     """'probe' if something is known of the images, which trains it when it is not there yet; otherwise 'pixels'."""
     if attribute_probe.targets_of(dataset):
@@ -102,9 +108,9 @@ def inception(weights: str | None = None, rule: str = resize.RULES[0]) -> Featur
         return Embedded(np.concatenate(features), np.concatenate(logits))
 
     identity = {"features": "inception", "weights_sha256": checksum, "resize": rule}
-    prefix = "" if rule in _USUAL_RULES else f"{rule}_"
-    names = {measure: prefix + name for measure, name in _INCEPTION_NAMES.items()}
-    return FeatureSpace("inception" if not prefix else f"{rule}_inception", embed, identity, names)
+    space = name_of(identity)
+    names = {measure: space.removesuffix("inception") + name for measure, name in _INCEPTION_NAMES.items()}
+    return FeatureSpace(space, embed, identity, names)
 
 
 def of_pixels() -> FeatureSpace:

@@ -74,7 +74,7 @@ class InceptionV3(nn.Module):
         kernel = self.param("fc_kernel", nn.initializers.zeros, (FEATURES, CLASSES))
         bias = self.param("fc_bias", nn.initializers.zeros, (CLASSES,))
         logits = jnp.matmul(features, kernel, precision=lax.Precision.HIGHEST)
-        return Outputs(features, logits + bias, logits)
+        return Outputs(features, logits + bias[None], logits)
 
 
 class _Conv(nn.Module):
@@ -100,7 +100,7 @@ class _Conv(nn.Module):
             precision=lax.Precision.HIGHEST,  # GPUs and TPUs would round to fewer bits, and scores would differ
         )
         scale = gain / jnp.sqrt(variance + 0.001)
-        return nn.relu(x * scale + (shift - mean * scale))
+        return nn.relu(x * scale[None, None, None] + (shift - mean * scale)[None, None, None])
 
 
 def _pair(size: Size) -> tuple[int, int]:

@@ -4,8 +4,8 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ class Figure(NamedTuple):
     Attributes:
       name: its key in results.json; '' for a line of the table alone.
       value: what results.json holds: numbers, strings, lists and dicts of them; nan becomes null.
-      text: what the table calls it; '' for results.json alone.
+      text: what the table calls it; '' with `here` '' for results.json alone.
       here: the value as the table shows it; '': as Python prints it.
       paper: the paper's value, in results.json under 'paper'; None where it has none.
       paper_here: the paper's value as the table shows it; '': as Python prints it.
@@ -63,12 +63,14 @@ class Report:
       figures: in the order of the table.
       pictures: see `Picture`.
       source: of those of the paper's figures that the paper does not print.
+      paper: the paper's figures that belong to none of `figures`, by name.
     """
 
     title: str
     figures: Sequence[Figure]
     pictures: Sequence[Picture] = ()
     source: str = ""
+    paper: Mapping[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Any:
         """The value of a figure by its name. Raises KeyError if there is none."""
@@ -80,7 +82,7 @@ class Report:
 
     def rows(self) -> list[dict[str, str]]:
         """The lines of the table, see `Figure.row`."""
-        return [figure.row() for figure in self.figures if figure.text]
+        return [figure.row() for figure in self.figures if figure.text or figure.here]
 
     def table(self) -> str:
         """The rows under a line of heads, aligned."""
@@ -107,7 +109,7 @@ class Report:
         paper = {figure.name: figure.paper for figure in self.figures if figure.name and figure.paper is not None}
         content = {
             **self.values(),
-            "paper": paper | ({"source": self.source} if self.source else {}),
+            "paper": paper | dict(self.paper) | ({"source": self.source} if self.source else {}),
             "command": command,
             "title": self.title,
             "table": self.rows(),
