@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import pkgutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -38,6 +39,29 @@ machine.set_up()  # as every command does, before JAX is used
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update_golden", action="store_true", help="rewrite tests/golden (not with -n)")
+
+
+# Functions of libraries that change dtypes on the way: Adam's and the schedules' powers of the step, an int32.
+IMPLICIT = ("optax.tree.bias_correction", "optax.cosine_decay_schedule", "optax.linear_schedule")
+
+
+@pytest.fixture(autouse=True)
+def explicit_promotion(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In the tests' own process nothing changes its dtype or number of axes without being asked to."""
+    import jax
+
+    def allowed(function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with jax.numpy_dtype_promotion("standard"):
+                result = function(*args, **kwargs)
+            return allowed(result) if callable(result) else result
+
+        return call
+
+    for name in IMPLICIT:
+        monkeypatch.setattr(name, allowed(pkgutil.resolve_name(name)))
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
 
 
 @pytest.fixture(autouse=True)

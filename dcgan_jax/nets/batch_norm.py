@@ -46,7 +46,7 @@ def normalise(
 def _forward(x, gain, shift, epsilon, axis_name):  # type: ignore[no-untyped-def]
     mean, variance = moments(x.astype(jnp.float32), axis_name)
     scale = lax.rsqrt(variance + epsilon)
-    y = (x - mean) * (gain * scale) + shift
+    y = (x.astype(jnp.float32) - mean) * (gain[None, None] * scale) + shift[None, None]
     return (y, (mean, variance)), (x, gain, mean, scale)
 
 
@@ -54,12 +54,12 @@ def _backward(epsilon, axis_name, residuals, cotangents):  # type: ignore[no-unt
     del epsilon
     x, gain, mean, scale = residuals
     dy, _ = cotangents
-    deviations = x - mean
+    deviations = x.astype(jnp.float32) - mean
     sum_dy = dy.sum(1, keepdims=True)
     sum_dy_x = (dy * deviations).sum(1, keepdims=True) * scale
     rows = x.shape[1]
     mean_dy, mean_dy_x = (mean_over_devices(total / rows, axis_name) for total in (sum_dy, sum_dy_x))
-    dx = (gain * scale) * (dy - mean_dy - deviations * (scale * mean_dy_x))
+    dx = (gain[None, None] * scale) * (dy - mean_dy - deviations * (scale * mean_dy_x))
     return dx.astype(x.dtype), sum_dy_x.sum((0, 1)), sum_dy.sum((0, 1))
 
 

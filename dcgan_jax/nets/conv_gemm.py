@@ -270,7 +270,7 @@ class Winograd(_Layer):
         products = []
         for row, term in zip(g, terms, strict=True):
             exists = np.arange(self.stride) < term.shape[phase]  # a missing phase is left out
-            exists = exists.astype(term.dtype).reshape(-1, *[1] * (term.ndim - phase - 1))
+            exists = exists.astype(term.dtype).reshape(*[1] * phase, -1, *[1] * (term.ndim - phase - 1))
             products.append(jnp.expand_dims(term * exists, at) * _along(row, at, term))
         return functools.reduce(jnp.add, products)
 
@@ -350,7 +350,7 @@ def _combine(weights: np.ndarray, terms: Sequence[jax.Array], axis: int) -> jax.
 def _along(weights: np.ndarray, axis: int, term: jax.Array) -> jax.Array:
     """`weights` as a factor of `term` with one axis more, beginning at `axis`."""
     trailing = term.ndim + 1 - axis - weights.ndim
-    return jnp.asarray(weights.reshape(*weights.shape, *[1] * trailing), term.dtype)
+    return jnp.asarray(weights.reshape(*[1] * axis, *weights.shape, *[1] * trailing), term.dtype)
 
 
 def _shifted(array: jax.Array, axis: int, shift: int) -> jax.Array:

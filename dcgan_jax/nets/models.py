@@ -70,7 +70,11 @@ class BatchNorm(nn.Module):
                 running_mean.value += (1.0 - self.momentum) * (mean[0, 0] - running_mean.value)
                 running_var.value += (1.0 - self.momentum) * (var[0, 0] - running_var.value)
         else:
-            y = (x - running_mean.value) * (gain * lax.rsqrt(running_var.value + self.epsilon)) + shift
+            mean, scale, shift = (
+                jnp.expand_dims(row, range(x.ndim - 1))
+                for row in (running_mean.value, gain * lax.rsqrt(running_var.value + self.epsilon), shift)
+            )
+            y = (x.astype(jnp.float32) - mean) * scale + shift
         return y.astype(self.dtype).reshape(x.shape)
 
 
@@ -160,8 +164,10 @@ class Generator(_Network):
 
         def activate(name: str, x: jax.Array) -> jax.Array:
             x = self.activation(x)
-            taps[name] = x * gates[name].astype(x.dtype) if gates and name in gates else x
-            return taps[name]
+            if gates and name in gates:
+                x *= jnp.expand_dims(gates[name].astype(x.dtype), range(x.ndim - 1))
+            taps[name] = x
+            return x
 
         x = z.astype(self.dtype)
         for i, features in enumerate(self.hidden, 1):
