@@ -14,8 +14,21 @@ import numpy as np
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.metrics import attribute_probe
+from dcgan_jax.runs.trained import Run
 
 Box = dict[str, float]
+
+
+def samples_of(run: Run, seed: int, label: int | None) -> dict[str, Any]:
+    """All that the image of a row of noise, and the noise of a number, depend on."""
+    return {
+        "step": run.step,
+        "seed": seed,
+        "norm": run.sampler.norm,
+        "label": label,
+        "run_seed": run.config.seed,
+        "data": run.config.data.source,
+    }
 
 
 def read(file: Path, samples: dict[str, Any]) -> list[Box]:
@@ -23,7 +36,7 @@ def read(file: Path, samples: dict[str, Any]) -> list[Box]:
 
     Args:
       file: its path.
-      samples: what they depend on (`TrainedRun.samples`); the file's must be the same.
+      samples: what they depend on (`samples_of`); the file's must be the same.
 
     Raises:
       UserError: there is no such file, it is not one of boxes, or it belongs to other samples.

@@ -6,7 +6,7 @@ For each chosen map of the last convolution, the images of the data set with its
 backpropagation from that place to the pixels: an ordinary gradient, but at every activation only what comes in positive
 from both sides passes, (activation > 0)(gradient > 0) gradient [Springenberg et al. 2015, figure 1]. Beside it the same
 for the network that the run began with. The paper judges by eye that trained features respond to beds and windows and
-random ones to nothing in particular. Here two figures stand beside that:
+random ones to nothing in particular. Here two figures are added:
 
     concentration   share of the guided gradient's energy in the strongest tenth of the pixels (0.1: spread evenly)
     selectivity     how well a map's response tells one of the data's own labels or attributes, as the area under the
@@ -15,8 +15,8 @@ random ones to nothing in particular. Here two figures stand beside that:
 Batch normalisation uses frozen statistics of the data for both networks.
 """
 
+from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,18 +31,22 @@ from dcgan_jax.analysis import concepts
 from dcgan_jax.config import need_convolutions
 from dcgan_jax.datasets import batches, opening
 from dcgan_jax.datasets.image_dataset import ImageDataset
+from dcgan_jax.machine.errors import UserError
 from dcgan_jax.metrics import attribute_probe
-from dcgan_jax.nets import frozen_statistics, models, pixels
+from dcgan_jax.nets import frozen_statistics, pixels
 from dcgan_jax.nets.activations import Activation
 from dcgan_jax.nets.models import Tree
 from dcgan_jax.reports import image_grid, report
-from dcgan_jax.reports.report import Picture, Report, Row
+from dcgan_jax.reports.report import Figure, Picture, Report
 from dcgan_jax.runs import run_flags, trained
-from dcgan_jax.train_state import create_state
+from dcgan_jax.runs.sampler import BATCH_SIZE, STATISTICS_BATCHES, full_batches
+from dcgan_jax.runs.trained import Run
+from dcgan_jax.train_state import Player, create_state
 
 NAME = "guided_backprop"
 FEATURES, IMAGES = 6, 5  # [paper section 6.2; figure 5 has five images a feature]
-PAPER: dict[str, Any] = {"features": 6, "images": 5}
+PAPER_FEATURES, PAPER_IMAGES = 6, 5
+TITLE = "What the discriminator's features see (section 6.2, figure 5)"
 _RARE = 0.05  # of the images: of few images some map always seems to tell something
 _STRONGEST = 0.1  # part of the pixels that `concentration` looks at
 
@@ -122,21 +126,19 @@ class _Network:
     Images are those of a data set, by number; statistics are those of the first of `numbers`.
     """
 
-    def __init__(
-        self, config: ConfigDict, params: Tree, batch_stats: Tree, dataset: ImageDataset, numbers: np.ndarray
-    ) -> None:
-        network = models.build_discriminator(config)
-        self.layer = f"conv{len(config.model.discriminator.stages)}"
-        self._dataset, self._classes = dataset, config.model.num_classes
-        few = numbers[: trained.STATISTICS_BATCHES * trained.BATCH_SIZE]
-        batches = (self._arguments(batch) for batch, _ in trained.full_batches(few))
-        arguments = ((pixels.to_network(jnp.asarray(x), config.model.output), y) for x, y in batches)
-        statistics = frozen_statistics.make_estimate(network)(params, batch_stats, arguments)
-        self._variables = {"params": params, "batch_stats": statistics}
+    def __init__(self, run: Run, player: Player, dataset: ImageDataset, numbers: np.ndarray) -> None:
+        network, output = run.discriminator, run.generator.output
+        self.layer = f"conv{len(network.stages)}"
+        self._dataset, self._classes = dataset, network.num_classes
+        few = numbers[: STATISTICS_BATCHES * BATCH_SIZE]
+        batches = (self._arguments(batch) for batch, _ in full_batches(few))
+        arguments = ((pixels.to_network(jnp.asarray(x), output), y) for x, y in batches)
+        statistics = frozen_statistics.make_estimate(network)(player.params, player.batch_stats, arguments)
+        self._variables = {"params": player.params, "batch_stats": statistics}
 
         @jax.jit
         def respond(variables: Tree, images: jax.Array, labels: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-            x = pixels.to_network(images, config.model.output)
+            x = pixels.to_network(images, output)
             maps = network.apply(variables, x, labels, train=False)[1][self.layer]
             places = maps.reshape(len(maps), -1, maps.shape[-1])
             return places.max(1).astype(jnp.float32), places.argmax(1)
@@ -152,13 +154,13 @@ class _Network:
                 maps = maps.reshape(len(maps), -1, maps.shape[-1])
                 return maps[jnp.arange(len(maps)), place, feature].sum()
 
-            return jax.grad(response)(pixels.to_network(images, config.model.output))
+            return jax.grad(response)(pixels.to_network(images, output))
 
         self._respond, self._gradient = respond, gradient
 
-    def respond(self, numbers: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
+    def respond(self, numbers: np.ndarray, progress: str) -> tuple[np.ndarray, np.ndarray]:
         """Strongest response of every map to each image and its place, both [count, features]."""
-        batches = trained.full_batches(numbers, what)
+        batches = full_batches(numbers, progress)
         results = [self._respond(self._variables, *self._arguments(batch)) for batch, _ in batches]
         responses, places = (
             np.concatenate([np.asarray(part) for part in parts]) for parts in zip(*results, strict=True)
@@ -175,62 +177,103 @@ class _Network:
         return self._dataset.images[numbers], labels[numbers] if self._classes and labels is not None else None
 
 
-def main() -> None:
-    """Searches and draws for the untrained and the trained network; see the module."""
-    workdir = Path(_WORKDIR.value)
-    config, state = trained.load_run(workdir, _STEP.value)
-    need_convolutions(config, "discriminator")
-    network = models.build_discriminator(config)
-    total = network.stages[-1][0]
-    features = list(concepts.parse_numbers("features", _FEATURES.value, total, "map"))
-    dataset = _open_data(config, _SOURCE.value, _SPLIT.value)
-    # At random: the images of a folder are sorted by class.
-    numbers = np.random.default_rng(0).permutation(len(dataset.images))[: _NUM_IMAGES.value]
-    count, shown = len(numbers), min(IMAGES, len(numbers))
+def measure(
+    run: Run,
+    *,
+    features: Sequence[int] = tuple(range(FEATURES)),
+    num_images: int = 10_000,
+    source: str | None = None,
+    split: str | None = None,
+) -> Report:
+    """Searches and draws for the untrained and the trained discriminator; see the module.
 
-    # The network that the run began with: the same seed, no training.
-    fresh = jax.jit(partial(create_state, config, *models.build_models(config)))().discriminator
-    figures: dict[str, Any] = {"step": int(state.step), "features": features, "num_images": count}
-    rows, blocks = (
-        [Row("images searched", f"{count:,}"), Row("features", str(len(features)), str(PAPER["features"]))],
-        [],
-    )
-    for name, player in (("untrained", fresh), ("trained", state.discriminator)):
-        searched = _Network(config, player.params, player.batch_stats, dataset, numbers)
+    Args:
+      run: a trained run, whose norm does not matter here.
+      features: maps of the last convolution, by number.
+      num_images: images of the data that are searched, chosen at random.
+      source, split: other images, as config.data.source says; None: the run's own.
+
+    Returns:
+      Of both networks their concentration and, where the data has labels or attributes, their selectivity; and a sheet.
+
+    Raises:
+      UserError: the discriminator has no convolutions or no such map, or the images cannot be used.
+    """
+    config, classes = run.config, run.generator.num_classes
+    need_convolutions(config, "discriminator")
+    features, total = list(features), run.discriminator.stages[-1][0]
+    if beyond := [feature for feature in features if not 0 <= feature < total]:
+        raise UserError(f"--features: there is no map {beyond[0]}; they are numbered 0 to {total - 1}.")
+    dataset = _open_data(config, source, split)
+    # At random: the images of a folder are sorted by class.
+    numbers = np.random.default_rng(0).permutation(len(dataset.images))[:num_images]
+    shown = min(IMAGES, len(numbers))
+
+    # The network before training: the same seed.
+    fresh = jax.jit(partial(create_state, run.gan))().discriminator
+    blocks, concentrations, selectivities = [], {}, {}
+    best_attributes: dict[str, list[dict[str, Any]]] = {}
+    for name, player in (("untrained", fresh), ("trained", run.state.discriminator)):
+        searched = _Network(run, player, dataset, numbers)
         responses, places = searched.respond(numbers, f"{name}: responses")
         best = np.argsort(-responses[:, features], axis=0, kind="stable")[:shown].T.ravel()  # feature by feature
-        which = np.repeat(features, shown)
-        gradients = searched.gradients(numbers[best], places[best, which], which)
+        maps = np.repeat(features, shown)
+        gradients = searched.gradients(numbers[best], places[best, maps], maps)
         blocks += [
             image_grid.make_grid(dataset.images[numbers[best]], shown),
             image_grid.make_grid(_visible(gradients), shown),
         ]
-        figures[f"{name}_concentration"] = float(np.nanmean(concentration(gradients)))
-        if found := selectivity(responses, dataset, numbers, bool(config.model.num_classes)):
-            areas, told = found
-            figures[f"{name}_selectivity"] = float(areas.mean())
-            figures[f"{name}_best_attributes"] = [
-                {"feature": feature, "tells": told[feature], "area": float(areas[feature])} for feature in features
+        concentrations[name] = float(np.nanmean(concentration(gradients)))
+        if found := selectivity(responses, dataset, numbers, bool(classes)):
+            areas, attributes = found
+            selectivities[name] = float(areas.mean())
+            best_attributes[name] = [
+                {"feature": feature, "tells": attributes[feature], "area": float(areas[feature])}
+                for feature in features
             ]
-    for measure, meaning in (
-        ("concentration", "energy of the guided gradient in the strongest tenth of pixels"),
-        ("selectivity", f"area under the curve of the best attribute, mean of {total} maps"),
-    ):
-        if f"trained_{measure}" in figures:
-            rows += [
-                Row(f"{meaning}, trained", f"{figures[f'trained_{measure}']:.3f}"),
-                Row("  untrained", f"{figures[f'untrained_{measure}']:.3f}"),
-            ]
-    for entry in figures.get("trained_best_attributes", []):
-        rows.append(Row(f"  map {entry['feature']} tells {entry['tells']}", f"{entry['area']:.3f}"))
     caption = (
         f"A row for each of the maps {', '.join(map(str, features))} of the last convolution, the {shown} images with "
         "its strongest responses. Left: the untrained network's, images and guided backpropagation. Right: the trained "
         "network's."
     )
-    title = "What the discriminator's features see (section 6.2, figure 5)"
+    figures = [
+        Figure("step", run.step),
+        Figure("num_images", len(numbers), "images searched", f"{len(numbers):,}"),
+        Figure("features", features, "features", str(len(features)), paper=PAPER_FEATURES),
+        *_both("concentration", "energy of the guided gradient in the strongest tenth of pixels", concentrations),
+        *_both("selectivity", f"area under the curve of the best attribute, mean of {total} maps", selectivities),
+        *(Figure(f"{name}_best_attributes", entries) for name, entries in best_attributes.items()),
+        *(
+            Figure("", text=f"  map {entry['feature']} tells {entry['tells']}", here=f"{entry['area']:.3f}")
+            for entry in best_attributes.get("trained", [])
+        ),
+    ]
     pictures = [Picture("guided.png", image_grid.row(*blocks), caption)]
-    report.publish(report.folder(workdir, "analysis", NAME), Report(title, figures, rows, pictures, PAPER))
+    return Report(TITLE, figures, pictures, paper={"images": PAPER_IMAGES})
+
+
+def _both(name: str, text: str, values: Mapping[str, float]) -> list[Figure]:
+    """The figures of the trained and the untrained network, none if they were not measured."""
+    texts = {"trained": f"{text}, trained", "untrained": "  untrained"}
+    return [
+        Figure(f"{network}_{name}", values[network], texts[network], f"{values[network]:.3f}")
+        for network in texts
+        if network in values
+    ]
+
+
+def main() -> None:
+    run = trained.load(_WORKDIR.value, _STEP.value)
+    need_convolutions(run.config, "discriminator")
+    maps = run.discriminator.stages[-1][0]
+    found = measure(
+        run,
+        features=concepts.parse_numbers("features", _FEATURES.value, maps, "map"),
+        num_images=_NUM_IMAGES.value,
+        source=_SOURCE.value,
+        split=_SPLIT.value,
+    )
+    report.publish(report.folder(run.workdir, "analysis", NAME), found)
 
 
 def _open_data(config: ConfigDict, source: str | None, split: str | None) -> ImageDataset:
@@ -254,7 +297,7 @@ def _visible(gradients: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
+    _WORKDIR = command_line.define_path("workdir", None, "Folder of a trained run.", required=True)
     _STEP = run_flags.define_step_flag()
     _FEATURES = flags.DEFINE_string(
         "features", ",".join(map(str, range(FEATURES))), "Maps of the last convolution, by number, with commas."

@@ -11,7 +11,8 @@ the same length, and so is how many samples keep their other attributes.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,14 +25,15 @@ from dcgan_jax.machine.errors import UserError
 from dcgan_jax.metrics import attribute_probe
 from dcgan_jax.metrics.attribute_probe import BOXES, AttributeProbe, Target
 from dcgan_jax.reports import image_grid, report
-from dcgan_jax.reports.report import Picture, Report, Row
+from dcgan_jax.reports.report import Figure, Picture, Report
 from dcgan_jax.runs import run_flags
-from dcgan_jax.runs.trained import TrainedRun
+from dcgan_jax.runs.trained import Run
 
 NAME = "turn_vector"
+TITLE = "Turning heads (figure 8)"
 EXEMPLARS = 4  # a side [paper figure 8]
 STEPS = 9  # images along the axis
-PAPER: dict[str, Any] = {"exemplars": 4}
+PAPER_EXEMPLARS = 4
 _POOL = 2000  # samples that the exemplars are chosen from
 _VECTORS = 10  # measured
 _SAMPLES = 128  # turned by each of them
@@ -45,63 +47,77 @@ def choose_extremes(values: np.ndarray, count: int, vectors: int, rng: np.random
     return [[rng.choice(end, count, replace=False) for end in (order[:size], order[-size:])] for _ in range(vectors)]
 
 
-def main() -> None:
-    """Finds the vector, draws along it, and measures the turn; see the module."""
-    run = _RUN.load()
-    rng = np.random.default_rng(run.seed)
-    pool, fresh = run.noise(0, _POOL), run.noise(_POOL, _SAMPLES)
-    steps = np.linspace(-_REACH.value, _REACH.value, STEPS)
-    probe, attribute = None, ""
-    if _LEFT.value is None and _RIGHT.value is None:
+def measure(
+    run: Run,
+    *,
+    left: Sequence[int] | None = None,
+    right: Sequence[int] | None = None,
+    attribute: str | None = None,
+    reach: float = 1.0,
+    seed: int = 0,
+    label: int | None = None,
+) -> Report:
+    """Finds the vector, draws along it, and measures the turn; see the module.
+
+    Args:
+      run: a trained run.
+      left, right: samples at either end, by number; None: a probe chooses them.
+      attribute: real attribute that the probe chooses by; None: the first of the data's.
+      reach: how far to go, in lengths of the vector.
+      seed: of the noise.
+      label: class of all images of a conditional network; None: class 0.
+
+    Returns:
+      The exemplars and a sheet; with the probe, the attribute along the axis, also for random directions.
+
+    Raises:
+      UserError: only one of left and right is given, a number is out of range, or there is no such attribute.
+    """
+    label, rng = run.one_label(label), np.random.default_rng(seed)
+    pool, fresh = run.noise(_POOL, seed), run.noise(_SAMPLES, seed, _POOL)
+    steps = np.linspace(-reach, reach, STEPS)
+    probe = None
+    if left is None and right is None:
         dataset = opening.open_or_build(run.config.data)
-        attribute = _number_attribute(_ATTRIBUTE.value, attribute_probe.targets_of(dataset))
+        attribute = _number_attribute(attribute, attribute_probe.targets_of(dataset))
         probe = attribute_probe.open_or_train(dataset)
-        values = probe.read(run.draw(pool, "samples to choose from"))[attribute]
+        values = probe.read(run.generate(pool, label, "samples to choose from"))[attribute]
         groups = choose_extremes(values, EXEMPLARS, _VECTORS, rng)
     else:
-        groups = [[_numbers("left", _LEFT.value), _numbers("right", _RIGHT.value)]]
-    vectors = np.array([pool[right].mean(0) - pool[left].mean(0) for left, right in groups])
+        groups = [[_exemplars("left", left), _exemplars("right", right)]]
+    vectors = np.array([pool[ends[1]].mean(0) - pool[ends[0]].mean(0) for ends in groups])
 
-    figures: dict[str, Any] = {
-        "step": run.step,
-        "seed": run.seed,
-        "left": [int(number) for number in groups[0][0]],
-        "right": [int(number) for number in groups[0][1]],
-        "axis": steps.tolist(),
-    }
-    rows = [Row("exemplars a side", " and ".join(str(len(side)) for side in groups[0]), str(PAPER["exemplars"]))]
-    if probe:
+    figures = [
+        Figure("step", run.step),
+        Figure("seed", seed),
+        Figure("left", [int(number) for number in groups[0][0]]),
+        Figure("right", [int(number) for number in groups[0][1]]),
+        Figure("axis", steps.tolist()),
+        Figure(
+            "",
+            text="exemplars a side",
+            here=" and ".join(str(len(side)) for side in groups[0]),
+            paper_here=str(PAPER_EXEMPLARS),
+        ),
+    ]
+    if probe and attribute:
         noise = rng.standard_normal(vectors.shape)
         noise *= np.linalg.norm(vectors, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
-        measured = measure(run, probe, attribute, fresh, vectors, steps, f"along {attribute}")
-        chance = measure(run, probe, attribute, fresh, noise, steps, "along random directions")
-        quality = probe.targets[attribute]
-        figures |= {"attribute": attribute, "probe_held_out": quality.held_out, **measured, "random_direction": chance}
-        each = zip(steps, measured["mean"], measured["standard_error"], chance["mean"], strict=True)
-        rows += [
-            Row(
-                f"{attribute} at {t:+.2f} of the vector; a random direction", f"{mean:+.2f} ± {error:.2f}; {other:+.2f}"
-            )
-            for t, mean, error, other in each
-        ]
-        rows += [
-            Row("vectors along which the mean is monotone", f"{100 * measured['monotone_share']:.0f} % of {_VECTORS}"),
-            Row("correlation with the axis, per sample", f"{measured['correlation']:.2f}"),
-            Row(f"change of {attribute} from end to end", f"{measured['span']:.2f}"),
-            Row("  a random direction, either way", f"{chance['span']:.2f}"),
-            Row("other attributes kept at either end, mean share", f"{100 * measured['kept']:.0f} %"),
-            Row("  a random direction", f"{100 * chance['kept']:.0f} %"),
-            Row(f"the probe on {attribute}, held out", quality.accuracy),
-        ]
-    shown = run.draw(_along(fresh[:_SHOWN], vectors[0], steps), "sheet")
+        draw = partial(run.generate, label=label, progress=f"along {attribute}")
+        along = turn(probe, attribute, draw, fresh, vectors, steps)
+        draw = partial(run.generate, label=label, progress="along random directions")
+        random = turn(probe, attribute, draw, fresh, noise, steps)
+        figures += _turn_figures(probe.targets[attribute], steps, along, random)
+    shown = run.generate(_along(fresh[:_SHOWN], vectors[0], steps), label, "sheet")
     ends = [
-        run.draw(np.concatenate([pool[side], pool[side].mean(0, keepdims=True)]), "exemplars") for side in groups[0]
+        run.generate(np.concatenate([pool[side], pool[side].mean(0, keepdims=True)]), label, "exemplars")
+        for side in groups[0]
     ]
     pictures = [
         Picture(
             "turn.png",
             image_grid.make_grid(shown, STEPS),
-            f"{-_REACH.value:g} to {_REACH.value:g} times the vector added to new samples, which are in the middle.",
+            f"{-reach:g} to {reach:g} times the vector added to new samples, which are in the middle.",
         ),
         Picture(
             "exemplars.png",
@@ -109,8 +125,65 @@ def main() -> None:
             "What the vector was made from: left (top) and right (bottom); each row ends with the image of the mean z.",
         ),
     ]
-    title = "Turning heads (figure 8)"
-    report.publish(report.folder(run.workdir, "analysis", NAME), Report(title, figures, rows, pictures, PAPER))
+    return Report(TITLE, figures, pictures, paper={"exemplars": PAPER_EXEMPLARS})
+
+
+def main() -> None:
+    run = _RUN.load()
+    left, right = (
+        None if flag.value is None else concepts.parse_numbers(name, flag.value, _POOL)
+        for name, flag in (("left", _LEFT), ("right", _RIGHT))
+    )
+    found = measure(
+        run,
+        left=left,
+        right=right,
+        attribute=_ATTRIBUTE.value,
+        reach=_REACH.value,
+        seed=_RUN.seed.value,
+        label=_RUN.label.value,
+    )
+    report.publish(report.folder(run.workdir, "analysis", NAME), found)
+
+
+def _turn_figures(target: Target, steps: np.ndarray, along: dict[str, Any], random: dict[str, Any]) -> list[Figure]:
+    """What `turn` found along the vectors and along random directions."""
+    name = target.name
+    each = zip(steps, along["mean"], along["standard_error"], random["mean"], strict=True)
+    return [
+        Figure("attribute", name),
+        Figure("probe_held_out", target.held_out),
+        Figure("mean", along["mean"]),
+        Figure("standard_error", along["standard_error"]),
+        *(
+            Figure(
+                "",
+                text=f"{name} at {t:+.2f} of the vector; a random direction",
+                here=f"{mean:+.2f} ± {error:.2f}; {other:+.2f}",
+            )
+            for t, mean, error, other in each
+        ),
+        Figure(
+            "monotone_share",
+            along["monotone_share"],
+            "vectors along which the mean is monotone",
+            f"{100 * along['monotone_share']:.0f} % of {_VECTORS}",
+        ),
+        Figure(
+            "correlation",
+            along["correlation"],
+            "correlation with the axis, per sample",
+            f"{along['correlation']:.2f}",
+        ),
+        Figure("span", along["span"], f"change of {name} from end to end", f"{along['span']:.2f}"),
+        Figure("", text="  a random direction, either way", here=f"{random['span']:.2f}"),
+        Figure(
+            "kept", along["kept"], "other attributes kept at either end, mean share", f"{100 * along['kept']:.0f} %"
+        ),
+        Figure("", text="  a random direction", here=f"{100 * random['kept']:.0f} %"),
+        Figure("", text=f"the probe on {name}, held out", here=target.accuracy),
+        Figure("random_direction", random),
+    ]
 
 
 def _along(z: np.ndarray, vector: np.ndarray, steps: np.ndarray) -> np.ndarray:
@@ -118,25 +191,24 @@ def _along(z: np.ndarray, vector: np.ndarray, steps: np.ndarray) -> np.ndarray:
     return (z[:, None] + steps[:, None] * vector).reshape(-1, z.shape[1])
 
 
-def measure(
-    run: TrainedRun,
+def turn(
     probe: AttributeProbe,
     attribute: str,
+    generate: Callable[[np.ndarray], np.ndarray],
     z: np.ndarray,
     vectors: np.ndarray,
     steps: np.ndarray,
-    what: str,
 ) -> dict[str, Any]:
-    """The attribute along vectors [vectors, z_dim], on samples z [samples, z_dim].
+    """The attribute along vectors [vectors, z_dim], on samples z [samples, z_dim] that `generate` draws.
 
     Returns:
       mean and standard_error (over vectors) at each step; monotone_share of vectors along which the mean over samples
       rises from step to step; correlation of step and attribute over the images of one sample, mean; span, the size
-      of the change from end to end, mean over vectors; kept, the share
-      of samples that show the same classes at either end as in the middle, mean over the probe's classes.
+      of the change from end to end, mean over vectors; kept, the share of samples that show the same classes at either
+      end as in the middle, mean over the probe's classes.
     """
     path = np.concatenate([_along(z, vector, steps) for vector in vectors])
-    read = probe.read(run.draw(path, what))
+    read = probe.read(generate(path))
     shape = (len(vectors), len(z), len(steps))
     values = read[attribute].reshape(shape)
     means = values.mean(1)
@@ -155,11 +227,13 @@ def measure(
     }
 
 
-def _numbers(flag: str, text: str | None) -> np.ndarray:
-    """The samples that a flag names. Raises UserError if it names none."""
-    if text is None:
-        raise UserError(f"--{flag} is missing: give --left and --right, or neither.")
-    return np.array(concepts.parse_numbers(flag, text, _POOL))
+def _exemplars(name: str, numbers: Sequence[int] | None) -> np.ndarray:
+    """The samples of one end. Raises UserError if there are none, or no such ones."""
+    if not numbers:
+        raise UserError(f"--{name} is missing: give --left and --right, or neither.")
+    if beyond := [number for number in numbers if not 0 <= number < _POOL]:
+        raise UserError(f"--{name}: there is no sample {beyond[0]}; they are numbered 0 to {_POOL - 1}.")
+    return np.array(numbers)
 
 
 def _number_attribute(name: str | None, targets: Mapping[str, Target]) -> str:

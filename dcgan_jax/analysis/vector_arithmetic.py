@@ -15,6 +15,9 @@ over each other, as pixel space gives, show every attribute that one of them has
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,11 +31,12 @@ from dcgan_jax.machine.errors import UserError
 from dcgan_jax.metrics import attribute_probe
 from dcgan_jax.metrics.attribute_probe import AttributeProbe
 from dcgan_jax.reports import image_grid, report
-from dcgan_jax.reports.report import Picture, Report, Row
+from dcgan_jax.reports.report import Figure, Picture, Report
 from dcgan_jax.runs import run_flags
-from dcgan_jax.runs.trained import TrainedRun
+from dcgan_jax.runs.trained import Run
 
 NAME = "vector_arithmetic"
+TITLE = "Vector arithmetic (section 6.3.2, figure 7)"
 EXEMPLARS, NOISE, NEIGHBOURS = 3, 0.25, 8  # [paper section 6.3.2, figure 7]
 # The paper's two examples, and one for bedrooms, for data with these attributes.
 FORMULAS = (
@@ -50,6 +54,8 @@ METHODS = {
 _POOL = 2000  # samples that the exemplars are chosen from
 _SHEET = 200  # of them on the numbered sheet
 _SHOWN = 4  # trials that are drawn
+
+Draw = Callable[..., np.ndarray]  # noise [count, z_dim] -> images, as `Run.generate`
 
 
 class Formula(NamedTuple):
@@ -114,60 +120,111 @@ def interval(successes: int, trials: int) -> tuple[float, float]:
     return (middle - reach) / (1 + z * z / trials), (middle + reach) / (1 + z * z / trials)
 
 
-def main() -> None:
-    """Chooses exemplars, draws the sums, and measures them; see the module."""
-    run = _RUN.load()
-    texts = {name: flag.value for name, flag in (("a", _A), ("b", _B), ("c", _C)) if flag.value is not None}
-    if texts and len(texts) < 3:
-        raise UserError("give all three of --a, --b and --c, or none.")
-    by_number = bool(texts) and not any("=" in text for text in texts.values())
-    dataset = None if by_number else opening.open_or_build(run.config.data)
-    written = [tuple(texts.values())] if texts else []
-    if dataset and not texts:
-        written = default_formulas(dataset, bool(run.config.model.num_classes))
-    formulas = [parse_formula(abc, dataset) for abc in written]
+def measure(
+    run: Run,
+    *,
+    a: str | None = None,
+    b: str | None = None,
+    c: str | None = None,
+    trials: int = 500,
+    seed: int = 0,
+    label: int | None = None,
+) -> Report:
+    """Chooses exemplars, draws the sums, and measures them; see the module.
 
-    probe = attribute_probe.open_or_train(dataset) if dataset and formulas else None
-    out = report.folder(run.workdir, "analysis", NAME)
-    z = run.noise(0, _POOL)
-    images = run.draw(z, "samples to choose from")
-    sheet = image_grid.make_grid(image_grid.number(images[:_SHEET]), 10)
-    image_grid.save_png(out / "sheet.png", sheet)  # even if what follows fails: one chooses from it
+    Args:
+      run: a trained run.
+      a, b, c: the concepts, samples by number ("3,17,29") or attributes ("smiling=1,man=0"); None: those of FORMULAS
+        that the data has.
+      trials: repetitions, where concepts are attributes.
+      seed: of the noise and of the choice.
+      label: class of all images of a conditional network; None: class 0.
+
+    Returns:
+      An entry of 'formulas' for each, with the shares of `_success` by method where a probe can tell; and pictures.
+
+    Raises:
+      UserError: the concepts cannot be read, too few samples show one, or the data has no formula.
+    """
+    label, texts = run.one_label(label), _all_or_none(a, b, c)
+    by_number = bool(texts) and not any("=" in text for text in texts)
+    dataset = None if by_number else opening.open_or_build(run.config.data)
+    written = [texts] if texts else []
+    if dataset and not texts:
+        written = default_formulas(dataset, bool(run.generator.num_classes))
+    formulas = [parse_formula(abc, dataset) for abc in written]
     if not formulas:
         raise UserError(
-            f"no formula is known for the images of {run.config.data.source}: choose samples from {out / 'sheet.png'} "
-            "and give three a concept by number, such as --a=3,17,29 --b=4,5,60 --c=12,13,88."
+            f"no formula is known for the images of {run.config.data.source}: choose samples from sheet.png and give "
+            "three a concept by number, such as --a=3,17,29 --b=4,5,60 --c=12,13,88."
         )
+
+    probe = attribute_probe.open_or_train(dataset) if dataset else None
+    z = run.noise(_POOL, seed)
+    images = run.generate(z, label, "samples to choose from")
     found = probe.read(images) if probe else {}
-    figures: dict[str, Any] = {"step": run.step, "seed": run.seed, "formulas": []}
-    rows = [
-        Row("exemplars a concept", str(EXEMPLARS), str(EXEMPLARS)),
-        Row("noise around the middle", "±0.25", "±0.25"),
+    entries: list[dict[str, Any]] = []
+    lines = [
+        Figure("", text="exemplars a concept", here=str(EXEMPLARS), paper_here=str(EXEMPLARS)),
+        Figure("", text="noise around the middle", here="±0.25", paper_here="±0.25"),
     ]
     pictures = []
     for i, formula in enumerate(formulas):
-        exemplars = _choose(formula, found, np.random.default_rng([run.seed, i]))
-        results = _results(run, z, images, exemplars)
+        exemplars = _choose(formula, found, trials, np.random.default_rng([seed, i]))
+        draw = partial(run.generate, label=label)
+        results = _results(draw, z, images, exemplars)
         name = " - ".join(concept.text for concept in formula.concepts[:2]) + " + " + formula.concepts[2].text
         entry: dict[str, Any] = {"formula": name, "trials": len(exemplars), "exemplars": exemplars.shape[2]}
-        rows.append(Row(f"{name}: exemplars a concept", str(exemplars.shape[2]), str(PAPER["exemplars"])))
+        used = str(exemplars.shape[2])
+        lines.append(Figure("", text=f"{name}: exemplars a concept", here=used, paper_here=str(PAPER["exemplars"])))
         if formula.traits and probe:
             entry |= _success(formula, probe, results, images)
             wanted = concepts.describe(formula.traits, probe.class_names)
-            rows.append(Row(f"  {len(exemplars)} trials", f"{wanted} and plausible (95 %); shown; plausible"))
-            rows += [Row(f"  {method}", _in_words(entry[key])) for key, method in METHODS.items()]
-        figures["formulas"].append(entry)
-        pictures.append(_picture(run, z, images, exemplars, results, i, name))
+            lines.append(
+                Figure("", text=f"  {len(exemplars)} trials", here=f"{wanted} and plausible (95 %); shown; plausible")
+            )
+            lines += [Figure("", text=f"  {method}", here=_in_words(entry[key])) for key, method in METHODS.items()]
+        entries.append(entry)
+        pictures.append(_picture(draw, z, images, exemplars, results, np.random.default_rng([seed, i, 1]), i, name))
+    figures = [Figure("step", run.step), Figure("seed", seed), Figure("formulas", entries), *lines]
     if probe:
-        used = {name for formula in formulas for name in formula.traits}
-        figures["probe_held_out"] = {name: probe.targets[name].held_out for name in sorted(used)}
-        rows += [Row(f"the probe on {name}, held out", probe.targets[name].accuracy) for name in sorted(used)]
-    pictures.append(Picture("sheet.png", sheet, "The samples by number."))
-    title = "Vector arithmetic (section 6.3.2, figure 7)"
-    report.publish(out, Report(title, figures, rows, pictures, PAPER))
+        names = sorted({name for formula in formulas for name in formula.traits})
+        figures.append(Figure("probe_held_out", {name: probe.targets[name].held_out for name in names}))
+        figures += [
+            Figure("", text=f"the probe on {name}, held out", here=probe.targets[name].accuracy) for name in names
+        ]
+    pictures.append(Picture("sheet.png", _sheet(images), "The samples by number."))
+    return Report(TITLE, figures, pictures, paper=PAPER)
 
 
-def _choose(formula: Formula, found: dict[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
+def save_sheet(run: Run, folder: Path, *, seed: int = 0, label: int | None = None) -> None:
+    """Writes sheet.png: the first samples with their numbers, from which one chooses."""
+    images = run.generate(run.noise(_SHEET, seed), run.one_label(label), "samples to choose from")
+    image_grid.save_png(folder / "sheet.png", _sheet(images))
+
+
+def _sheet(images: np.ndarray) -> np.ndarray:
+    return image_grid.make_grid(image_grid.number(images[:_SHEET]), 10)
+
+
+def _all_or_none(a: str | None, b: str | None, c: str | None) -> tuple[str, ...]:
+    """The three concepts, () if none is given. Raises UserError if only some are."""
+    texts = tuple(text for text in (a, b, c) if text is not None)
+    if texts and len(texts) < 3:
+        raise UserError("give all three of --a, --b and --c, or none.")
+    return texts
+
+
+def main() -> None:
+    _all_or_none(_A.value, _B.value, _C.value)
+    run, out = _RUN.load(), report.folder(Path(_RUN.workdir.value), "analysis", NAME)
+    seed, label = _RUN.seed.value, _RUN.label.value
+    save_sheet(run, out, seed=seed, label=label)  # even if what follows fails: one chooses from it
+    found = measure(run, a=_A.value, b=_B.value, c=_C.value, trials=_TRIALS.value, seed=seed, label=label)
+    report.publish(out, found)
+
+
+def _choose(formula: Formula, found: dict[str, np.ndarray], trials: int, rng: np.random.Generator) -> np.ndarray:
     """Sample numbers [trials, 3, exemplars]; by number there is one trial, with as many exemplars as every concept has.
 
     Raises:
@@ -183,16 +240,16 @@ def _choose(formula: Formula, found: dict[str, np.ndarray], rng: np.random.Gener
                 f"only {len(pool)} of {_POOL} samples show {concept.text} with probability {concepts.CONFIDENT}, fewer "
                 f"than {EXEMPLARS}: train longer, or choose samples by number from sheet.png."
             )
-        chosen.append([rng.choice(pool, EXEMPLARS, replace=False) for _ in range(_TRIALS.value)])
+        chosen.append([rng.choice(pool, EXEMPLARS, replace=False) for _ in range(trials)])
     return np.array(chosen).swapaxes(0, 1)
 
 
-def _results(run: TrainedRun, z: np.ndarray, images: np.ndarray, exemplars: np.ndarray) -> dict[str, np.ndarray]:
+def _results(draw: Draw, z: np.ndarray, images: np.ndarray, exemplars: np.ndarray) -> dict[str, np.ndarray]:
     """uint8 [trials, height, width, channels] by method."""
     blend = arithmetic(images.astype(np.float32), exemplars)
     return {
-        "three": run.draw(arithmetic(z, exemplars), "three exemplars"),
-        "one": run.draw(arithmetic(z, exemplars[:, :, :1]), "one exemplar"),
+        "three": draw(arithmetic(z, exemplars), progress="three exemplars"),
+        "one": draw(arithmetic(z, exemplars[:, :, :1]), progress="one exemplar"),
         "pixels": np.clip(np.round(blend), 0, 255).astype(np.uint8),
     }
 
@@ -223,19 +280,20 @@ def _in_words(rate: dict[str, float]) -> str:
 
 
 def _picture(
-    run: TrainedRun,
+    draw: Draw,
     z: np.ndarray,
     images: np.ndarray,
     exemplars: np.ndarray,
     results: dict[str, np.ndarray],
+    rng: np.random.Generator,
     i: int,
     name: str,
 ) -> Picture:
     """A row of blocks for each of the first trials, as the paper's figure: exemplars and means, 3x3, baselines."""
-    rng, blocks = np.random.default_rng([run.seed, i, 1]), []
+    blocks = []
     for trial in range(min(_SHOWN, len(exemplars))):
         chosen = exemplars[trial]
-        means = run.draw(z[chosen].mean(1), "")
+        means = draw(z[chosen].mean(1))
         left = [
             image_grid.make_grid(np.stack([*images[three], mean]), len(three) + 1)
             for three, mean in zip(chosen, means, strict=True)
@@ -243,7 +301,7 @@ def _picture(
         middle = arithmetic(z, exemplars[trial : trial + 1])
         noise = rng.uniform(-NOISE, NOISE, (NEIGHBOURS + 1, z.shape[1]))
         noise[NEIGHBOURS // 2] = 0
-        block = run.draw(middle + noise, "")
+        block = draw(middle + noise)
         baselines = np.stack([results["one"][trial], results["pixels"][trial]])
         blocks.append(
             image_grid.row(np.concatenate(left), image_grid.make_grid(block, 3), image_grid.make_grid(baselines, 1))

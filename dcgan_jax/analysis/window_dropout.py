@@ -20,8 +20,9 @@ second below the last hidden one, with maps of a quarter of the image's side (--
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,11 +43,14 @@ from dcgan_jax.metrics.attribute_probe import BOXES, AttributeProbe
 from dcgan_jax.nets import models, pixels
 from dcgan_jax.nets.models import Tree
 from dcgan_jax.reports import image_grid, report
-from dcgan_jax.reports.report import Picture, Report, Row
-from dcgan_jax.runs import run_flags, trained
-from dcgan_jax.runs.trained import TrainedRun
+from dcgan_jax.reports.report import Figure, Picture, Report
+from dcgan_jax.runs import run_flags
+from dcgan_jax.runs.sampler import BATCH_SIZE, full_batches
+from dcgan_jax.runs.trained import Run
 
 NAME = "window_dropout"
+TITLE = "Forgetting to draw windows (section 6.3.1, figure 6)"
+BOXES_FILE = "boxes.json"  # in the folder of the results
 SAMPLES, SHOWN = 150, 10  # [paper section 6.3.1; figure 6 has 10 pairs]
 L1 = 0.2
 PAPER: dict[str, Any] = {"samples": 150, "boxes": 52, "maps_dropped": 200}
@@ -140,30 +144,29 @@ def windows_gone(before: np.ndarray, after: np.ndarray) -> tuple[int, int]:
 class _Layer:
     """The generator with a layer that can be read and whose maps can be dropped."""
 
-    def __init__(self, run: TrainedRun, name: str) -> None:
+    def __init__(self, run: Run, name: str, label: int | None) -> None:
         """Raises UserError if there is no such layer of maps."""
-        generator, _ = models.build_models(run.config)
+        generator = run.generator
 
         @jax.jit
         def forward(variables: Tree, z: jax.Array, labels: Any, gate: jax.Array) -> tuple[jax.Array, jax.Array]:
             images, taps = generator.apply(variables, z, labels, train=False, gates={name: gate})
-            return pixels.to_uint8(images, run.config.model.output), taps[name]
+            return pixels.to_uint8(images, generator.output), taps[name]
 
-        z = np.zeros((1, run.config.model.z_dim), np.float32)
-        player = run.state.generator
-        variables = {"params": player.params, "batch_stats": player.batch_stats}
-        taps = jax.eval_shape(lambda: generator.apply(variables, z, run.labels(1), train=False)[1])
+        z = np.zeros((1, generator.z_dim), np.float32)
+        labels = run.sampler.labels(0, 1, label)
+        taps = jax.eval_shape(lambda: generator.apply(run.state.generator.variables, z, labels, train=False)[1])
         layers = [tap for tap, value in taps.items() if len(value.shape) == 4 and tap != "image"]
         if name not in layers:
             raise UserError(f"the generator has no layer {name!r} of maps; it has {', '.join(layers)}.")
-        self._run, self._forward = run, forward
+        self._run, self._forward, self._label = run, forward, label
         self.maps = taps[name].shape[3]
 
-    def draw(self, z: np.ndarray, dropped: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, z: np.ndarray, dropped: np.ndarray, progress: str) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 [count, height, width, channels] and maps [count, side, side, maps]; dropped: bool [maps]."""
         images, maps = [], []
-        gate, labels = jnp.where(dropped, 0.0, 1.0), self._run.labels(trained.BATCH_SIZE)
-        for batch, count in trained.full_batches(z, what):
+        gate, labels = jnp.where(dropped, 0.0, 1.0), self._run.sampler.labels(0, BATCH_SIZE, self._label)
+        for batch, count in full_batches(z, progress):
             image, tap = self._forward(self._run.variables, batch, labels, gate)
             images.append(np.asarray(image)[:count])
             maps.append(np.asarray(tap, np.float32)[:count])
@@ -219,93 +222,103 @@ def outlines(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return np.where(edge[..., None], np.array(color, np.uint8), images)
 
 
-def main() -> None:
-    """Marks windows, fits, drops maps, and measures what changed; see the module."""
-    run = _RUN.load()
-    name = _LAYER.value or default_layer(run.config)
-    layer, out = _Layer(run, name), report.folder(run.workdir, "analysis", NAME)
-    file = Path(_BOXES.value) if _BOXES.value else out / "boxes.json"
-    by_hand = bool(_BOXES.value) or _ANNOTATE.value or file.exists()
+def measure(
+    run: Run,
+    *,
+    layer: str | None = None,
+    l1: float = L1,
+    num_samples: int = 512,
+    boxes_file: Path | None = None,
+    seed: int = 0,
+    label: int | None = None,
+) -> Report:
+    """Marks windows, fits, drops maps, and measures what changed; see the module.
 
-    everything = np.zeros(layer.maps, bool)
-    z = run.noise(0, SAMPLES)
-    if by_hand:
-        drawn = boxes.read(file, run.samples) if file.exists() or not _ANNOTATE.value else []
-        masks = boxes.masks(drawn, SAMPLES, run.config.data.image_size)
-        images, maps = layer.draw(z, everything, "samples")
-        if _ANNOTATE.value:
-            annotate.serve(images, file, run.samples, _PORT.value)
-            masks = boxes.masks(boxes.read(file, run.samples), SAMPLES, images.shape[1])
-        detector = _open_detector(run.config, needed=False)
+    Args:
+      run: a trained run.
+      layer: tap of the generator; None: see `default_layer`.
+      l1: penalty of the regression; larger drops fewer maps.
+      num_samples: new samples, where a detector sees windows.
+      boxes_file: boxes on the first SAMPLES samples, see boxes.py; None: a detector marks them.
+      seed: of the samples and of the random drops.
+      label: class of all images of a conditional network; None: class 0.
+
+    Returns:
+      What dropping the maps changed in and outside the windows, the share of windows that are gone where a detector can
+      tell, and the same for as many maps drawn at random.
+
+    Raises:
+      UserError: there is no such layer, there are no boxes, or nothing is left to drop or to compare with.
+    """
+    name = layer or default_layer(run.config)
+    maps_of = _Layer(run, name, run.one_label(label))
+    everything = np.zeros(maps_of.maps, bool)
+    z = run.noise(SAMPLES, seed)
+    if boxes_file:
+        drawn = boxes.read(boxes_file, boxes.samples_of(run, seed, label))
+        masks = boxes.masks(drawn, SAMPLES, run.generator.image_size)
+        detector = _open_packed_detector(run.config)
+        images, maps = maps_of.draw(z, everything, "samples")
     else:
-        detector = _open_detector(run.config, needed=True)
-        images, maps = layer.draw(z, everything, "samples")
-        masks = detector.read(images)[BOXES] > 0.5
+        detector = _open_detector(run.config)
+        images, maps = maps_of.draw(z, everything, "samples")
+        masks = _windows(detector, images)
     if not masks.any():
-        who = "there are no boxes" if by_hand else f"the detector sees no window on {SAMPLES} samples"
-        raise UserError(f"{who}: draw some with --annotate.")
-    fit = fit_maps(maps, cells(masks, maps.shape[1]), _L1.value)
+        nothing = "there are no boxes" if boxes_file else f"the detector sees no window on {SAMPLES} samples"
+        raise UserError(f"{nothing}: draw some with --annotate.")
+    fit = fit_maps(maps, cells(masks, maps.shape[1]), l1)
     dropped = fit.weights > 0
     if not dropped.any():
-        raise UserError(f"no map has a positive weight at --l1={_L1.value}: give a smaller penalty.")
+        raise UserError(f"no map has a positive weight at --l1={l1}: give a smaller penalty.")
 
     # Without a detector nobody knows where the windows of other samples are.
     marked = masks.any((1, 2))
-    fresh = run.noise(SAMPLES, _NUM_SAMPLES.value) if detector else z[marked]
-    before = layer.draw(fresh, everything, "with all maps")[0]
-    windows = detector.read(before)[BOXES] > 0.5 if detector else masks[marked]
+    fresh = run.noise(num_samples, seed, SAMPLES) if detector else z[marked]
+    before = maps_of.draw(fresh, everything, "with all maps")[0]
+    windows = _windows(detector, before) if detector else masks[marked]
     if windows_gone(windows, windows)[0] == 0:
         raise UserError(f"the detector sees no window on {len(fresh)} samples: raise --num_samples.")
-    after = layer.draw(fresh, dropped, "without the dropped ones")[0]
-    rng = np.random.default_rng(run.seed)
-    drops = [layer.draw(fresh, rng.permutation(dropped), f"random drop {i + 1}")[0] for i in range(_RANDOM_DROPS)]
+    after = maps_of.draw(fresh, dropped, "without the dropped ones")[0]
+    rng = np.random.default_rng(seed)
+    drops = [maps_of.draw(fresh, rng.permutation(dropped), f"random drop {i + 1}")[0] for i in range(_RANDOM_DROPS)]
     ours = _effect(before, after, windows, detector)
     each = [_effect(before, drop, windows, detector) for drop in drops]
     chance = {name: float(np.mean([effect[name] for effect in each])) for name in ours}
 
-    figures: dict[str, Any] = {
-        "step": run.step,
-        "seed": run.seed,
-        "layer": name,
-        "l1": _L1.value,
-        "boxes_from": str(file) if by_hand else "detector",
-        "samples_with_boxes": int(marked.sum()),
-        "regression_accuracy": fit.accuracy,
-        "maps": layer.maps,
-        "maps_dropped": int(dropped.sum()),
-        "num_samples": len(fresh),
-        **ours,
-        "random_drop": chance,
-        "outside_change_ratio": ours["outside_change"] / max(chance["outside_change"], 1e-9),
-    }
-    rows = [
-        Row("samples with boxes", f"{marked.sum()} of {SAMPLES}", f"{PAPER['boxes']} boxes on {PAPER['samples']}"),
-        Row("maps dropped", f"{figures['maps_dropped']} of {layer.maps}", str(PAPER["maps_dropped"])),
-        Row(
+    count = int(dropped.sum())
+    figures = [
+        Figure("step", run.step),
+        Figure("seed", seed),
+        Figure("layer", name),
+        Figure("l1", l1),
+        Figure("boxes_from", str(boxes_file) if boxes_file else "detector"),
+        Figure(
+            "samples_with_boxes",
+            int(marked.sum()),
+            "samples with boxes",
+            f"{marked.sum()} of {SAMPLES}",
+            paper_here=f"{PAPER['boxes']} boxes on {PAPER['samples']}",
+        ),
+        Figure("maps", maps_of.maps),
+        Figure("maps_dropped", count, "maps dropped", f"{count} of {maps_of.maps}", PAPER["maps_dropped"]),
+        Figure(
+            "regression_accuracy",
+            fit.accuracy,
             "accuracy of the regression, held out",
             "too few boxes" if math.isnan(fit.accuracy) else f"{100 * fit.accuracy:.1f} %",
         ),
-        Row("change outside windows (levels)", f"{ours['outside_change']:.1f}"),
-        Row("  dropping as many maps at random", f"{chance['outside_change']:.1f}"),
-        Row("change inside windows", f"{ours['inside_change']:.1f}"),
-        Row("  dropping as many maps at random", f"{chance['inside_change']:.1f}"),
+        Figure("num_samples", len(fresh)),
+        *_effect_figures(ours, chance, detector),
+        Figure("random_drop", chance),
+        Figure("outside_change_ratio", ours["outside_change"] / max(chance["outside_change"], 1e-9)),
     ]
-    if detector:
-        quality = detector.targets[BOXES].accuracy
-        figures["detector_held_out_iou"] = detector.targets[BOXES].held_out
-        rows += [
-            Row(f"windows gone of {ours['windows']:.0f} (detector: {quality})", f"{100 * ours['gone_share']:.1f} %"),
-            Row("  dropping as many maps at random", f"{100 * chance['gone_share']:.1f} %"),
-            Row("area of windows gone", f"{100 * ours['gone_area']:.1f} %"),
-            Row("  dropping as many maps at random", f"{100 * chance['gone_area']:.1f} %"),
-        ]
     chosen = np.flatnonzero(windows.any((1, 2)))[:SHOWN]
     sheet = np.concatenate([before[chosen], after[chosen], drops[0][chosen]])
     pictures = [
         Picture(
             "dropout.png",
             image_grid.make_grid(sheet, len(chosen)),
-            f"Top: samples with windows. Middle: the same z without the {figures['maps_dropped']} window maps. "
+            f"Top: samples with windows. Middle: the same z without the {count} window maps. "
             "Bottom: without as many maps drawn at random.",
         ),
         Picture(
@@ -314,38 +327,87 @@ def main() -> None:
             "The samples that the regression learned from, and what counts as a window.",
         ),
     ]
-    title = "Forgetting to draw windows (section 6.3.1, figure 6)"
-    report.publish(out, Report(title, figures, rows, pictures, PAPER))
+    paper = {name: PAPER[name] for name in ("samples", "boxes")}
+    return Report(TITLE, figures, pictures, paper=paper)
 
 
-@overload
-def _open_detector(config: ConfigDict, *, needed: Literal[True]) -> AttributeProbe: ...
+def _effect_figures(ours: dict[str, float], chance: dict[str, float], detector: AttributeProbe | None) -> list[Figure]:
+    """What dropping the maps did, each beside as many maps dropped at random."""
+
+    def both(name: str, text: str, here: Callable[[float], str]) -> list[Figure]:
+        random = Figure("", text="  dropping as many maps at random", here=here(chance[name]))
+        return [Figure(name, ours[name], text, here(ours[name])), random]
+
+    def percent(share: float) -> str:
+        return f"{100 * share:.1f} %"
+
+    figures = [
+        *both("outside_change", "change outside windows (levels)", "{:.1f}".format),
+        *both("inside_change", "change inside windows", "{:.1f}".format),
+    ]
+    if detector:
+        target = detector.targets[BOXES]
+        text = f"windows gone of {ours['windows']:.0f} (detector: {target.accuracy})"
+        figures += [
+            Figure("windows", ours["windows"]),
+            *both("gone_share", text, percent),
+            *both("gone_area", "area of windows gone", percent),
+            Figure("detector_held_out_iou", target.held_out),
+        ]
+    return figures
 
 
-@overload
-def _open_detector(config: ConfigDict, *, needed: Literal[False]) -> AttributeProbe | None: ...
+def main() -> None:
+    run, out = _RUN.load(), report.folder(Path(_RUN.workdir.value), "analysis", NAME)
+    seed, label = _RUN.seed.value, _RUN.label.value
+    file = Path(_BOXES.value) if _BOXES.value else out / BOXES_FILE
+    if _ANNOTATE.value:
+        _annotate(run, file, seed, label, _PORT.value)
+    found = measure(
+        run,
+        layer=_LAYER.value,
+        l1=_L1.value,
+        num_samples=_NUM_SAMPLES.value,
+        boxes_file=file if _BOXES.value or file.exists() else None,
+        seed=seed,
+        label=label,
+    )
+    report.publish(out, found)
 
 
-def _open_detector(config: ConfigDict, *, needed: bool) -> AttributeProbe | None:
-    """The probe of the run's images if it sees windows. If it is not needed, no images are packed for it.
+def _annotate(run: Run, file: Path, seed: int, label: int | None, port: int) -> None:
+    """Serves the page on which boxes are drawn. Raises UserError if the file holds boxes of other samples."""
+    samples = boxes.samples_of(run, seed, label)
+    if file.exists():
+        boxes.masks(boxes.read(file, samples), SAMPLES, run.generator.image_size)
+    images = run.generate(run.noise(SAMPLES, seed), run.one_label(label), "samples")
+    annotate.serve(images, file, samples, port)
 
-    Raises:
-      UserError: there is none, but it is needed.
-    """
-    if not needed:
-        try:
-            if not opening.pack_path(config.data).exists():
-                return None
-        except UserError:  # the images are not there any more
+
+def _windows(detector: AttributeProbe, images: np.ndarray) -> np.ndarray:
+    """Where the detector sees windows, bool [count, height, width]."""
+    return detector.read(images)[BOXES] > 0.5
+
+
+def _open_packed_detector(config: ConfigDict) -> AttributeProbe | None:
+    """The probe of the run's images if it sees windows; None if they are not packed, which they are not for this."""
+    try:
+        if not opening.pack_path(config.data).exists():
             return None
+    except UserError:  # the images are not there any more
+        return None
     dataset = opening.open_or_build(config.data)
-    if BOXES in dataset.attributes:
-        return attribute_probe.open_or_train(dataset)
-    if needed:
+    return attribute_probe.open_or_train(dataset) if BOXES in dataset.attributes else None
+
+
+def _open_detector(config: ConfigDict) -> AttributeProbe:
+    """The probe of the run's images, which sees windows. Raises UserError if they carry no boxes."""
+    dataset = opening.open_or_build(config.data)
+    if BOXES not in dataset.attributes:
         raise UserError(
             f"{config.data.source} carries no boxes: draw some on this run's samples with --annotate, or give --boxes."
         )
-    return None
+    return attribute_probe.open_or_train(dataset)
 
 
 def _effect(
@@ -357,7 +419,7 @@ def _effect(
         "outside_change": mean_change(before, after, outside(windows)),
     }
     if detector:
-        left = detector.read(after)[BOXES] > 0.5
+        left = _windows(detector, after)
         total, gone = windows_gone(windows, left)
         effect |= {"windows": total, "gone_share": gone / total, "gone_area": 1.0 - float(left[windows].mean())}
     return effect
@@ -370,7 +432,9 @@ if __name__ == "__main__":
     _NUM_SAMPLES = flags.DEFINE_integer(
         "num_samples", 512, "New samples, where a detector sees windows.", lower_bound=1
     )
-    _BOXES = flags.DEFINE_string("boxes", None, "File of boxes; default: those of --annotate, else the detector's.")
+    _BOXES = command_line.define_path(
+        "boxes", None, "File of boxes; default: those of --annotate, else the detector's."
+    )
     _ANNOTATE = flags.DEFINE_bool("annotate", False, "First serve a page on which the mouse draws boxes.")
     _PORT = flags.DEFINE_integer("port", 8765, "Of that page; 0 takes a free one.", lower_bound=0, upper_bound=65535)
     command_line.run(main)
