@@ -1,23 +1,28 @@
 """The page of all experiments."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from dcgan_jax.analysis import __main__
-from dcgan_jax.reports.report import Picture, Report, Row, publish
+from dcgan_jax.analysis import page
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.reports.report import Figure, Picture, Report, publish
+from dcgan_jax.runs import trained
+from dcgan_jax.runs.trained import Run
 
 
 def test_a_section_holds_everything(tmp_path: Path) -> None:
     pictures = [Picture("a.png", np.zeros((2, 2, 3), np.uint8), "A <black> square."), Picture("b.gif", b"GIF", "")]
-    rows = [Row("change", "1.5", "13.3"), Row("  of <it>", "2")]
-    publish(tmp_path, Report("Walks & more", {"step": 3, "change": 1.5}, rows, pictures, {"change": 13.3}))
+    figures = [Figure("step", 3), Figure("change", 1.5, "change", paper=13.3), Figure("", text="  of <it>", here="2")]
+    publish(tmp_path, Report("Walks & more", figures, pictures))
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["change"] == 1.5 and results["paper"] == {"change": 13.3}
-    section = __main__.section(results, tmp_path)
+    section = page.section(results, tmp_path)
     assert "<h2>Walks &amp; more</h2>" in section
     assert "<td>change</td><td>1.5</td><td>13.3</td>" in section
     assert "A &lt;black&gt; square." in section and "of &lt;it&gt;" in section
@@ -30,8 +35,38 @@ def test_page_of_a_run(labelled_run: Path) -> None:
     command = [sys.executable, "-m", "dcgan_jax.analysis", f"--workdir={labelled_run}"]
     process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
-    page = (labelled_run / "analysis" / "index.html").read_text()
-    assert "Walking in the latent space" in page and "What the discriminator&#x27;s features see" in page
-    assert "carries no boxes" in page and "no real-valued attribute" in page
-    assert "samples show label=class" in page or "Vector arithmetic" in page
-    assert 'src="http' not in page and "href" not in page
+    text = (labelled_run / "analysis" / "index.html").read_text()
+    assert "Walking in the latent space" in text and "What the discriminator&#x27;s features see" in text
+    assert "carries no boxes" in text and "no real-valued attribute" in text
+    assert "samples show label=class" in text or "Vector arithmetic" in text
+    assert 'src="http' not in text and "href" not in text
+
+
+def test_a_failure_is_reported_and_does_not_end_the_others(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained_run, tmp_path / "run", ignore=shutil.ignore_patterns("analysis"))
+    run, calls = trained.load(tmp_path / "run"), []
+
+    def refuse(run: Run, folder: Path) -> Report:
+        raise UserError("there are no <boxes>")
+
+    def fail(run: Run, folder: Path) -> Report:
+        raise ZeroDivisionError("by zero")
+
+    def walk(run: Run, folder: Path) -> Report:
+        calls.append(folder)
+        return Report("A walk", [Figure("step", run.step), Figure("change", 1.5, "change")])
+
+    experiments = {"window_dropout": refuse, "turn_vector": fail, "latent_walk": walk}
+    outcome = page.write(run, experiments=experiments)
+    assert outcome == (tmp_path / "run/analysis/index.html", ["turn_vector"])
+    text = outcome.page.read_text()
+    assert "there are no &lt;boxes&gt;" in text and "failed: ZeroDivisionError: by zero" in text
+    assert "<h2>A walk</h2>" in text and "--step=1 --norm=running</code>" in text
+    assert "Traceback" in capsys.readouterr().err
+    # What is there for this checkpoint is kept, unless it is asked for again.
+    page.write(run, experiments=experiments)
+    assert len(calls) == 1
+    page.write(run, rerun=True, experiments=experiments)
+    assert calls == 2 * [tmp_path / "run/analysis/latent_walk"]

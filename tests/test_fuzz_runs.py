@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import dcgan_jax
 from dcgan_jax import import_weights, plot_metrics, training
-from dcgan_jax.analysis import __main__, boxes
+from dcgan_jax.analysis import boxes, page
 from dcgan_jax.config import check_config, flatten
 from dcgan_jax.datasets import semantic_hash
 from dcgan_jax.machine.errors import UserError
@@ -284,7 +284,7 @@ def test_any_results_are_shown_or_made_again(content: bytes) -> None:
     with fuzz.folder() as folder:
         (folder / "a.png").write_bytes(b"PNG")
         (folder / "results.json").write_bytes(content)
-        section = __main__._kept_section(folder, 3)
+        section = page._kept_section(folder, 3)
         assert section is None or section.startswith("<h2>")
 
 
@@ -297,7 +297,7 @@ def test_pages_show_no_files_from_elsewhere(file: str, tmp_path: Path) -> None:
     for name, shown in (("a.png", True), (file.format(tmp_path), False)):
         results = {**RESULTS, "pictures": [{"file": name, "caption": ""}]}
         (folder / "results.json").write_text(json.dumps(results))
-        assert (__main__._kept_section(folder, 3) is not None) == shown
+        assert (page._kept_section(folder, 3) is not None) == shown
 
 
 @fuzz.examples(150)

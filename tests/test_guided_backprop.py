@@ -10,7 +10,10 @@ import pytest
 from PIL import Image
 
 from dcgan_jax.analysis import guided_backprop
+from dcgan_jax.machine.errors import UserError
 from dcgan_jax.nets.activations import leaky_relu
+from dcgan_jax.reports import image_grid
+from dcgan_jax.runs import trained
 from tests import tiny
 from tests.trained import analyse
 
@@ -63,8 +66,8 @@ def test_selectivity_names_the_best_attribute() -> None:
     np.testing.assert_allclose(areas, 1)
     assert names == ["lamp=1", "lamp=1", "label=1"]
     assert guided_backprop.selectivity(responses, tiny.dataset(count=6), numbers) is None
-    _, told = guided_backprop.selectivity(responses, dataset, numbers, conditional=True) or ([], [])
-    assert told == ["lamp=1"] * 3
+    _, named = guided_backprop.selectivity(responses, dataset, numbers, conditional=True) or ([], [])
+    assert named == ["lamp=1"] * 3
 
 
 def test_command(labelled_run: Path) -> None:
@@ -75,20 +78,19 @@ def test_command(labelled_run: Path) -> None:
     assert results["features"] == [0, 3] and results["num_images"] == 20
     for measure in ("concentration", "selectivity"):  # one step of training changes both
         assert results[f"trained_{measure}"] != results[f"untrained_{measure}"]
-    before = (out / "guided.png").read_bytes()
-    assert analyse("guided_backprop", labelled_run, "--features=0,3", "--num_images=20").returncode == 0
-    assert before == (out / "guided.png").read_bytes()
+    again = guided_backprop.measure(trained.load(labelled_run), features=(0, 3), num_images=20)
+    assert {name: results[name] for name in again.values()} == again.values()
+    assert image_grid.png(np.asarray(again.pictures[0].content)) == (out / "guided.png").read_bytes()
     with Image.open(out / "guided.png") as sheet:
         assert sheet.size == (4 * 5 * 8 + 3 * 8, 2 * 8)  # four blocks of five images, gaps of 8
 
 
 def test_bad_input(labelled_run: Path) -> None:
-    process = analyse("guided_backprop", labelled_run, "--features=6")
-    assert process.returncode == 2
-    assert "there is no map 6; they are numbered 0 to 5" in process.stderr
+    run = trained.load(labelled_run)
+    with pytest.raises(UserError, match="there is no map 6; they are numbered 0 to 5"):
+        guided_backprop.measure(run, features=[6])
+    with pytest.raises(UserError, match="/nowhere"):
+        guided_backprop.measure(run, source="folder:/nowhere")
     process = analyse("guided_backprop", labelled_run, "--features=a")
     assert process.returncode == 2
-    assert "must be numbers of maps" in process.stderr
-    process = analyse("guided_backprop", labelled_run, "--source=folder:/nowhere")
-    assert process.returncode == 2
-    assert "/nowhere" in process.stderr and "Traceback" not in process.stderr
+    assert "must be numbers of maps" in process.stderr and "Traceback" not in process.stderr

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -10,8 +9,9 @@ import pytest
 from PIL import Image
 
 from dcgan_jax.analysis import turn_vector
+from dcgan_jax.machine.errors import UserError
 from dcgan_jax.metrics.attribute_probe import AttributeProbe, Target
-from dcgan_jax.runs.trained import TrainedRun
+from dcgan_jax.runs import trained
 from tests.trained import analyse
 
 
@@ -37,13 +37,12 @@ class Reader:
 
 def test_measures_by_hand() -> None:
     """Along (1, 0) the attribute rises and the class stays; along (0, 3) it is the other way round."""
-    run = cast(TrainedRun, SimpleNamespace(draw=lambda z, what: z))
     z = np.array([[0.5, 1.0], [-0.5, -1.0]])
     steps = np.array([-1.0, 0.0, 1.0])
 
     def measure(*vectors: tuple[float, float]) -> dict[str, Any]:
         reader = cast(AttributeProbe, Reader())
-        return turn_vector.measure(run, reader, "yaw", z, np.array(vectors), steps, "")
+        return turn_vector.turn(reader, "yaw", lambda images: images, z, np.array(vectors), steps)
 
     turned = measure((1.0, 0.0), (3.0, 0.0))
     assert turned["mean"] == [-2, 0, 2]
@@ -67,14 +66,19 @@ def test_exemplars_by_number(trained_run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("options", "message"),
     [
-        (("--left=1,2",), "--right is missing"),
-        (("--left=1,2", "--right=3,2000"), "there is no sample 2000"),
-        ((), "have no real-valued attribute"),
+        ({"left": [1, 2]}, "--right is missing"),
+        ({"left": [1, 2], "right": [3, 2000]}, "there is no sample 2000"),
+        ({}, "have no real-valued attribute"),
     ],
 )
-def test_bad_input(trained_run: Path, flags: tuple[str, ...], message: str) -> None:
-    process = analyse("turn_vector", trained_run, *flags)
+def test_bad_input(trained_run: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        turn_vector.measure(trained.load(trained_run), **options)
+
+
+def test_a_command_that_cannot_work(trained_run: Path) -> None:
+    process = analyse("turn_vector", trained_run, "--left=1,2", "--right=3,x")
     assert process.returncode == 2
-    assert message in process.stderr and "Traceback" not in process.stderr
+    assert "must be numbers of samples" in process.stderr and "Traceback" not in process.stderr

@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from dcgan_jax.analysis import vector_arithmetic
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.runs import trained
 from tests import tiny
 from tests.trained import analyse
 
@@ -59,15 +61,15 @@ def test_without_numbers_and_without_labels_it_asks(trained_run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("concepts", "message"),
     [
-        (NUMBERS[:2], "give all three of --a, --b and --c, or none"),
-        ((*NUMBERS[:2], "--c=5,2000"), "--c=5,2000: there is no sample 2000; they are numbered 0 to 1999"),
-        ((*NUMBERS[:2], "--c=5,6,7"), "must name equally many samples"),
-        (("--a=label=1", "--b=label=0", "--c=label=0"), "have no labels and no attributes"),
+        (("1,2", "3,4", None), "give all three of --a, --b and --c, or none"),
+        (("1,2", "3,4", "5,2000"), "--c=5,2000: there is no sample 2000; they are numbered 0 to 1999"),
+        (("1,2", "3,4", "5,6,7"), "must name equally many samples"),
+        (("label=1", "label=0", "label=0"), "have no labels and no attributes"),
     ],
 )
-def test_bad_input(trained_run: Path, flags: tuple[str, ...], message: str) -> None:
-    process = analyse("vector_arithmetic", trained_run, *flags)
-    assert process.returncode == 2
-    assert message in process.stderr and "Traceback" not in process.stderr
+def test_bad_input(trained_run: Path, concepts: tuple[str | None, ...], message: str) -> None:
+    a, b, c = concepts
+    with pytest.raises(UserError, match=message):
+        vector_arithmetic.measure(trained.load(trained_run), a=a, b=b, c=c)

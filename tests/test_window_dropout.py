@@ -1,6 +1,7 @@
 """Window dropout: regression, masks and counts by hand, and the command on a trained run."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from configs import imagenet32, lsun
 from dcgan_jax.analysis import boxes, window_dropout
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.nets import models
+from dcgan_jax.runs import trained
 from tests import tiny
 from tests.trained import analyse
 
@@ -157,17 +159,27 @@ def test_boxes_drive_an_experiment(trained_run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "flags", "message"),
+    ("changes", "options", "message"),
     [
-        ({"x1": 9.0}, (), "does not lie in the image, whose side is 8 pixels"),
-        ({}, ("--seed=1",), "drawn on other samples (seed 0 there, 1 here)"),
-        ({}, ("--layer=conv1",), "the generator has no layer 'conv1' of maps; it has deconv1, projection"),
+        ({"x1": 9.0}, {}, "does not lie in the image, whose side is 8 pixels"),
+        ({}, {"seed": 1}, "drawn on other samples (seed 0 there, 1 here)"),
+        ({}, {"layer": "conv1"}, "the generator has no layer 'conv1' of maps; it has deconv1, projection"),
     ],
 )
 def test_bad_input(
-    trained_run: Path, tmp_path: Path, changes: dict[str, float], flags: tuple[str, ...], message: str
+    trained_run: Path, tmp_path: Path, changes: dict[str, float], options: dict[str, Any], message: str
 ) -> None:
     file = write_boxes(tmp_path / "boxes.json", trained_run, **changes)
-    process = analyse("window_dropout", trained_run, f"--boxes={file}", *flags)
+    with pytest.raises(UserError, match=re.escape(message)):
+        window_dropout.measure(trained.load(trained_run), boxes_file=file, **options)
+
+
+def test_a_command_that_cannot_work(trained_run: Path, tmp_path: Path) -> None:
+    process = analyse("window_dropout", trained_run, f"--boxes={tmp_path}/none.json")
     assert process.returncode == 2
-    assert message in process.stderr and "Traceback" not in process.stderr
+    assert "there is no file" in process.stderr and "Traceback" not in process.stderr
+
+
+def test_images_without_boxes_need_some(trained_run: Path) -> None:
+    with pytest.raises(UserError, match="carries no boxes: draw some on this run's samples with --annotate"):
+        window_dropout.measure(trained.load(trained_run))
