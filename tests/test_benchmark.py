@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from dcgan_jax.benchmark import __main__ as benchmark
-from dcgan_jax.benchmark.torch_peer import TorchTrainer, check_peer
 from dcgan_jax.machine import rng
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.nets import models
@@ -86,6 +85,7 @@ def test_table() -> None:
 @pytest.mark.parametrize("projection_norm", ["unit", "channel"])
 def test_torch_peer_takes_the_same_step(projection_norm: str) -> None:
     torch = pytest.importorskip("torch")
+    from dcgan_jax.benchmark.torch_peer import TorchTrainer
 
     config = tiny.config(
         {
@@ -139,6 +139,7 @@ def load(trainer: Any, state: Any) -> None:
 
 def test_torch_peer_refuses_other_networks() -> None:
     pytest.importorskip("torch")
+    from dcgan_jax.benchmark.torch_peer import check_peer
 
     with pytest.raises(UserError, match=r"config.model.norm 'paper' only, not 'all'"):
         check_peer(tiny.config({"model.norm": "all"}))
