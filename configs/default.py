@@ -53,9 +53,12 @@ def get_config() -> ConfigDict:
     data.channels = 3
     # Side of the centred square that is cut out before resizing; 0 is the largest one that fits.
     data.crop_size = 0
-    # Images smaller than image_size are refused unless this is set.
+    # Images smaller than image_size are enlarged; otherwise they cannot be used.
     data.allow_upsampling = False
-    # Use only the first this many examples; 0 is all. Toy sets render this many (0: 20,000).
+    # More than 1 % of images that cannot be used are refused; with 'skip', small ones do not count and are left out.
+    data.small_images = "refuse"
+    # Use only this many examples; 0 is all. TFDS sets, which are shuffled, give the first ones; files, databases and
+    # arrays give every n-th, from all classes. Toy sets render this many (0: 20,000).
     data.num_examples = 0
     # Leave near-duplicates out: all but the first of those with the same semantic hash [P section 4.1.1].
     data.dedup = False

@@ -1,12 +1,13 @@
 """config.data.source -> a Source: a list of items, and a function that reads them.
 
-A Source is cheap to make. It knows its fingerprint (what its content depends on) without opening a single image and
-without importing anything heavy; only building a pack lists and reads the items.
+A Source is cheap to make. It knows its fingerprint (what its content depends on) without reading images and without
+importing anything heavy; only building a pack lists and reads the items.
 """
 
 import functools
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -15,6 +16,10 @@ from dcgan_jax.datasets.source import Example, Items, Source, local_path
 from dcgan_jax.machine.errors import UserError
 
 _FORMS = "'tfds:NAME', 'folder:/path', 'lsun:/path/to/X_train_lmdb', 'toy_bedrooms' or 'toy_faces'"
+_OPENERS: dict[str, Callable[[Path, int], Source]] = {
+    "folder": image_folder.open_folder,
+    "lsun": lsun_lmdb.open_lsun,
+}
 _TOY_SEEDS = {"train": 0, "test": 1}
 _TOY_COUNT = 20_000
 
@@ -36,7 +41,7 @@ def _open(data: ConfigDict) -> Source:
     kind, _, argument = data.source.partition(":")
     if data.source in ("toy_bedrooms", "toy_faces"):
         return _toy(data.source, data)
-    if not argument or kind not in ("tfds", "folder", "lsun"):
+    if not argument or kind not in ("tfds", *_OPENERS):
         raise UserError(f"data.source {data.source!r} is not one of {_FORMS}.")
     if kind == "tfds":
         return tfds_source.open_tfds(argument, data.dir, data.split)
@@ -46,7 +51,7 @@ def _open(data: ConfigDict) -> Source:
             "images of each split a source of their own."
         )
     path = local_path(argument, "data.source")
-    return image_folder.open_folder(path) if kind == "folder" else lsun_lmdb.open_lsun(path)
+    return _OPENERS[kind](path, data.num_examples)
 
 
 def _toy(name: str, data: ConfigDict) -> Source:
