@@ -1,5 +1,6 @@
 """The pack: content, naming, reuse, repair, bad images, failures and concurrent builds."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -385,6 +386,27 @@ def test_a_part_that_was_the_first_class_is_not_used_again(tmp_path: Path, data:
     assert opening.pack_path(data) == old
 
 
+@pytest.mark.parametrize(("changed", "used"), [(-1, True), (1, False)])
+def test_a_pack_that_is_newer_than_its_source_is_used(
+    changed: int, used: bool, data: ConfigDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = {"list_items": lambda: Items(5, range(5)), "read": numbered}
+    use_source(monkeypatch, fingerprint={"folder": "/x"}, **read)
+    old = opening.open_or_build(data, progress=False).path
+    written = (old / "meta.json").stat().st_mtime_ns
+    now = {
+        "fingerprint": {"folder": "/x", "files": "digest"},
+        "earlier": {"folder": "/x"},
+        "changed": written + changed,
+    }
+    use_source(monkeypatch, **now, **read)
+    opened = opening.open_or_build(data, progress=False)
+    assert (opened.path == old) == used
+    assert opening.pack_path(data) == opened.path
+    (old / "meta.json").unlink()  # damaged
+    assert (opening.pack_path(data) == old) is False
+
+
 # --- Reuse and repair ------------------------------------------------------------------------------------------------
 
 
@@ -679,6 +701,53 @@ def test_leftovers_of_dead_builds_are_removed_and_live_ones_kept(tmp_path: Path,
         dataset = opening.open_or_build(data, progress=False)
     assert dataset.images[:, 0, 0, 0].tolist() == [0, 1, 2]
     assert left_behind(data) == sorted([own.name, "alive-64px-89ab.building"])
+
+
+# --- File systems without locks --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(request.param, os.strerror(request.param))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+def test_packs_are_built_without_locks(
+    no_locks: None, tmp_path: Path, data: ConfigDict, caplog: pytest.LogCaptureFixture
+) -> None:
+    grey_photos(tmp_path, 3)
+    alive = tmp_path / "packs/alive-64px-0123.building"
+    alive.mkdir(parents=True)
+    with caplog.at_level(logging.WARNING):
+        dataset = opening.open_or_build(data, progress=False)
+        data.num_examples = 2
+        opening.open_or_build(data, progress=False)
+    assert dataset.images[:, 0, 0, 0].tolist() == [0, 1, 2]
+    [record] = caplog.records  # one for all packs of a folder
+    assert f"{tmp_path}/packs is on a file system without locks" in record.getMessage()
+    assert alive.exists()
+
+
+def test_two_builds_without_locks_do_not_meet(
+    no_locks: None, data: ConfigDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = threading.Barrier(2, timeout=10)
+
+    def read(references: Sequence[int]) -> Iterator[Example]:
+        both.wait()
+        yield from numbered(references)
+
+    use_source(monkeypatch, list_items=lambda: Items(10, range(10)), read=read)
+    results = []
+    other = threading.Thread(target=lambda: results.append(opening.open_or_build(data, progress=False)))
+    other.start()
+    results.append(opening.open_or_build(data, progress=False))
+    other.join()
+    assert len(results) == 2
+    np.testing.assert_array_equal(results[0].images, results[1].images)
+    assert left_behind(data) == [results[0].path.name]
 
 
 # --- Progress --------------------------------------------------------------------------------------------------------

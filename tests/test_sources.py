@@ -432,6 +432,26 @@ def test_tfds_finds_prepared_folders_without_importing_it(tmp_path: Path, monkey
             folder_of(name)
 
 
+def test_tfds_fingerprint_follows_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    folder = tmp_path / "plain/1.0.0"
+    info_file(folder)
+    (folder / "plain-train.array_record").write_bytes(b"some")
+    for i, path in enumerate(sorted(folder.iterdir())):
+        os.utime(path, ns=(0, 1000 + i))
+    seen = [open_source(data("tfds:plain", dir=str(tmp_path)))]
+    assert seen[0].fingerprint == open_source(data("tfds:plain", dir=str(tmp_path))).fingerprint
+    os.utime(folder / "plain-train.array_record", ns=(0, 5000))
+    seen.append(open_source(data("tfds:plain", dir=str(tmp_path))))
+    (folder / "plain-train.array_record").write_bytes(b"others")
+    os.utime(folder / "plain-train.array_record", ns=(0, 5000))
+    seen.append(open_source(data("tfds:plain", dir=str(tmp_path))))
+    assert len({source.fingerprint["files"] for source in seen}) == 3
+    # Version 0.1.0 looked at the folder's name only.
+    assert [source.earlier for source in seen] == [{"folder": str(folder), "split": "train"}] * 3
+    assert [source.changed for source in seen] == [1001, 5000, 5000]
+
+
 def test_tfds_default_folder_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info_file(tmp_path / "a/plain/1.0.0")
     info_file(tmp_path / "tensorflow_datasets/plain/2.0.0")
