@@ -40,11 +40,12 @@ def get_config() -> ConfigDict:
 
     # --- Data ----------------------------------------------------------------------------------------------------
     config.data = data = ConfigDict()
-    # 'tfds:NAME', 'folder:/path', 'lsun:/path/to/X_train_lmdb', 'toy_bedrooms' or 'toy_faces'.
+    # 'folder:/path' (or a .zip of images), 'tfds:NAME', 'hf:NAME', 'lsun:/path/to/X_train_lmdb', 'array:/path.npz',
+    # 'idx:/path/X-images-idx3-ubyte.gz', 'parquet:/path', 'toy_bedrooms' or 'toy_faces'.
     data.source = "toy_bedrooms"
-    # Split of a TFDS set ('train', 'train[:90%]', 'train+test', ...) or of a toy set ('train', 'test').
+    # Split of a TFDS or Hugging Face set ('train', 'train[:90%]', 'train+test', ...) or of a toy set ('train', 'test').
     data.split = "train"
-    # TFDS data folder; '' is TFDS's own default (~/tensorflow_datasets).
+    # TFDS data folder, or cache of Hugging Face; '' is their own default (~/tensorflow_datasets, ~/.cache/huggingface).
     data.dir = ""
     # Where packed images live; '' is the user's cache folder (~/.cache/dcgan_jax).
     data.cache_dir = ""

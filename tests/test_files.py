@@ -239,8 +239,12 @@ def test_without_a_home_folder_the_cache_is_temporary(
     assert folder.stat().st_mode & 0o777 == 0o700
     assert caplog.text.count("There is no home folder") == 1
     # One that others can write to, or a link, is not trusted.
-    for spoil in (lambda: folder.chmod(0o777), lambda: (folder.rmdir(), folder.symlink_to(tmp_path))):
-        spoil()
+    for number in range(2):
+        if number == 0:
+            folder.chmod(0o777)
+        else:
+            folder.rmdir()
+            folder.symlink_to(tmp_path)
         files._temporary_cache.cache_clear()
         assert files.cache_folder().name.startswith("dcgan_jax-") and files.cache_folder() != folder
     files._temporary_cache.cache_clear()

@@ -50,15 +50,16 @@ def read_all(source: Source) -> list[Example]:
     return list(source.read(references))
 
 
-def test_unknown_source_names_the_five_forms() -> None:
+def test_unknown_source_names_the_forms() -> None:
     for source in ("cifar10", "toy_cats", "folder:", "s3:bucket", ""):
         with pytest.raises(UserError) as error:
             open_source(data(source))
-        for form in ("tfds:NAME", "folder:/path", "lsun:/path/to/X_train_lmdb", "toy_bedrooms", "toy_faces"):
+        forms = ("tfds:NAME", "folder:/path", "lsun:/path/to/X_train_lmdb", "toy_bedrooms", "toy_faces", "hf:NAME")
+        for form in (*forms, "array:/path.npz", "idx:/path/X-images-idx3-ubyte.gz", "parquet:/path"):
             assert form in str(error.value)
 
 
-@pytest.mark.parametrize("kind", ["folder", "lsun"])
+@pytest.mark.parametrize("kind", ["folder", "lsun", "array", "idx", "parquet"])
 def test_sources_without_splits_refuse_one(kind: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="have no splits"):
         open_source(data(f"{kind}:{tmp_path}", split="test"))

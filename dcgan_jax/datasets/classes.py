@@ -11,6 +11,8 @@ from dcgan_jax.machine.errors import UserError
 
 # Folders of these names are parts of a data set, not classes.
 _SPLITS = frozenset(("train", "training", "test", "testing", "val", "valid", "validation", "eval", "dev"))
+# Labels are below this number.
+MOST = 2**16
 _MOST_LISTED = 20  # classes in a message
 
 

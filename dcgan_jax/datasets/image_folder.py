@@ -65,12 +65,11 @@ def open_folder(root: Path, num_examples: int = 0) -> Source:
         fingerprint["classes"] = "2 before 10"
     # Version 0.1.0 took the first num_examples, mostly of one class, knew no metadata, and put class 10 before 2.
     same = not table and not (part and labelled)
-    left_out = {what: count for what, count in others.items() if what not in _SILENT}
     return Source(
         name=f"folder:{root}",
         version="",
         fingerprint=fingerprint,
-        list_items=functools.partial(_list_items, root, paths, table, left_out),
+        list_items=functools.partial(_list_items, root, paths, table, without_silent(others)),
         read=functools.partial(_read, root),
         earlier=earlier if same and fingerprint != earlier else None,
     )
@@ -85,6 +84,11 @@ def _check_folder(root: Path) -> None:
         f"{root} is a file, not a folder. A .zip archive can be given as it is; unpack another one first, and give the "
         "folder it unpacks to. For arrays use array:, idx: or parquet:."
     )
+
+
+def without_silent(others: Mapping[str, int]) -> dict[str, int]:
+    """Of what was found beside images, by extension, that which somebody may have expected to be read."""
+    return {what: count for what, count in others.items() if what not in _SILENT}
 
 
 def _walk(root: Path) -> tuple[list[tuple[str, int, int]], Counter[str]]:
