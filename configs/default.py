@@ -40,11 +40,12 @@ def get_config() -> ConfigDict:
 
     # --- Data ----------------------------------------------------------------------------------------------------
     config.data = data = ConfigDict()
-    # 'tfds:NAME', 'folder:/path', 'lsun:/path/to/X_train_lmdb', 'toy_bedrooms' or 'toy_faces'.
+    # 'folder:/path' (or a .zip of images), 'tfds:NAME', 'hf:NAME', 'lsun:/path/to/X_train_lmdb', 'array:/path.npz',
+    # 'idx:/path/X-images-idx3-ubyte.gz', 'parquet:/path', 'toy_bedrooms' or 'toy_faces'.
     data.source = "toy_bedrooms"
-    # Split of a TFDS set ('train', 'train[:90%]', 'train+test', ...) or of a toy set ('train', 'test').
+    # Split of a TFDS or Hugging Face set ('train', 'train[:90%]', 'train+test', ...) or of a toy set ('train', 'test').
     data.split = "train"
-    # TFDS data folder; '' is TFDS's own default (~/tensorflow_datasets).
+    # TFDS data folder, or cache of Hugging Face; '' is their own default (~/tensorflow_datasets, ~/.cache/huggingface).
     data.dir = ""
     # Where packed images live; '' is the user's cache folder (~/.cache/dcgan_jax).
     data.cache_dir = ""
@@ -53,9 +54,12 @@ def get_config() -> ConfigDict:
     data.channels = 3
     # Side of the centred square that is cut out before resizing; 0 is the largest one that fits.
     data.crop_size = 0
-    # Images smaller than image_size are refused unless this is set.
+    # Images smaller than image_size are enlarged; otherwise they cannot be used.
     data.allow_upsampling = False
-    # Use only the first this many examples; 0 is all. Toy sets render this many (0: 20,000).
+    # More than 1 % of images that cannot be used are refused; with 'skip', small ones do not count and are left out.
+    data.small_images = "refuse"
+    # Use only this many examples; 0 is all. TFDS sets, which are shuffled, give the first ones; files, databases and
+    # arrays give every n-th, from all classes. Toy sets render this many (0: 20,000).
     data.num_examples = 0
     # Leave near-duplicates out: all but the first of those with the same semantic hash [P section 4.1.1].
     data.dedup = False

@@ -110,6 +110,7 @@ FIELDS: dict[str, Field] = {
     "data.channels": Field(int, choices=(1, 3)),
     "data.crop_size": Field(int, 0),
     "data.allow_upsampling": Field(bool),
+    "data.small_images": Field(str, choices=("refuse", "skip"), free=True, before="refuse"),
     "data.num_examples": Field(int, 0),
     "data.dedup": Field(bool, before=False),
     "data.dedup_radius": Field(int, 0, before=0),

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from dcgan_jax import machine
 from dcgan_jax.config import check_config, flatten
-from dcgan_jax.datasets import opening
+from dcgan_jax.datasets import classes, opening
 from dcgan_jax.datasets.batches import Batches, check_dataset, check_labels
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine import allocator, preemption, processes
@@ -199,6 +199,7 @@ def overview(config: ConfigDict, state: GANState, dataset: ImageDataset, workdir
         [
             *tables,
             f"data     {config.data.source}: {count:,} images, {height} x {width} x {channels}",
+            *_class_lines(dataset),
             f"devices  {len(devices)} {devices[0].device_kind}, batch {config.batch_size}",
             f"memory   {allocator.description()}",
             f"workdir  {workdir}",
@@ -217,3 +218,10 @@ def _notes(config: ConfigDict) -> list[str]:
             f"config.num_steps {config.num_steps}"
         ]
     return []
+
+
+def _class_lines(dataset: ImageDataset) -> list[str]:
+    """The classes with their numbers of images, and what to know of them."""
+    counts, note = classes.counts(dataset), dataset.meta.get("note")
+    lines = [f"classes  {classes.describe(range(len(counts)), dataset.class_names, counts)}"] if counts else []
+    return [*lines, *([f"note     {note}"] if note else [])]

@@ -1,11 +1,14 @@
 """Order of examples, placement of batches, and what a data set must offer."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dcgan_jax.datasets.batches import Batches, batch_indices, check_dataset, epoch_order, shuffled
+from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.mesh import AXIS, map_step
 from dcgan_jax.train_step import over_batches
@@ -97,6 +100,36 @@ def test_labels_needed_but_absent() -> None:
 def test_more_classes_than_the_network_has() -> None:
     with pytest.raises(UserError, match=r"5 classes.*set --config.model.num_classes=5"):
         check_dataset(tiny.config({"model.num_classes": 3}), tiny.dataset(classes=5))
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "message"),
+    [
+        (
+            [0, 0, 1],
+            ["test", "train"],
+            "the classes 0 test \\(2\\), 1 train \\(1\\), whose names are those of splits. GIVE",
+        ),
+        (
+            [0, 0, 1],
+            ["a", "b"],
+            r"num_classes is 3, but toy_bedrooms has no images of 2; it has 0 a \(2\), 1 b \(1\).* GIVE",
+        ),
+        ([0, 2, 2], ["a", "b", "c"], r"has no images of 1 b; it has 0 a \(1\), 1 b \(0\), 2 c \(2\)"),
+        ([0, 0, 0], None, r"has no images of 1, 2; it has 0 \(3\)"),
+    ],
+)
+def test_every_class_needs_images(labels: list[int], names: list[str] | None, message: str) -> None:
+    dataset = ImageDataset(tiny.images(3), np.array(labels, np.int32), {}, names, {"note": "GIVE"}, Path("memory"))
+    with pytest.raises(UserError, match=message):
+        check_dataset(tiny.config({"model.num_classes": 3, "batch_size": 2}), dataset)
+    check_dataset(tiny.config({"batch_size": 2}), dataset)
+
+
+def test_labels_that_are_missing_for_a_reason() -> None:
+    dataset = ImageDataset(tiny.images(3), None, {}, None, {"note": "As x.png lies beside."}, Path("memory"))
+    with pytest.raises(UserError, match=r"has no labels\. As x\.png lies beside\. Or train without labels"):
+        check_dataset(tiny.config({"model.num_classes": 3, "batch_size": 2}), dataset)
 
 
 def test_a_call_tells_of_its_first_step_that_is_not_finite_or_of_its_last() -> None:

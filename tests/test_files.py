@@ -1,9 +1,13 @@
 """The door for files: what is damaged is told in one way, and what can be made again is made once."""
 
+import errno
+import fcntl
 import json
 import logging
+import os
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -14,6 +18,7 @@ from dcgan_jax import command_line
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.files import Damaged, Missing
+from dcgan_jax.runs import run_folder
 from tests import fuzz
 
 ROOT = Path(__file__).parents[1]
@@ -184,3 +189,62 @@ def test_no_fcntl_on_the_command_line() -> None:
     process = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert process.returncode == 2
     assert process.stderr == f"error: {NO_FCNTL}\n".replace("\\", "")
+
+
+def test_a_lock_says_whether_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with files.lock(tmp_path / "lock", "this test") as held:
+        assert held
+
+    def refuse(number: int) -> None:
+        def flock(*_: object) -> None:
+            raise OSError(number, "reason")
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+
+    refuse(errno.ENOLCK)
+    for wait in (True, False):
+        with files.lock(tmp_path / "lock", "this test", wait=wait) as held:
+            assert not held
+    refuse(errno.EIO)
+    with pytest.raises(OSError, match="reason"), files.lock(tmp_path / "lock", "this test"):
+        pass
+
+
+def test_a_run_trains_where_there_are_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with caplog.at_level(logging.WARNING), run_folder.lock(tmp_path):
+        pass
+    assert f"{tmp_path} is on a file system without locks (Function not implemented)" in caplog.text
+
+
+def no_home(path: str) -> str:
+    return path
+
+
+def test_without_a_home_folder_the_cache_is_temporary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(os.path, "expanduser", no_home)  # HOME unset, and a user id without a name
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    files._temporary_cache.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        folder = files.cache_folder()
+        assert files.cache_folder() == folder == tmp_path / f"dcgan_jax-{os.getuid()}"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert caplog.text.count("There is no home folder") == 1
+    # One that others can write to, or a link, is not trusted.
+    for number in range(2):
+        if number == 0:
+            folder.chmod(0o777)
+        else:
+            folder.rmdir()
+            folder.symlink_to(tmp_path)
+        files._temporary_cache.cache_clear()
+        assert files.cache_folder().name.startswith("dcgan_jax-") and files.cache_folder() != folder
+    files._temporary_cache.cache_clear()

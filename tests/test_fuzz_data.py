@@ -1,6 +1,7 @@
 """Image sets and packs with anything in them: packed, or refused with a message; nothing else is touched or run."""
 
 import contextlib
+import gzip
 import io
 import json
 import os
@@ -9,6 +10,8 @@ import shutil
 import struct
 import subprocess
 import sys
+import warnings
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +27,9 @@ from ml_collections import ConfigDict
 from PIL import EpsImagePlugin, Image
 
 from configs import default
-from dcgan_jax.datasets import opening, pack
+from dcgan_jax.datasets import classes, opening, pack
 from dcgan_jax.datasets.decode import BadImage, Target, to_square
+from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.files import Damaged
 from dcgan_jax.metrics import attribute_probe
@@ -69,6 +73,19 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpa
 BOMB = (
     b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)) + chunk(b"IEND", b"")
 )
+
+HEADERS = [
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000000,)}",
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000000000000000000000,)}",
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (-1,)}",
+    "{'descr': '|O', 'fortran_order': False, 'shape': (12,)}",
+    "{'descr': [], 'fortran_order': False, 'shape': ()}",
+    "(" * 200,
+    "{'descr': ",
+    "__import__('os').mkdir('ran')",
+    "[" * 60_000,
+    "'''",
+]
 
 # --- One image -------------------------------------------------------------------------------------------------------
 
@@ -161,7 +178,7 @@ def test_any_folder_is_packed_or_refused(tree: list[tuple[list[str], str]], forg
         assert {path.name for path in folder.iterdir()} <= {"photos", "packs"}
 
 
-@pytest.mark.parametrize("kind", ["folder", "lsun"])
+@pytest.mark.parametrize("kind", ["folder", "lsun", "array", "idx", "parquet"])
 @pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000, "x\0y", "caf\udce9", "~nobody/x", "a\nb", "*"])
 def test_paths_that_cannot_be(kind: str, name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError):
@@ -187,6 +204,178 @@ def test_a_folder_that_may_not_be_entered(tmp_path: Path, monkeypatch: pytest.Mo
 def test_folders_with_long_names_have_packs(tmp_path: Path) -> None:
     source = tiny.image_folder(tmp_path / ("photos" * 40))
     assert opening.open_or_build(settings_of(source, tmp_path), progress=False).images.shape == (32, SIZE, SIZE, 3)
+
+
+# --- Class names -----------------------------------------------------------------------------------------------------
+
+CLASS_NAMES = st.one_of(
+    fuzz.file_names, st.sampled_from(["2", "10", "010", "²", "train", "test", "9" * 200, "%s", "{0}"])
+)
+
+
+@fuzz.examples(150)
+@given(st.lists(CLASS_NAMES, min_size=1, max_size=6, unique=True), CLASS_NAMES)
+def test_any_class_names_are_ordered_found_and_mapped(names: list[str], text: str) -> None:
+    ordered = classes.in_order(names)
+    assert sorted(ordered) == sorted(names)
+    assert classes.in_order(reversed(ordered)) == ordered
+    assert [classes.find_label(name, ordered) for name in ordered] == list(range(len(ordered)))
+    try:
+        label = classes.find_label(text, ordered)
+    except UserError:
+        assert text not in ordered
+    else:
+        assert ordered[label] == text or (text not in ordered and int(text) == label)
+    labels = np.arange(len(names), dtype=np.int32)
+    dataset = ImageDataset(tiny.images(len(names)), labels, {}, names, {}, Path("memory"))
+    assert [ordered[label] for label in classes.map_labels(dataset, ordered, "x").labels] == names
+    assert str(classes.describe(labels, names, classes.counts(dataset)))
+
+
+TABLES = st.one_of(
+    st.binary(max_size=40),
+    st.lists(st.tuples(fuzz.file_names, fuzz.any_json), max_size=4).map(
+        lambda rows: "".join(json.dumps({"file_name": name, "label": label}) + "\n" for name, label in rows).encode()
+    ),
+    st.lists(st.sampled_from(["0.png", "1.png", "a", '"', ",", "\n", "\0"]), max_size=12).map(
+        lambda parts: ("file_name,label\n" + "".join(parts)).encode()
+    ),
+)
+
+
+@fuzz.examples(150)
+@given(TABLES, st.sampled_from(["metadata.csv", "metadata.jsonl"]))
+def test_any_table_of_labels_is_read_or_refused(table: bytes, name: str) -> None:
+    with fuzz.folder() as folder:
+        source = tiny.image_folder(folder / "photos", count=2)
+        (folder / "photos" / name).write_bytes(table)
+        try:
+            dataset = opening.open_or_build(settings_of(source, folder), progress=False)
+        except UserError as error:
+            assert name in str(error)
+        else:
+            assert len(dataset.images) == 2
+
+
+# --- Archives and arrays ---------------------------------------------------------------------------------------------
+
+
+def zip_of(entries: list[tuple[str, bytes]]) -> bytes:
+    file = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        warnings.simplefilter("ignore")  # of names that are there twice
+        for name, content in entries:
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+    return file.getvalue()
+
+
+def npz_of(**arrays: Any) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+def idx_of(images: np.ndarray) -> bytes:
+    return struct.pack(f">HBB{images.ndim}I", 0, 8, images.ndim, *images.shape) + images.tobytes()
+
+
+def parquet_of(**columns: list[Any]) -> bytes:
+    import pyarrow
+    import pyarrow.parquet
+
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(columns), file)
+    return file.getvalue()
+
+
+GREY = tiny.images(3, channels=1)[..., 0]
+PIXELS = tiny.images(3)
+PICTURES = [{"bytes": image, "path": "x"} for image in IMAGES[:3]]
+# A file of each kind that is sound, by the source that reads it.
+SOUND = {
+    "folder:x.zip": [zip_of([("a/0.png", IMAGES[4]), ("b/1.png", IMAGES[5]), ("b/2", b"text")])],
+    "array:x.npz": [npz_of(images=GREY, labels=[0, 1, 0]), npz_of(images=PIXELS, labels=["a", "b", "a"])],
+    "idx:x-images-idx3": [idx_of(GREY), gzip.compress(idx_of(GREY))],
+    "parquet:x.parquet": [parquet_of(image=PICTURES, label=[0, 1, 0]), parquet_of(image=IMAGES[:3], label=list("aba"))],
+}
+
+
+@pytest.mark.filterwarnings("ignore:::PIL")
+@fuzz.examples(500)
+@given(st.data())
+def test_damaged_files_of_images_are_packed_or_refused(data: st.DataObject) -> None:
+    source = data.draw(st.sampled_from(sorted(SOUND)))
+    content = data.draw(st.sampled_from(SOUND[source]).flatmap(fuzz.damaged))
+    kind, _, name = source.partition(":")
+    with fuzz.folder() as folder, few_pixels, mock.patch.object(pack, "_MAX_BAD", 0.9):
+        (folder / name).write_bytes(content)
+        try:
+            settings = settings_of(f"{kind}:{folder}/{name}", folder, allow_upsampling=True)
+            dataset = opening.open_or_build(settings, progress=False)
+        except UserError as error:
+            assert str(error)
+            assert not list(folder.glob("packs/*.building"))
+        else:
+            assert len(dataset.keys) == len(dataset.images) <= 4
+        assert (folder / name).read_bytes() == content
+        assert {path.name for path in folder.iterdir()} <= {name, "packs"}
+
+
+ENTRY_NAMES = st.one_of(
+    st.text("ab./\\\0é", min_size=1, max_size=8),
+    st.sampled_from(["../x.png", "/x.png", "a/" * 300 + "x.png", "C:\\x.png"]),
+)
+
+
+@fuzz.examples(150)
+@given(st.lists(st.tuples(ENTRY_NAMES, st.sampled_from([*IMAGES[:6], b"", b"text", EPS, BOMB])), max_size=5))
+def test_archives_with_any_names_are_packed_or_refused(entries: list[tuple[str, bytes]]) -> None:
+    entries = [(name + suffix, content) for name, content in entries for suffix in ("", ".png")]
+    with fuzz.folder() as folder, mock.patch.object(pack, "_MAX_BAD", 0.9):
+        (folder / "x.zip").write_bytes(zip_of(entries))
+        with contextlib.suppress(UserError):
+            dataset = opening.open_or_build(
+                settings_of(f"folder:{folder}/x.zip", folder, allow_upsampling=True), progress=False
+            )
+            assert len(set(dataset.keys)) == len(dataset.images) <= len(entries)
+        assert {path.name for path in folder.iterdir()} <= {"x.zip", "packs"}
+
+
+def test_arrays_of_others_are_never_unpickled(tmp_path: Path) -> None:
+    objects = np.array([fuzz.Bomb(tmp_path / "ran")] * 3, object)
+    for name, arrays in (
+        ("images", {}),
+        ("labels", {"images": GREY}),
+        ("class_names", {"images": GREY, "labels": [0] * 3}),
+    ):
+        (tmp_path / "x.npz").write_bytes(npz_of(**arrays, **{name: objects}))
+        with pytest.raises(UserError, match=r"are object|cannot be read"):
+            opening.open_or_build(settings_of(f"array:{tmp_path}/x.npz", tmp_path), progress=False)
+    np.save(tmp_path / "x.npy", objects)
+    (tmp_path / "y.npy").write_bytes(fuzz.bomb(tmp_path / "ran"))
+    for name in ("x.npy", "y.npy"):
+        with pytest.raises(UserError, match=r"are object|cannot be read"):
+            opening.open_or_build(settings_of(f"array:{tmp_path}/{name}", tmp_path), progress=False)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("header", HEADERS, ids=lambda header: header[:40])
+def test_array_headers_that_promise_anything(header: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = b"\x93NUMPY\x02\x00" + struct.pack("<I", len(header)) + header.encode() + bytes(100)
+    (tmp_path / "x.npy").write_bytes(content)
+    labels = zip_of([("images.npy", io_of(GREY)), ("labels.npy", content)])
+    (tmp_path / "x.npz").write_bytes(labels)
+    for name in ("x.npy", "x.npz"):
+        with pytest.raises(UserError):
+            opening.open_or_build(settings_of(f"array:{tmp_path}/{name}", tmp_path), progress=False)
+    assert not (tmp_path / "ran").exists()
+
+
+def io_of(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
 
 
 # --- LMDB ------------------------------------------------------------------------------------------------------------
@@ -344,20 +533,6 @@ def test_arrays_of_another_kind(name: str, array: np.ndarray, sound: dict[str, C
         (path / "meta.json").write_text(json.dumps(meta | {"bytes": (path / name).stat().st_size}))
     check(copied, sound["labels"], tmp_path)
     assert opening.open_or_build(copied).images.any()
-
-
-HEADERS = [
-    "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000000,)}",
-    "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000000000000000000000,)}",
-    "{'descr': '|u1', 'fortran_order': False, 'shape': (-1,)}",
-    "{'descr': '|O', 'fortran_order': False, 'shape': (12,)}",
-    "{'descr': [], 'fortran_order': False, 'shape': ()}",
-    "(" * 200,
-    "{'descr': ",
-    "__import__('os').mkdir('ran')",
-    "[" * 60_000,
-    "'''",
-]
 
 
 @pytest.mark.parametrize("name", ["images.npy", "labels.npy"])

@@ -1,5 +1,6 @@
 """The pack: content, naming, reuse, repair, bad images, failures and concurrent builds."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -24,7 +25,7 @@ from PIL import Image
 
 from configs import default
 from dcgan_jax import __version__
-from dcgan_jax.datasets import opening, pack, sources
+from dcgan_jax.datasets import classes, decode, opening, pack, sources
 from dcgan_jax.datasets.source import Example, Items, Source
 from dcgan_jax.machine.errors import UserError
 
@@ -115,7 +116,10 @@ def test_meta_says_what_the_pack_is(tmp_path: Path, data: ConfigDict) -> None:
         "resampling": "lanczos",
         "count": 3,
         "skipped": {"count": 0, "first": []},
+        "left_out": {},
         "class_names": None,
+        "class_counts": None,
+        "note": "",
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
         "labels_sha256": None,
@@ -132,12 +136,60 @@ def test_grey_packs_have_one_channel(tmp_path: Path, data: ConfigDict) -> None:
     assert images[:, 0, 0, 0].tolist() == [0, 1, 2]
 
 
-def test_num_examples_takes_the_first(tmp_path: Path, data: ConfigDict) -> None:
-    grey_photos(tmp_path, 40)
+def test_num_examples_takes_evenly_from_a_folder(tmp_path: Path, data: ConfigDict) -> None:
+    """10 of 25: numbers 2.5 i, rounded up."""
+    for name in ("a", "b", "c"):
+        grey_photos(tmp_path, 8, name)
+    grey_photos(tmp_path, 1, "d")
+    data.num_examples = 10
+    dataset = opening.open_or_build(data, progress=False)
+    assert dataset.labels is not None
+    assert [8 * label + pixel for label, pixel in zip(dataset.labels, dataset.images[:, 0, 0, 0], strict=True)] == [
+        0, 3, 5, 8, 10, 13, 15, 18, 20, 23,
+    ]  # fmt: skip
+    data.num_examples = 1000
+    assert len(opening.open_or_build(data, progress=False).images) == 25
+
+
+def test_num_examples_takes_the_first_of_a_shuffled_source(data: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_source(monkeypatch, list_items=lambda: Items(40, range(40)), read=numbered)
     data.num_examples = 35
     assert opening.open_or_build(data, progress=False).images[:, 0, 0, 0].tolist() == list(range(35))
-    data.num_examples = 1000
-    assert len(opening.open_or_build(data, progress=False).images) == 40
+
+
+def test_classes_and_what_is_left_out_are_recorded(
+    tmp_path: Path, data: ConfigDict, caplog: pytest.LogCaptureFixture
+) -> None:
+    grey_photos(tmp_path, 3, "dog")
+    grey_photos(tmp_path, 2, "cat")
+    frames = [Image.new("L", (SIZE, SIZE), value) for value in (5, 200)]
+    frames[0].save(tmp_path / "photos/cat/moving.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "photos/cat/still.gif")
+    (tmp_path / "photos/cat/x.jp2").write_bytes(b"x")
+    (tmp_path / "photos/void").mkdir()
+    (tmp_path / "photos/void/0.png").write_bytes(b"")
+    with caplog.at_level(logging.WARNING):
+        dataset = opening.open_or_build(data, progress=False)
+    assert dataset.class_names == ["cat", "dog", "void"]
+    assert dataset.meta["class_counts"] == classes.counts(dataset) == [4, 3, 0]
+    assert dataset.images[2, 0, 0, 0] == 5  # the first frame
+    assert dataset.meta["left_out"] == {".jp2": 1, "files with several frames, but for their first": 1}
+    assert caplog.records[-1].getMessage() == (
+        f"Left out of {data.source}: 1 .jp2, 1 files with several frames, but for their first"
+    )
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF", "GIF", "AVIF"])
+def test_files_with_several_frames_are_known(format: str, tmp_path: Path) -> None:
+    if format not in decode.FORMATS:
+        pytest.skip("this Pillow was built without it")
+    frames = [Image.new("RGB", (SIZE, SIZE), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "moving", format, save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "still", format)
+    moving, still = (decode.decode(tmp_path / name, decode.Target(SIZE)) for name in ("moving", "still"))
+    assert (moving.several_frames, still.several_frames) == (True, False)
+    np.testing.assert_array_equal(moving.pixels[0, 0, 0] > 200, True)
+    np.testing.assert_allclose(moving.pixels.astype(int), still.pixels, atol=1)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -265,6 +317,96 @@ def test_impossible_settings(tmp_path: Path, data: ConfigDict, changes: dict[str
         opening.open_or_build(data)
 
 
+# --- Packs of version 0.1.0 ------------------------------------------------------------------------------------------
+
+
+def name_in_0_1_0(data: ConfigDict, source_fingerprint: dict[str, Any]) -> str:
+    """As that version formed it."""
+    content = {
+        "format": 1,
+        "source": data.source,
+        "source_fingerprint": source_fingerprint,
+        "split": data.split,
+        "num_examples": data.num_examples,
+        "target": {"image_size": 8, "channels": 3, "crop_size": 0, "allow_upsampling": False},
+    }
+    slug = data.source.replace("folder:" + str(Path(data.source[7:]).parent) + "/", "folder-")
+    return f"{slug}-8px-{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]}"
+
+
+def listing(root: Path) -> dict[str, str]:
+    digest = hashlib.sha256()
+    for path in sorted(str(path.relative_to(root)) for path in root.rglob("*.png")):
+        status = (root / path).stat()
+        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return {"files": digest.hexdigest()}
+
+
+def test_packs_keep_their_names(tmp_path: Path, data: ConfigDict) -> None:
+    for i in range(10):
+        grey_photos(tmp_path, 2, f"class{i}")
+    for count in (0, 20, 100):  # all of them
+        data.num_examples = count
+        assert opening.pack_path(data).name == name_in_0_1_0(data, listing(tmp_path / "photos"))
+    data.small_images = "skip"
+    assert opening.pack_path(data).name == name_in_0_1_0(data, listing(tmp_path / "photos"))
+
+
+def test_a_pack_keeps_its_own_order_of_classes(tmp_path: Path, data: ConfigDict) -> None:
+    for name in ("1", "2", "10"):
+        grey_photos(tmp_path, 1, name)
+    new = opening.open_or_build(data, progress=False)
+    assert new.class_names == ["1", "2", "10"]
+    old = new.path.with_name(name_in_0_1_0(data, listing(tmp_path / "photos")))
+    assert new.path != old
+    new.path.rename(old)
+    meta = json.loads((old / "meta.json").read_text()) | {"class_names": ["1", "10", "2"]}
+    for added in ("left_out", "class_counts", "note"):
+        del meta[added]
+    (old / "meta.json").write_text(json.dumps(meta))
+    opened = opening.open_or_build(data, progress=False)
+    assert (opened.path, opened.class_names) == (old, ["1", "10", "2"])
+    assert opening.pack_path(data) == old
+
+
+def test_a_part_that_was_the_first_class_is_not_used_again(tmp_path: Path, data: ConfigDict) -> None:
+    grey_photos(tmp_path, 4, "a")
+    grey_photos(tmp_path, 4, "b")
+    data.num_examples = 4
+    (tmp_path / "packs").mkdir()
+    old = tmp_path / "packs" / name_in_0_1_0(data, listing(tmp_path / "photos"))
+    shutil.copytree(opening.open_or_build(data, progress=False).path, old)
+    assert opening.pack_path(data) != old
+    shutil.rmtree(tmp_path / "photos")
+    grey_photos(tmp_path, 8)  # without classes, any four are as good
+    old = tmp_path / "packs" / name_in_0_1_0(data, listing(tmp_path / "photos"))
+    fresh = opening.open_or_build(data, progress=False)
+    assert fresh.images[:, 0, 0, 0].tolist() == [0, 2, 4, 6]
+    fresh.path.rename(old)
+    assert opening.pack_path(data) == old
+
+
+@pytest.mark.parametrize(("changed", "used"), [(-1, True), (1, False)])
+def test_a_pack_that_is_newer_than_its_source_is_used(
+    changed: int, used: bool, data: ConfigDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = {"list_items": lambda: Items(5, range(5)), "read": numbered}
+    use_source(monkeypatch, fingerprint={"folder": "/x"}, **read)
+    old = opening.open_or_build(data, progress=False).path
+    written = (old / "meta.json").stat().st_mtime_ns
+    now = {
+        "fingerprint": {"folder": "/x", "files": "digest"},
+        "earlier": {"folder": "/x"},
+        "changed": written + changed,
+    }
+    use_source(monkeypatch, **now, **read)
+    opened = opening.open_or_build(data, progress=False)
+    assert (opened.path == old) == used
+    assert opening.pack_path(data) == opened.path
+    (old / "meta.json").unlink()  # damaged
+    assert (opening.pack_path(data) == old) is False
+
+
 # --- Reuse and repair ------------------------------------------------------------------------------------------------
 
 
@@ -361,11 +503,65 @@ def test_one_per_cent_may_be_bad(tmp_path: Path, data: ConfigDict, caplog: pytes
 
 
 def test_more_than_one_per_cent_may_not(tmp_path: Path, data: ConfigDict) -> None:
-    grey_photos(tmp_path, 99)
-    (tmp_path / "photos/042.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"More than 1 % of the 99 images.*\n  042\.png is empty"):
+    grey_photos(tmp_path, 199)
+    for i in (42, 43):
+        (tmp_path / f"photos/{i:03}.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"2 of the 199 images, more than 1 %.*\n  042\.png is empty"):
         opening.open_or_build(data, progress=False)
-    assert left_behind(data) == []
+    path = opening.pack_path(data)
+    assert left_behind(data) == [f"{path.name}.bad.txt"]
+    (tmp_path / "photos/200.png").write_bytes((tmp_path / "photos/000.png").read_bytes())
+    opening.open_or_build(data, progress=False)
+    assert f"{opening.pack_path(data).name}.bad.txt" not in left_behind(data)
+
+
+@pytest.mark.parametrize("count", [2, 50, 99])
+def test_one_image_may_always_be_bad(count: int, tmp_path: Path, data: ConfigDict) -> None:
+    grey_photos(tmp_path, count)
+    (tmp_path / "photos/001.png").write_bytes(b"")
+    dataset = opening.open_or_build(data, progress=False)
+    assert dataset.images[:, 0, 0, 0].tolist() == [i for i in range(count) if i != 1]
+    (tmp_path / "photos/000.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"cannot be used|can be used"):
+        opening.open_or_build(data, progress=False)
+
+
+def test_the_only_image_may_not(tmp_path: Path, data: ConfigDict) -> None:
+    grey_photos(tmp_path, 1)
+    (tmp_path / "photos/000.png").write_bytes(b"")
+    with pytest.raises(UserError, match="None of the images can be used"):
+        opening.open_or_build(data, progress=False)
+
+
+def test_all_bad_images_are_listed(tmp_path: Path, data: ConfigDict) -> None:
+    grey_photos(tmp_path, 200)
+    bad = [*range(0, 190, 10), 199]
+    for i in bad:
+        (tmp_path / f"photos/{i:03}.png").write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"20 of the 200 images, more than 1 %, cannot be used.* All are listed in"
+    ) as error:
+        opening.open_or_build(data, progress=False)
+    file = Path(f"{opening.pack_path(data)}.bad.txt")
+    assert str(file) in str(error.value)
+    assert file.read_text() == "".join(f"{i:03}.png\tis empty\n" for i in bad)
+
+
+def test_small_images_are_skipped_by_choice(tmp_path: Path, data: ConfigDict) -> None:
+    grey_photos(tmp_path, 40)
+    for i in range(0, 40, 4):
+        Image.new("L", (SIZE - 1, SIZE), i).save(tmp_path / f"photos/{i:03}.png")
+    with pytest.raises(UserError, match=r"10 of the 40 images.*small_images=skip leaves small ones out"):
+        opening.open_or_build(data, progress=False)
+    data.small_images = "skip"
+    dataset = opening.open_or_build(data, progress=False)
+    assert dataset.images[:, 0, 0, 0].tolist() == [i for i in range(40) if i % 4]
+    assert dataset.meta["skipped"]["count"] == 10
+    for i in (1, 2):  # others still count
+        (tmp_path / f"photos/{i:03}.png").write_bytes(b"")
+    with pytest.raises(UserError, match="2 of the 40 images, more than 1 %") as error:
+        opening.open_or_build(data, progress=False)
+    assert "small_images=skip" not in str(error.value)
 
 
 def test_meta_names_twenty_and_the_error_five(data: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,7 +585,7 @@ def test_hopeless_source_is_given_up_early(data: ConfigDict, monkeypatch: pytest
         yield from numbered_but_bad(set(references), references)
 
     use_source(monkeypatch, list_items=lambda: Items(400, range(400)), read=read)
-    with pytest.raises(UserError, match="More than 1 %"):
+    with pytest.raises(UserError, match="None of the first 64 images can be used"):
         opening.open_or_build(data, progress=False)
     assert len(seen) < 100
 
@@ -505,6 +701,53 @@ def test_leftovers_of_dead_builds_are_removed_and_live_ones_kept(tmp_path: Path,
         dataset = opening.open_or_build(data, progress=False)
     assert dataset.images[:, 0, 0, 0].tolist() == [0, 1, 2]
     assert left_behind(data) == sorted([own.name, "alive-64px-89ab.building"])
+
+
+# --- File systems without locks --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(request.param, os.strerror(request.param))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+def test_packs_are_built_without_locks(
+    no_locks: None, tmp_path: Path, data: ConfigDict, caplog: pytest.LogCaptureFixture
+) -> None:
+    grey_photos(tmp_path, 3)
+    alive = tmp_path / "packs/alive-64px-0123.building"
+    alive.mkdir(parents=True)
+    with caplog.at_level(logging.WARNING):
+        dataset = opening.open_or_build(data, progress=False)
+        data.num_examples = 2
+        opening.open_or_build(data, progress=False)
+    assert dataset.images[:, 0, 0, 0].tolist() == [0, 1, 2]
+    [record] = caplog.records  # one for all packs of a folder
+    assert f"{tmp_path}/packs is on a file system without locks" in record.getMessage()
+    assert alive.exists()
+
+
+def test_two_builds_without_locks_do_not_meet(
+    no_locks: None, data: ConfigDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = threading.Barrier(2, timeout=10)
+
+    def read(references: Sequence[int]) -> Iterator[Example]:
+        both.wait()
+        yield from numbered(references)
+
+    use_source(monkeypatch, list_items=lambda: Items(10, range(10)), read=read)
+    results = []
+    other = threading.Thread(target=lambda: results.append(opening.open_or_build(data, progress=False)))
+    other.start()
+    results.append(opening.open_or_build(data, progress=False))
+    other.join()
+    assert len(results) == 2
+    np.testing.assert_array_equal(results[0].images, results[1].images)
+    assert left_behind(data) == [results[0].path.name]
 
 
 # --- Progress --------------------------------------------------------------------------------------------------------

@@ -1,7 +1,10 @@
 """Sources: which examples each kind lists and reads, and what it says when it cannot."""
 
+import importlib.util
 import io
+import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -13,10 +16,10 @@ import lmdb
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from PIL import Image
+from PIL import Image, features
 
 from configs import default
-from dcgan_jax.datasets import tfds_source
+from dcgan_jax.datasets import decode, tfds_source
 from dcgan_jax.datasets.source import Example, Source
 from dcgan_jax.datasets.sources import open_source
 from dcgan_jax.machine.errors import UserError
@@ -47,15 +50,16 @@ def read_all(source: Source) -> list[Example]:
     return list(source.read(references))
 
 
-def test_unknown_source_names_the_five_forms() -> None:
+def test_unknown_source_names_the_forms() -> None:
     for source in ("cifar10", "toy_cats", "folder:", "s3:bucket", ""):
         with pytest.raises(UserError) as error:
             open_source(data(source))
-        for form in ("tfds:NAME", "folder:/path", "lsun:/path/to/X_train_lmdb", "toy_bedrooms", "toy_faces"):
+        forms = ("tfds:NAME", "folder:/path", "lsun:/path/to/X_train_lmdb", "toy_bedrooms", "toy_faces", "hf:NAME")
+        for form in (*forms, "array:/path.npz", "idx:/path/X-images-idx3-ubyte.gz", "parquet:/path"):
             assert form in str(error.value)
 
 
-@pytest.mark.parametrize("kind", ["folder", "lsun"])
+@pytest.mark.parametrize("kind", ["folder", "lsun", "array", "idx", "parquet"])
 def test_sources_without_splits_refuse_one(kind: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="have no splits"):
         open_source(data(f"{kind}:{tmp_path}", split="test"))
@@ -71,7 +75,8 @@ def test_bucket_is_refused() -> None:
 
 def test_folder_lists_images_at_any_depth_in_order(tmp_path: Path) -> None:
     images = ["b.PNG", "a/deep/er/x.jpeg", "a.ppm", "c.Tiff", "a/y.webp", "Z.bmp", "d.gif", "e.tif", "f.pgm", "g.jpg"]
-    touch(tmp_path, *images, "notes.txt", ".hidden.png", ".git/x.png", "__MACOSX/._a.png", "png", "x.png.bak")
+    images += ["h.jfif", "i.jpe", "j.pnm", "k.pbm", "png"]
+    touch(tmp_path, *images, "notes.txt", ".hidden.png", ".git/x.png", "__MACOSX/._a.png", "x.png.bak")
     examples = read_all(open_source(data(f"folder:{tmp_path}")))
     assert [example.key for example in examples] == sorted(images)
     assert [example.image for example in examples] == [tmp_path / name for name in sorted(images)]
@@ -93,6 +98,87 @@ def test_subfolders_are_classes_only_if_every_image_is_in_one(tmp_path: Path) ->
     assert {example.label for example in read_all(source)} == {None}
 
 
+def test_numbers_in_class_names_count_as_numbers(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{number}/a.png" for number in range(12)))
+    source = open_source(data(f"folder:{tmp_path}"))
+    assert source.list_items().class_names == [str(number) for number in range(12)]
+    # Images stay in the order of their paths.
+    keys_and_labels = [(example.key, example.label) for example in read_all(source)]
+    assert keys_and_labels[:4] == [("0/a.png", 0), ("1/a.png", 1), ("10/a.png", 10), ("11/a.png", 11)]
+
+
+NESTED = [f"{split}/{name}/{i}.png" for split, n in (("test", 1), ("train", 3)) for name in "ab" for i in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("names", "note"),
+    [
+        (NESTED, "The folders test, train are splits and no classes: give folder:ROOT/train."),
+        (["x/a/0.png", "x/b/0.png", "y/a/0.png"], "Every class folder holds only folders: .* give folder:ROOT/x."),
+        (["dataset/0/a.png", "dataset/1/a.png"], "Every class folder holds only folders: .* give folder:ROOT/dataset."),
+        (["img_align_celeba/a.png"], "All images are in the one folder img_align_celeba."),
+        (["cat/a.png", "dog/b.png", "preview.png"], "as preview.png lies beside the class folders: move it into one"),
+        (["cat/a.png", "dog/b.png", "a.png", "b.png", "c.png"], ""),
+        (["a.png", "b.png"], ""),
+        (["cat/a.png", "dog/deep/b.png"], ""),
+        (["train/a.png", "bus/b.png"], ""),
+    ],
+)
+def test_folders_that_may_not_be_classes_are_noted(names: list[str], note: str, tmp_path: Path) -> None:
+    touch(tmp_path, *names)
+    found = open_source(data(f"folder:{tmp_path}")).list_items().note.replace(str(tmp_path), "ROOT")
+    assert re.search(note, found) if note else not found
+
+
+# --- metadata.csv and metadata.jsonl ---------------------------------------------------------------------------------
+
+
+def labels_in(root: Path) -> tuple[list[str] | None, dict[str, int | None]]:
+    source = open_source(data(f"folder:{root}"))
+    return source.list_items().class_names, {example.key: example.label for example in read_all(source)}
+
+
+def test_labels_of_a_metadata_file(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a.png", "train/b.png", "c.png")
+    (tmp_path / "metadata.csv").write_text(
+        "label,file_name\nclass10,c.png\nclass2,./train/a.png\nclass10,train/b.png\n"
+    )
+    assert labels_in(tmp_path) == (["class2", "class10"], {"c.png": 1, "train/a.png": 0, "train/b.png": 1})
+    before = open_source(data(f"folder:{tmp_path}")).fingerprint
+    (tmp_path / "metadata.csv").unlink()
+    rows = [{"file_name": "c.png", "label": 7}, {"file_name": "train/a.png", "label": 7}]
+    rows += [{"file_name": "train/b.png", "label": 3}, {"file_name": "gone.png", "label": 3}]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert labels_in(tmp_path) == (["3", "7"], {"c.png": 1, "train/a.png": 1, "train/b.png": 0})
+    source = open_source(data(f"folder:{tmp_path}"))
+    assert source.list_items().left_out == {"rows of metadata.jsonl without image": 1}
+    assert source.fingerprint != before and source.earlier is None
+
+
+def test_metadata_without_labels_changes_nothing(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/a.png", "dog/b.png")
+    before = open_source(data(f"folder:{tmp_path}")).fingerprint
+    (tmp_path / "metadata.csv").write_text("file_name,text\ncat/a.png,a cat\n")
+    assert open_source(data(f"folder:{tmp_path}")).fingerprint == before
+    assert labels_in(tmp_path) == (["cat", "dog"], {"cat/a.png": 0, "dog/b.png": 1})
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("file_name,label\na.png,x\n", "no row for 1 of 2 images, such as b.png"),
+        ("file_name,label\na.png,x\nb.png,\n", "row 2 has no file_name or no label"),
+        ("file_name,label\na.png,x\nb.png,y\na.png,y\n", "gives 'a.png' two labels: 'x' and 'y'"),
+        ("file_name,label\na.png,\xff\0\n" + "x" * 200_000, "cannot be read|no row"),
+    ],
+)
+def test_metadata_that_does_not_fit(table: str, message: str, tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "b.png")
+    (tmp_path / "metadata.csv").write_bytes(table.encode("latin-1"))
+    with pytest.raises(UserError, match=message):
+        labels_in(tmp_path)
+
+
 def test_folder_follows_links_and_survives_loops(tmp_path: Path) -> None:
     touch(tmp_path, "photos/a.png", "elsewhere/b.png", "more/c.png")
     (tmp_path / "photos/b.png").symlink_to(tmp_path / "elsewhere/b.png")
@@ -107,6 +193,8 @@ def test_home_is_expanded_and_paths_are_absolute(tmp_path: Path, monkeypatch: py
     touch(tmp_path, "photos/a.png")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="'~nobody_here/photos': there is no such home folder"):
+        open_source(data("folder:~nobody_here/photos"))
     names = {open_source(data(f"folder:{p}")).name for p in ("~/photos", "photos/", "./photos", tmp_path / "photos")}
     assert names == {f"folder:{tmp_path}/photos"}
 
@@ -135,16 +223,52 @@ def test_folder_that_is_not_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere does not exist"):
         open_source(data(f"folder:{tmp_path}/nowhere"))
     touch(tmp_path, "faces.tar")
-    with pytest.raises(UserError, match=r"faces\.tar is a file, not a folder\. Unpack"):
+    with pytest.raises(UserError, match=r"faces\.tar is a file, not a folder\. .*unpack another one first"):
         open_source(data(f"folder:{tmp_path}/faces.tar"))
 
 
 def test_folder_without_images_says_what_is_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="it holds no files at all"):
         open_source(data(f"folder:{tmp_path}"))
-    touch(tmp_path, "a.HEIC", "b.heic", "c.txt", "README")
-    with pytest.raises(UserError, match=r"\.heic \(2\), \.txt \(1\), none \(1\)|\.heic \(2\), none \(1\), \.txt \(1\)"):
+    for name in ("a.JP2", "b.jp2", "c.txt", "README"):
+        (tmp_path / name).write_text("no image")
+    with pytest.raises(UserError) as error:
         open_source(data(f"folder:{tmp_path}"))
+    for found in (".jp2 (2)", ".txt (1)", "without extension (1)"):
+        assert found in str(error.value)
+    (tmp_path / "links").mkdir()
+    for i in range(3):
+        (tmp_path / f"links/{i}.jpg").symlink_to("/nowhere")
+    with pytest.raises(UserError, match=r"found: links that lead nowhere \(3\)\."):
+        open_source(data(f"folder:{tmp_path}/links"))
+
+
+def test_what_is_left_out_of_a_folder_is_counted(tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    touch(root, "cat/0.png", "cat/deep/1.png", "a.jp2", "b.JP2", "x.psd", "Thumbs.db", ".DS_Store", "n.txt", "m.json")
+    (root / "README").write_text("not an image")
+    (root / "P5").write_text("P5 is what a PGM begins with, and this text")
+    (root / "gone.png").symlink_to("/nowhere/gone.png")
+    (root / "empty/gone").parent.mkdir()
+    (root / "empty/gone").symlink_to("/nowhere")
+    (root / "kitten").symlink_to(root / "cat")
+    items = open_source(data(f"folder:{root}")).list_items()
+    assert items.count == 2
+    assert items.left_out == {
+        ".jp2": 2,
+        ".psd": 1,
+        "without extension": 2,
+        "links that lead nowhere": 2,
+        "folders linked twice": 1,
+    }
+
+
+def test_formats_of_other_packages_are_images_where_they_can_be_read(tmp_path: Path) -> None:
+    touch(tmp_path, "a.avif", "b.heic", "c.png")
+    found = [example.key for example in read_all(open_source(data(f"folder:{tmp_path}")))]
+    avif, heif = (name in decode.FORMATS for name in ("AVIF", "HEIF"))
+    assert avif == features.check("avif") and heif == (importlib.util.find_spec("pillow_heif") is not None)
+    assert found == ["a.avif"] * avif + ["b.heic"] * heif + ["c.png"]
 
 
 # --- LSUN ------------------------------------------------------------------------------------------------------------
@@ -307,6 +431,26 @@ def test_tfds_finds_prepared_folders_without_importing_it(tmp_path: Path, monkey
     for name in ("a b", "../etc", "plain:new", "sized/"):
         with pytest.raises(UserError, match="must look like"):
             folder_of(name)
+
+
+def test_tfds_fingerprint_follows_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    folder = tmp_path / "plain/1.0.0"
+    info_file(folder)
+    (folder / "plain-train.array_record").write_bytes(b"some")
+    for i, path in enumerate(sorted(folder.iterdir())):
+        os.utime(path, ns=(0, 1000 + i))
+    seen = [open_source(data("tfds:plain", dir=str(tmp_path)))]
+    assert seen[0].fingerprint == open_source(data("tfds:plain", dir=str(tmp_path))).fingerprint
+    os.utime(folder / "plain-train.array_record", ns=(0, 5000))
+    seen.append(open_source(data("tfds:plain", dir=str(tmp_path))))
+    (folder / "plain-train.array_record").write_bytes(b"others")
+    os.utime(folder / "plain-train.array_record", ns=(0, 5000))
+    seen.append(open_source(data("tfds:plain", dir=str(tmp_path))))
+    assert len({source.fingerprint["files"] for source in seen}) == 3
+    # Version 0.1.0 looked at the folder's name only.
+    assert [source.earlier for source in seen] == [{"folder": str(folder), "split": "train"}] * 3
+    assert [source.changed for source in seen] == [1001, 5000, 5000]
 
 
 def test_tfds_default_folder_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dcgan_jax.config import STEP_INTERVALS
+from dcgan_jax.datasets import classes
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.mesh import replicate, shard_batches
@@ -38,20 +39,38 @@ def check_dataset(config: ConfigDict, dataset: ImageDataset) -> None:
             "add images or lower --config.batch_size."
         )
     check_labels(config, config.data.source, dataset)
+    if config.model.num_classes:
+        _check_every_class(config, dataset)
+
+
+def _check_every_class(config: ConfigDict, dataset: ImageDataset) -> None:
+    """Raises UserError if some class has no image to be learned from, or the classes are none."""
+    source, note, counts = config.data.source, dataset.meta.get("note", ""), classes.counts(dataset)
+    named = classes.describe(range(len(counts)), dataset.class_names, counts)
+    if classes.are_splits(dataset.class_names):
+        raise UserError(f"{source} has the classes {named}, whose names are those of splits. {note}".rstrip())
+    counts += [0] * (config.model.num_classes - len(counts))
+    if empty := [label for label, count in enumerate(counts) if not count]:
+        raise UserError(
+            f"config.model.num_classes is {config.model.num_classes}, but {source} has no images of "
+            f"{classes.describe(empty, dataset.class_names)}; it has {named}. Add images, or set "
+            f"--config.model.num_classes to the classes that have some. {note}".rstrip()
+        )
 
 
 def check_labels(config: ConfigDict, source: str, dataset: ImageDataset) -> None:
     """Raises UserError if the networks take labels and the data set of `source` does not have theirs."""
-    classes = config.model.num_classes
-    if classes and dataset.labels is None:
+    most = config.model.num_classes
+    if most and dataset.labels is None:
+        note = dataset.meta.get("note") or "For an image folder, sort the images into one subfolder per class."
         raise UserError(
-            f"config.model.num_classes is {classes}, but {source} has no labels: for an image folder, sort "
-            "the images into one subfolder per class; or train without labels, --config.model.num_classes=0."
+            f"config.model.num_classes is {most}, but {source} has no labels. {note} Or train without labels, "
+            "--config.model.num_classes=0."
         )
-    if classes and dataset.labels is not None and int(dataset.labels.max()) >= classes:
+    if most and dataset.labels is not None and int(dataset.labels.max()) >= most:
         raise UserError(
             f"{source} has {int(dataset.labels.max()) + 1} classes, more than config.model.num_classes "
-            f"{classes}: set --config.model.num_classes={int(dataset.labels.max()) + 1}."
+            f"{most}: set --config.model.num_classes={int(dataset.labels.max()) + 1}."
         )
 
 

@@ -8,18 +8,37 @@ overshoots at edges saturate instead of wrapping round.
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
+
+try:
+    from pillow_heif import register_heif_opener
+except ImportError:
+    register_heif_opener = None
 
 RESAMPLING = "lanczos"
 # What Pillow decodes itself. Whatever a file is called, its content says what it is, and PostScript would be handed to
 # Ghostscript, which runs it.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS: tuple[str, ...] = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_SUFFIXES = ["bmp", "gif", "jfif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp"]
+if features.check("avif"):  # depends on how Pillow was built
+    FORMATS += ("AVIF",)
+    _SUFFIXES += ["avif"]
+if register_heif_opener:
+    register_heif_opener()
+    FORMATS += ("HEIF",)
+    _SUFFIXES += ["heic", "heif", "hif"]
+EXTENSIONS = frozenset(f".{suffix}" for suffix in _SUFFIXES)
 
 
 class BadImage(ValueError):
     """This one image cannot be used; the message is the reason, as a clause ("is empty")."""
+
+
+class TooSmall(BadImage):
+    """It would have to be enlarged."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +51,18 @@ class Target:
     allow_upsampling: bool = False
 
 
+class Decoded(NamedTuple):
+    """A square, and whether the image has more frames than the one that it was made from."""
+
+    pixels: np.ndarray
+    several_frames: bool
+
+
 def to_square(image: bytes | Path | np.ndarray, target: Target) -> np.ndarray:
     """Decodes, crops and resizes one image.
 
     Args:
-        image: an encoded image, the path of one, or pixels: uint8 [height, width, 3].
+        image: an encoded image, the path of one, or pixels: uint8 [height, width] or [height, width, 3].
         target: what to make of it.
 
     Returns:
@@ -44,8 +70,14 @@ def to_square(image: bytes | Path | np.ndarray, target: Target) -> np.ndarray:
         Colour becomes grey as ITU-R 601 luma; grey becomes RGB by replication.
 
     Raises:
-        BadImage: it is unreadable or too small.
+        BadImage: it is unreadable.
+        TooSmall: it would have to be enlarged.
     """
+    return decode(image, target).pixels
+
+
+def decode(image: bytes | Path | np.ndarray, target: Target) -> Decoded:
+    """`to_square`, with a look at what it leaves out. Raises the same."""
     try:
         picture = _open(image)
         _check_size(picture.size, target)
@@ -53,11 +85,20 @@ def to_square(image: bytes | Path | np.ndarray, target: Target) -> np.ndarray:
             # JPEG decodes at 1/2, 1/4 or 1/8 scale for a fraction of the cost; 3x is ample for what Lanczos will see.
             picture.draft(None, (3 * target.image_size, 3 * target.image_size))
         picture.load()
-        return _crop_and_resize(_flatten(_upright(picture), target.channels), target)
+        pixels = _crop_and_resize(_flatten(_upright(picture), target.channels), target)
     except (BadImage, MemoryError):
         raise
     except Exception as error:  # Pillow's readers raise whatever a damaged file makes them trip over.
         raise BadImage(f"cannot be decoded ({type(error).__name__}: {error})") from error
+    return Decoded(pixels, _has_several_frames(picture))
+
+
+def _has_several_frames(picture: Image.Image) -> bool:
+    try:
+        # The second picture of a phone's JPEG is a preview or a depth map, which nobody misses.
+        return picture.format != "MPO" and bool(getattr(picture, "is_animated", False))
+    except Exception:  # a damaged second frame says nothing about the first one, which has been read
+        return False
 
 
 def _open(image: bytes | Path | np.ndarray) -> Image.Image:
@@ -75,10 +116,13 @@ def _open(image: bytes | Path | np.ndarray) -> Image.Image:
 def _check_size(size: tuple[int, int], target: Target) -> None:
     width, height = size
     if min(size) < target.crop_size:
-        raise BadImage(f"is {width} x {height}, too small to cut out {target.crop_size} pixels")
+        raise TooSmall(f"is {width} x {height}, too small to cut out {target.crop_size} pixels")
     crop = target.crop_size or min(size)
     if crop < target.image_size and not target.allow_upsampling:
-        raise BadImage(f"is {width} x {height}, smaller than {target.image_size} pixels (see data.allow_upsampling)")
+        raise TooSmall(
+            f"is {width} x {height}, smaller than {target.image_size} pixels "
+            "(see data.allow_upsampling and data.small_images)"
+        )
 
 
 def _upright(picture: Image.Image) -> Image.Image:

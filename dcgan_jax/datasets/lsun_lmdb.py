@@ -11,11 +11,12 @@ from dcgan_jax.datasets.source import Example, Items, Source
 from dcgan_jax.machine.errors import UserError
 
 
-def open_lsun(path: Path) -> Source:
+def open_lsun(path: Path, num_examples: int = 0) -> Source:
     """The images of an LSUN database in the order of their keys; no labels.
 
     Args:
         path: the folder that holds data.mdb, or a database file itself.
+        num_examples: how many of the images will be taken, evenly from all; 0: all.
 
     Raises:
         UserError: there is no database at `path`.
@@ -28,12 +29,14 @@ def open_lsun(path: Path) -> Source:
     if not file.is_file():
         raise UserError(f"{path} is not an LSUN database: it has no data.mdb. For a folder of images use folder:{path}")
     status = file.stat()
+    of_file = {"bytes": status.st_size, "modified": status.st_mtime_ns}
     return Source(
         name=f"lsun:{path}",
         version="",
-        fingerprint={"bytes": status.st_size, "modified": status.st_mtime_ns},
+        fingerprint=of_file | ({"num_examples": "evenly"} if num_examples else {}),
         list_items=functools.partial(_list_items, path),
         read=functools.partial(_read, path),
+        earlier=of_file if num_examples else None,  # the first ones: keys are hashes, so these are any images too
     )
 
 
@@ -43,7 +46,7 @@ def _list_items(path: Path) -> Items:
         keys = list(transaction.cursor().iternext(keys=True, values=False))
     if not keys:
         raise UserError(f"The LSUN database {path} has no entries.")
-    return Items(len(keys), keys)
+    return Items(len(keys), keys, spread=True)
 
 
 def _read(path: Path, keys: Sequence[bytes]) -> Iterator[Example]:

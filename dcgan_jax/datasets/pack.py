@@ -13,7 +13,8 @@ With config.data.dedup, near-duplicates are left out (opening.py, duplicates.py)
 same images at 32 pixels, which is built first and stays.
 
 It is named by a fingerprint of everything that shapes its content, so a pack is never out of date: another setting or
-a changed source is another pack.
+a changed source is another pack. Those that nobody needs any more can be listed and removed: python -m
+dcgan_jax.datasets.
 """
 
 import contextlib
@@ -25,6 +26,7 @@ import logging
 import multiprocessing
 import os
 import re
+import secrets
 import shutil
 import signal
 import sys
@@ -47,7 +49,7 @@ from tqdm import tqdm
 import dcgan_jax
 from dcgan_jax.datasets import decode, sources
 from dcgan_jax.datasets.image_dataset import ImageDataset
-from dcgan_jax.datasets.source import Example, Source, local_path
+from dcgan_jax.datasets.source import Example, Items, Source, local_path
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.files import cache_folder
@@ -57,7 +59,8 @@ _CHUNK = 32  # Images per task of a decoding process.
 _SMALL = 500  # Fewer images than this are decoded in this process: starting others would take longer.
 _LINE_SECONDS = 10.0  # Between lines of progress where there is no terminal.
 _LONGEST_SLUG = 100  # File systems allow names of 255 bytes.
-_MAX_BAD = 0.01  # Share of bad images above which the source, not an image, is taken to be bad.
+_MAX_BAD = 0.01  # Share of bad images above which the source, not an image, is taken to be bad; one is always allowed.
+_HOPELESS = 64  # So many images, bad without exception and too many, are enough to give a source up.
 
 _log = logging.getLogger(__name__)
 
@@ -85,27 +88,32 @@ def open_or_build(data: ConfigDict, duplicates: Duplicates | None = None, *, pro
         progress: whether to report the build on stderr.
 
     Raises:
-        UserError: a setting is wrong, the source cannot be read, more than 1 % of its images are bad, or the pack
-            cannot be written. Nothing is left behind then.
+        UserError: a setting is wrong, the source cannot be read, more than one and more than 1 % of its images are
+            bad, or the pack cannot be written. Nothing is left behind then but a list of the bad images.
     """
     source, target = sources.open_source(data), _target(data)
-    path = _path(source, target, data, duplicates)
+    path = _find(source, target, data, duplicates)
     with contextlib.suppress(OSError, files.Damaged):
         return _open(path)
-    with _lock(path):
+    with _lock(path) as alone:
         try:
             return _open(path)  # Another process has built it meanwhile.
         except files.Missing:
             pass
         except files.Damaged as error:
             _log.warning("The pack %s is damaged (%s: %s); building it again.", path, error.path.name, error.reason)
-        _build(path, source, target, data, duplicates, progress)
+        _build(path, source, target, data, duplicates, progress, alone)
     return _open(path)
 
 
 def pack_path(data: ConfigDict, duplicates: Duplicates | None = None) -> Path:
     """The folder where the pack of `config.data` is or will be. Raises UserError as `open_or_build` does."""
-    return _path(sources.open_source(data), _target(data), data, duplicates)
+    return _find(sources.open_source(data), _target(data), data, duplicates)
+
+
+def folder_of(data_cache_dir: str) -> Path:
+    """The folder of all packs, as config.data.cache_dir gives it. Raises UserError if it cannot be one."""
+    return local_path(data_cache_dir or str(cache_folder() / "packs"), "data.cache_dir")
 
 
 # --- Naming ----------------------------------------------------------------------------------------------------------
@@ -124,12 +132,28 @@ def _target(data: ConfigDict) -> decode.Target:
     return decode.Target(data.image_size, data.channels, data.crop_size, data.allow_upsampling)
 
 
-def _path(source: Source, target: decode.Target, data: ConfigDict, duplicates: Duplicates | None) -> Path:
-    folder = local_path(data.cache_dir or str(cache_folder() / "packs"), "data.cache_dir")
+def _find(source: Source, target: decode.Target, data: ConfigDict, duplicates: Duplicates | None) -> Path:
+    """The folder of the pack; that of version 0.1.0 where there is one that will do."""
+    path = _path(source, source.fingerprint, target, data, duplicates)
+    if source.earlier is not None and not path.exists():
+        earlier = _path(source, source.earlier, target, data, duplicates)
+        with contextlib.suppress(OSError):
+            if (earlier / "meta.json").stat().st_mtime_ns > source.changed:
+                return earlier
+    return path
+
+
+def _path(
+    source: Source,
+    fingerprint_of_source: Mapping[str, Any],
+    target: decode.Target,
+    data: ConfigDict,
+    duplicates: Duplicates | None,
+) -> Path:
     content = {
         "format": _FORMAT,
         "source": source.name,
-        "source_fingerprint": source.fingerprint,
+        "source_fingerprint": fingerprint_of_source,
         "split": data.split,
         "num_examples": data.num_examples,
         "target": vars(target),
@@ -138,7 +162,7 @@ def _path(source: Source, target: decode.Target, data: ConfigDict, duplicates: D
         content["dedup"] = duplicates.fingerprint
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", re.sub(r":/.*/", ":", source.name)).strip("-")[:_LONGEST_SLUG]
-    return folder / f"{slug}-{target.image_size}px-{fingerprint}"
+    return folder_of(data.cache_dir) / f"{slug}-{target.image_size}px-{fingerprint}"
 
 
 # --- Opening ---------------------------------------------------------------------------------------------------------
@@ -179,16 +203,22 @@ def _open(path: Path) -> ImageDataset:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Holds the pack's lock, waiting for it if need be."""
+def _lock(path: Path) -> Iterator[bool]:
+    """Holds the pack's lock, waiting for it if need be; yields False where the file system has no locks."""
     with contextlib.ExitStack() as stack:
         with _writing(path):
-            stack.enter_context(files.lock(_lock_file(path), f"the pack {path}"))
-        yield
+            alone = stack.enter_context(files.lock(lock_file(path), f"the pack {path}"))
+        yield alone
 
 
-def _lock_file(path: Path) -> Path:
+def lock_file(path: Path) -> Path:
+    """Beside the pack `path`; held while it is built."""
     return path.with_name(path.name + ".lock")
+
+
+def bad_images_file(path: Path) -> Path:
+    """Beside the pack `path`, which was refused for these images: a name, a tab and a reason a line."""
+    return path.with_name(path.name + ".bad.txt")
 
 
 @contextlib.contextmanager
@@ -211,39 +241,64 @@ def _build(
     data: ConfigDict,
     duplicates: Duplicates | None,
     progress: bool,
+    alone: bool,
 ) -> None:
-    """Makes the pack in a folder beside `path` and renames it when it is complete. Needs the pack's lock."""
+    """Makes the pack in a folder beside `path` and renames it when it is complete.
+
+    Needs the pack's lock. If it is not `alone`, as there are no locks, others may make the same pack meanwhile.
+    """
     items = source.list_items()
     count = min(items.count, data.num_examples or items.count)
     if count == 0:
         raise UserError(f"{source.name} has no examples in split {data.split!r}.")
     needed = count * target.image_size**2 * target.channels
     with _writing(path, needed):
-        _remove_dead_builds(path)
+        if alone:
+            _remove_dead_builds(path)
         _check_free_space(path, needed)
     left_out = duplicates.find() if duplicates else {}
-    temporary = path.with_name(path.name + ".building")
+    temporary = path.with_name(path.name + ("" if alone else f".{secrets.token_hex(4)}") + ".building")
     try:
         with _writing(path, needed):
             temporary.mkdir()
-            references = itertools.islice(items.references, count)
+            references = _chosen(items, count)
             with (
                 contextlib.closing(_decode_all(source.read, references, target, count)) as chunks,
                 _reporter(source.name, path, count, progress) as report,
             ):
-                outcome = _write_arrays(temporary, chunks, target, count, left_out, report)
-            meta = _meta(source, data.split, target, items.class_names, outcome)
+                rule = _Rule(count, data.small_images == "skip", bad_images_file(path))
+                outcome = _write_arrays(temporary, chunks, target, rule, left_out, report)
+            meta = _meta(source, data.split, target, items, outcome)
             images, labels = temporary / "images.npy", temporary / "labels.npy"
             meta |= {"bytes": images.stat().st_size, "sha256": _sha256(images)}
             meta["labels_sha256"] = _sha256(labels) if labels.exists() else None
             (temporary / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
-            shutil.rmtree(path, ignore_errors=True)  # A damaged pack.
-            temporary.rename(path)
+            _publish(temporary, path)
+            bad_images_file(path).unlink(missing_ok=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     if outcome.skipped:
-        first = "; ".join(f"{key} {reason}" for key, reason in outcome.skipped[:3])
+        first = "; ".join(f"{bad.key} {bad.reason}" for bad in outcome.skipped[:3])
         _log.warning("Skipped %d of %d images: %s ... See %s/meta.json", len(outcome.skipped), count, first, path)
+    if meta["left_out"]:
+        words = ", ".join(f"{number:,} {what}" for what, number in meta["left_out"].items())
+        _log.warning("Left out of %s: %s", source.name, words)
+
+
+def _chosen(items: Items, count: int) -> Iterable[Any]:
+    """`count` references: those whose numbers are 0, n/count, 2n/count ... rounded up, or the first ones."""
+    if not items.spread:
+        return itertools.islice(items.references, count)
+    return itertools.compress(items.references, (i * count % items.count < count for i in range(items.count)))
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    """Gives a finished pack its name, unless another process without a lock was quicker."""
+    try:
+        _open(path)
+    except files.Damaged:
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.rename(path)
 
 
 def _sha256(path: Path) -> str:
@@ -255,8 +310,8 @@ def _remove_dead_builds(path: Path) -> None:
     """Removes what builds that were killed have left in the folder of packs, of this and of other packs."""
     shutil.rmtree(path.with_name(path.name + ".building"), ignore_errors=True)
     for temporary in path.parent.glob("*.building"):
-        lock_file = _lock_file(temporary.with_suffix(""))
-        with contextlib.suppress(OSError), files.lock(lock_file, "", wait=False):  # Fails if that build is alive.
+        lock = lock_file(temporary.with_suffix(""))
+        with contextlib.suppress(OSError), files.lock(lock, "", wait=False):  # Fails if that build is alive.
             shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -269,70 +324,119 @@ def _check_free_space(path: Path, needed: int) -> None:
         )
 
 
+class _Skipped(NamedTuple):
+    """An image that cannot be used."""
+
+    key: str
+    reason: str
+    small: bool
+
+
+class _Rule(NamedTuple):
+    """When a source is refused: how many images are expected, whether small ones are no matter, where bad ones go."""
+
+    expected: int
+    skip_small: bool
+    list_file: Path
+
+    def bad(self, skipped: list[_Skipped]) -> list[_Skipped]:
+        return [one for one in skipped if not (one.small and self.skip_small)]
+
+    def refuses(self, skipped: list[_Skipped]) -> bool:
+        return len(self.bad(skipped)) > max(1, _MAX_BAD * self.expected)
+
+
 class _Outcome(NamedTuple):
     kept: int
-    skipped: list[tuple[str, str]]  # (key, reason)
+    skipped: list[_Skipped]
     duplicates: int  # left out
+    several_frames: int  # images
+    class_counts: list[int] | None
 
 
 def _write_arrays(
     folder: Path,
     chunks: Iterable["_Chunk"],
     target: decode.Target,
-    expected: int,
+    rule: _Rule,
     duplicates: Mapping[str, str],
     report: Callable[[int], object],
 ) -> _Outcome:
-    """Writes everything but meta.json. Raises UserError as soon as too many images are bad.
+    """Writes everything but meta.json.
 
     `duplicates`: originals by key of the images to leave out; originals come first.
+
+    Raises:
+        UserError: too many images are bad; all are looked at first, so that they can be listed, unless none is good.
     """
     keys: list[str] = []
     labels: list[np.ndarray] = []
     attributes: list[dict[str, np.ndarray]] = []
-    skipped: list[tuple[str, str]] = []
-    left_out = 0
+    skipped: list[_Skipped] = []
+    left_out = several_frames = 0
     image_shape = (target.image_size, target.image_size, target.channels)
     with open(folder / "images.npy", "wb") as file:
-        _write_header(file, (expected, *image_shape))
+        _write_header(file, (rule.expected, *image_shape))
         for decoded in chunks:
             skipped += decoded.skipped
-            if len(skipped) > _MAX_BAD * expected:
-                _refuse(skipped, expected)
-            chunk = _without(decoded, duplicates, {key for key, _ in skipped}) if duplicates else decoded
+            several_frames += decoded.several_frames
+            refused = rule.refuses(skipped)
+            if refused and not keys and not decoded.keys and len(skipped) >= _HOPELESS:
+                break
+            chunk = _without(decoded, duplicates, {bad.key for bad in skipped}) if duplicates else decoded
             left_out += len(decoded.keys) - len(chunk.keys)
-            if chunk.keys:
+            if refused:
+                keys += chunk.keys
+            elif chunk.keys:
                 file.write(chunk.images.data)
                 keys += chunk.keys
                 attributes.append(chunk.attributes)
                 labels += [] if chunk.labels is None else [chunk.labels]
             report(len(decoded.keys) + len(decoded.skipped))
+        if rule.refuses(skipped) or not keys:
+            _refuse(skipped, len(keys), rule)
         file.seek(0)
         _write_header(file, (len(keys), *image_shape))  # As long as before: numpy leaves room for the first axis.
+    class_counts = None
     if labels:
         np.save(folder / "labels.npy", np.concatenate(labels))
+        class_counts = np.bincount(np.concatenate(labels)).tolist()
     if attributes[0]:
         arrays = {name: np.concatenate([part[name] for part in attributes]) for name in attributes[0]}
         np.savez(folder / "attributes.npz", **arrays)  # type: ignore[arg-type]
     (folder / "keys.json").write_text(json.dumps(keys))
-    return _Outcome(len(keys), skipped, left_out)
+    return _Outcome(len(keys), skipped, left_out, several_frames, class_counts)
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
-def _refuse(skipped: list[tuple[str, str]], expected: int) -> NoReturn:
-    listed = "".join(f"\n  {key} {reason}" for key, reason in skipped[:5])
+def _refuse(skipped: list[_Skipped], good: int, rule: _Rule) -> NoReturn:
+    bad = rule.bad(skipped) or skipped
+    listed = "".join(f"\n  {one.key} {one.reason}" for one in bad[:5])
+    lines = "".join(f"{one.key}\t{one.reason}\n" for one in bad)
+    rule.list_file.write_text(lines, errors="surrogateescape")
+    if not good:
+        what = f"None of the first {len(skipped):,} images" if len(skipped) < rule.expected else "None of the images"
+        what += " can be used"
+    else:
+        what = f"{len(bad):,} of the {rule.expected:,} images, more than 1 %, cannot be used"
+    small = any(one.small for one in bad) and not rule.skip_small
     raise UserError(
-        f"More than 1 % of the {expected:,} images cannot be used ({len(skipped):,} so far). Remove or replace them, "
-        f"or change data.image_size or data.crop_size. The first are:{listed}"
+        f"{what}. Remove or replace them, or change data.image_size or data.crop_size"
+        + ("; --config.data.small_images=skip leaves small ones out" if small else "")
+        + f". All are listed in {rule.list_file}. The first are:{listed}"
     )
 
 
-def _meta(
-    source: Source, split: str, target: decode.Target, class_names: list[str] | None, outcome: _Outcome
-) -> dict[str, Any]:
+def _meta(source: Source, split: str, target: decode.Target, items: Items, outcome: _Outcome) -> dict[str, Any]:
+    left_out = dict(items.left_out)
+    if outcome.several_frames:
+        left_out["files with several frames, but for their first"] = outcome.several_frames
+    counts = outcome.class_counts
+    if counts is not None and items.class_names:
+        counts += [0] * (len(items.class_names) - len(counts))
     return {
         "source": source.name,
         "version": source.version,
@@ -341,8 +445,11 @@ def _meta(
         "resampling": decode.RESAMPLING,
         "count": outcome.kept,
         "duplicates_left_out": outcome.duplicates,
-        "skipped": {"count": len(outcome.skipped), "first": outcome.skipped[:20]},
-        "class_names": class_names,
+        "skipped": {"count": len(outcome.skipped), "first": [bad[:2] for bad in outcome.skipped[:20]]},
+        "left_out": left_out,
+        "class_names": items.class_names,
+        "class_counts": counts,
+        "note": items.note,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "dcgan_jax": dcgan_jax.__version__,
     }
@@ -354,13 +461,14 @@ _Read = Callable[[Sequence[Any]], Iterator[Example]]
 
 
 class _Chunk(NamedTuple):
-    """What became of a run of examples: the n good ones, and (key, reason) of the others."""
+    """What became of a run of examples: the n good ones, and the others."""
 
     images: np.ndarray  # uint8 [n, height, width, channels]
     keys: list[str]
     labels: np.ndarray | None  # int32 [n]
     attributes: dict[str, np.ndarray]
-    skipped: list[tuple[str, str]]
+    skipped: list[_Skipped]
+    several_frames: int  # images with more frames than the one that counts
 
 
 def _without(chunk: _Chunk, duplicates: Mapping[str, str], lost: Container[str]) -> _Chunk:
@@ -374,6 +482,7 @@ def _without(chunk: _Chunk, duplicates: Mapping[str, str], lost: Container[str])
         None if chunk.labels is None else chunk.labels[kept],
         {name: values[kept] for name, values in chunk.attributes.items()},
         chunk.skipped,
+        chunk.several_frames,
     )
 
 
@@ -436,23 +545,29 @@ def _exit_with_parent() -> None:
 
 
 def _decode_chunk(read: _Read, target: decode.Target, references: Sequence[Any]) -> _Chunk:
-    images, good, skipped = [], [], []
+    images, good, skipped, several_frames = [], [], [], 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, about oddities that do not stop it.
         try:
             for example in read(references):
                 try:
-                    images.append(decode.to_square(example.image, target))
+                    if example.problem:
+                        raise decode.BadImage(example.problem)
+                    decoded = decode.decode(example.image, target)
+                    images.append(decoded.pixels)
                     good.append(example)
+                    several_frames += decoded.several_frames
                 except decode.BadImage as error:
-                    skipped.append((example.key, str(error)))
+                    small = isinstance(error, decode.TooSmall)
+                    skipped.append(_Skipped(example.key, str(error), small))
         except OSError as error:
             raise UserError(f"The images cannot be read: {error}.") from error
     if not good:
-        return _Chunk(np.empty(0, np.uint8), [], None, {}, skipped)
+        return _Chunk(np.empty(0, np.uint8), [], None, {}, skipped, 0)
     labels = None if good[0].label is None else np.asarray([example.label for example in good], np.int32)
     attributes = {name: np.stack([example.attributes[name] for example in good]) for name in good[0].attributes}
-    return _Chunk(np.stack(images), [example.key for example in good], labels, attributes, skipped)
+    keys = [example.key for example in good]
+    return _Chunk(np.stack(images), keys, labels, attributes, skipped, several_frames)
 
 
 # --- Reporting -------------------------------------------------------------------------------------------------------

@@ -1,20 +1,33 @@
 """config.data.source -> a Source: a list of items, and a function that reads them.
 
-A Source is cheap to make. It knows its fingerprint (what its content depends on) without opening a single image and
-without importing anything heavy; only building a pack lists and reads the items.
+A Source is cheap to make. It knows its fingerprint (what its content depends on) without reading images and without
+importing anything heavy; only building a pack lists and reads the items.
 """
 
 import functools
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from dcgan_jax.datasets import image_folder, lsun_lmdb, tfds_source
+from dcgan_jax.datasets import (
+    array_file,
+    hf_source,
+    idx_file,
+    image_folder,
+    lsun_lmdb,
+    parquet_file,
+    tfds_source,
+    zip_archive,
+)
 from dcgan_jax.datasets.source import Example, Items, Source, local_path
 from dcgan_jax.machine.errors import UserError
 
-_FORMS = "'tfds:NAME', 'folder:/path', 'lsun:/path/to/X_train_lmdb', 'toy_bedrooms' or 'toy_faces'"
+_FORMS = (
+    "'folder:/path' (or a .zip), 'tfds:NAME', 'hf:NAME', 'lsun:/path/to/X_train_lmdb', 'array:/path.npz', "
+    "'idx:/path/X-images-idx3-ubyte.gz', 'parquet:/path', 'toy_bedrooms' or 'toy_faces'"
+)
 _TOY_SEEDS = {"train": 0, "test": 1}
 _TOY_COUNT = 20_000
 
@@ -36,17 +49,34 @@ def _open(data: ConfigDict) -> Source:
     kind, _, argument = data.source.partition(":")
     if data.source in ("toy_bedrooms", "toy_faces"):
         return _toy(data.source, data)
-    if not argument or kind not in ("tfds", "folder", "lsun"):
+    if not argument or kind not in ("tfds", "hf", *_OPENERS):
         raise UserError(f"data.source {data.source!r} is not one of {_FORMS}.")
     if kind == "tfds":
         return tfds_source.open_tfds(argument, data.dir, data.split)
+    if kind == "hf":
+        return hf_source.open_hf(argument, data.dir, data.split)
     if data.split not in ("train", ""):
         raise UserError(
             f"data.split is {data.split!r}, but {kind}: sources have no splits. Leave it at 'train' and give the "
             "images of each split a source of their own."
         )
     path = local_path(argument, "data.source")
-    return image_folder.open_folder(path) if kind == "folder" else lsun_lmdb.open_lsun(path)
+    return _OPENERS[kind](path, data.num_examples)
+
+
+def _open_folder(path: Path, num_examples: int) -> Source:
+    opener = zip_archive.open_zip if zip_archive.is_archive(path) else image_folder.open_folder
+    return opener(path, num_examples)
+
+
+# By kind: path, data.num_examples -> Source.
+_OPENERS: dict[str, Callable[[Path, int], Source]] = {
+    "folder": _open_folder,
+    "lsun": lsun_lmdb.open_lsun,
+    "array": array_file.open_array,
+    "idx": idx_file.open_idx,
+    "parquet": parquet_file.open_parquet,
+}
 
 
 def _toy(name: str, data: ConfigDict) -> Source:

@@ -5,6 +5,7 @@ TFDS, are read in order and with it. In both cases images stay encoded: decode.p
 """
 
 import functools
+import hashlib
 import os
 import re
 import sys
@@ -43,13 +44,31 @@ def open_tfds(name: str, data_dir: str, split: str) -> Source:
     folder = prepared or _planned_folder(name, root)
     arguments = (name, root, folder, split)
     in_order = prepared is not None and _file_format(prepared) not in ("array_record", "parquet")
+    of_split = {"folder": str(folder), "split": split}
+    digest, changed = _listing(folder)
     return Source(
         name=f"tfds:{name}",
         version=folder.name,
-        fingerprint={"folder": str(folder), "split": split},
+        # A set that this pack's build is going to prepare has no files yet. It is found again as an `earlier` one.
+        fingerprint=of_split | ({"files": digest} if prepared else {}),
         list_items=functools.partial(_list_in_order if in_order else _list_rows, *arguments),
         read=iter if in_order else functools.partial(_read_rows, folder, split),
+        earlier=of_split if prepared else None,
+        changed=changed,
     )
+
+
+def _listing(folder: Path) -> tuple[str, int]:
+    """A digest of the names, sizes and times of a prepared set's files, which tells when it is prepared again.
+
+    Also the newest of these times in ns; 0 if there are no files.
+    """
+    listing, newest = hashlib.sha256(), 0
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        status = path.stat()
+        listing.update(os.fsencode(path.name) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        newest = max(newest, status.st_mtime_ns)
+    return listing.hexdigest(), newest
 
 
 def _prepared_folder(name: str, root: Path) -> Path | None:

@@ -1,14 +1,17 @@
 """Files: the cache folder, atomic writes, reading what may be damaged, one process at a time."""
 
 import contextlib
+import errno
+import functools
 import json
 import logging
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import numpy as np
 
@@ -48,13 +51,35 @@ def check_system() -> None:
 
 
 def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/dcgan_jax, or ~/.cache/dcgan_jax."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dcgan_jax"
+    """$XDG_CACHE_HOME/dcgan_jax, or ~/.cache/dcgan_jax; in a process without a home folder, a temporary one."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dcgan_jax"
+    except RuntimeError:
+        return _temporary_cache()
+
+
+@functools.cache
+def _temporary_cache() -> Path:
+    """A folder of this user's, which nobody else can fill: what is cached is trusted."""
+    folder = Path(tempfile.gettempdir()) / f"dcgan_jax-{os.getuid()}"
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700)
+    status = os.lstat(folder)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        folder = Path(tempfile.mkdtemp(prefix="dcgan_jax-"))
+    _log.warning("There is no home folder: packs and other files are cached in %s. Set XDG_CACHE_HOME to keep.", folder)
+    return folder
+
+
+# What systems say of files on NFS without its lock service, Lustre without -o flock, and some FUSE file systems.
+_NO_LOCKS = frozenset((errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP))
 
 
 @contextlib.contextmanager
-def lock(file: Path, purpose: str, *, wait: bool = True) -> Iterator[None]:
+def lock(file: Path, purpose: str, *, wait: bool = True) -> Iterator[bool]:
     """Holds the lock on `file`, which is made if need be, waiting for it and saying so.
+
+    Yields whether it is held: on file systems without locks it is not, which is a warning.
 
     Args:
       file: nothing is written to it.
@@ -69,14 +94,32 @@ def lock(file: Path, purpose: str, *, wait: bool = True) -> Iterator[None]:
     check_system()
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as opened:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not wait:
-                raise
-            print(f"Waiting for another process to finish {purpose}", file=sys.stderr, flush=True)
-            fcntl.flock(opened, fcntl.LOCK_EX)
-        yield
+        yield _take(opened, purpose, wait)
+
+
+def _take(opened: TextIO, purpose: str, wait: bool) -> bool:
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if not wait:
+            raise
+        print(f"Waiting for another process to finish {purpose}", file=sys.stderr, flush=True)
+        fcntl.flock(opened, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        _warn_of_no_locks(os.path.dirname(opened.name), error.strerror)
+        return False
+    return True
+
+
+@functools.cache
+def _warn_of_no_locks(folder: str, reason: str) -> None:
+    _log.warning(
+        "%s is on a file system without locks (%s): nothing keeps two processes from writing there at once.",
+        folder,
+        reason,
+    )
 
 
 def make_writable(folder: Path, flag: str) -> None:

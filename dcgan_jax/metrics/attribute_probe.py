@@ -30,7 +30,7 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from dcgan_jax.datasets import batches
+from dcgan_jax.datasets import batches, classes
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine import files, rng
 from dcgan_jax.machine.errors import UserError
@@ -128,8 +128,13 @@ class AttributeProbe:
 
 
 def known(dataset: ImageDataset) -> dict[str, np.ndarray]:
-    """What a pack knows of its images, by name: int32 [N] of a class, float32 [N], or boxes float32 [N, count, 4]."""
-    columns = {} if dataset.labels is None else {"label": dataset.labels}
+    """What a pack knows of its images, by name: int32 [N] of a class, float32 [N], or boxes float32 [N, count, 4].
+
+    Folders named train and test are taken for splits, which say nothing about an image.
+    """
+    columns = {}
+    if dataset.labels is not None and not classes.are_splits(dataset.class_names):
+        columns = {"label": dataset.labels}
     found = {}
     for name, values in (columns | dataset.attributes).items():
         if name == BOXES:
@@ -146,8 +151,7 @@ def targets_of(dataset: ImageDataset) -> dict[str, Target]:
     """What a probe of these images will read, by name; {} if nothing is known about them. Trains nothing."""
     targets = {}
     for name, values in known(dataset).items():
-        classes = int(values.max()) + 1 if values.dtype.kind == "i" else 0
-        targets[name] = Target(name, classes)
+        targets[name] = Target(name, int(values.max()) + 1 if values.dtype.kind == "i" else 0)
     return targets
 
 
