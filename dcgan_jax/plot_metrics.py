@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import flags
 from matplotlib import pyplot as plt
 
 from dcgan_jax import command_line
@@ -68,5 +67,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+    _WORKDIR = command_line.define_path("workdir", None, "Folder of the run.", required=True)
     command_line.run(main)

@@ -18,6 +18,7 @@ from absl import flags
 from tqdm import tqdm
 
 from dcgan_jax import command_line
+from dcgan_jax.datasets import classes
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.reports import image_grid
@@ -59,14 +60,16 @@ def _progress(batches: Iterable[np.ndarray], bar: tqdm) -> Iterator[np.ndarray]:
 
 def main() -> None:
     run = trained.load(_WORKDIR.value, _STEP.value, _NORM.value)
-    run.check_label(_LABEL.value)
+    label = run.find_label(_LABEL.value)
     out = Path(_OUT.value)
     files.make_writable(out, "--out")
     if any(out.iterdir()):
         raise UserError(f"--out={out} is not empty: give a new folder, so that it holds these images and no others.")
-    batches = run.sampler.batches(run.state, _NUM.value, _SEED.value, _LABEL.value)
+    batches = run.sampler.batches(run.state, _NUM.value, _SEED.value, label)
     with tqdm(total=_NUM.value, unit="image", disable=None) as bar:
         (write_npz if _FORMAT.value == "npz" else write_pngs)(out, _progress(batches, bar))
+    if label is not None:
+        print(f"class {classes.describe([label], run.class_names)}")
     print(f"{_NUM.value} images in {out}, the first of them on {sheet_path(out)}")
 
 
@@ -76,7 +79,9 @@ if __name__ == "__main__":
     _NUM = flags.DEFINE_integer("num", 64, "How many images.", lower_bound=1)
     _SEED = flags.DEFINE_integer("seed", 0, "Image i is a function of (seed, i).", lower_bound=0, upper_bound=2**32 - 1)
     _STEP = run_flags.define_step_flag()
-    _LABEL = flags.DEFINE_integer("label", None, "Class of the images (conditional networks); default: all in turn.")
+    _LABEL = flags.DEFINE_string(
+        "label", None, "Class of the images (conditional networks), by name or number; default: all in turn."
+    )
     _NORM = flags.DEFINE_enum("norm", "running", sampler.NORMS, "Statistics of batch normalisation; see sampler.py.")
     _FORMAT = flags.DEFINE_enum("format", "png", ("png", "npz"), "One PNG file per image, or one samples.npz.")
     command_line.run(main)

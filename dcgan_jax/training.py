@@ -140,8 +140,10 @@ def open_data(config: ConfigDict, gan: Gan) -> tuple[ImageDataset, Evaluate | No
     check_dataset(config, dataset)
     evaluate = None
     if config.eval_every:
-        if held_out:
-            check_labels(config, f"{others.source or config.data.source} {others.split}", held_out)
+        if held_out and config.model.num_classes:
+            where = f"{others.source or config.data.source} {others.split}"
+            check_labels(config, where, held_out)
+            held_out = classes.numbered_like(held_out, dataset.class_names, where, config.model.num_classes)
         evaluate = measures.make_evaluate(config, gan, dataset, held_out)
     checksums = f"{dataset.meta.get('sha256')} {dataset.meta.get('labels_sha256')}"
     remedy = "Give all of them the same files, or one --config.data.cache_dir that they share."

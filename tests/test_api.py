@@ -1,5 +1,7 @@
 """The public face: a run held in Python, trained, loaded, drawn from."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +66,21 @@ def test_classes_in_turn_or_one_of_them(conditional_run: Path) -> None:
     assert (run.one_label(None), run.one_label(1)) == (0, 1)
     with pytest.raises(UserError, match=r"--label=2 is not one of the run's classes \(0 to 1\)"):
         run.sample(1, label=2)
+    assert run.class_names == ["class0", "class1"]
+    np.testing.assert_array_equal(run.sample(5, seed=2, label="class1"), only_1)
+    with pytest.raises(UserError, match=r"there is no class 'class2'; the classes are: 0 class0, 1 class1"):
+        run.sample(1, label="class2")
+
+
+def test_a_name_that_is_a_number_is_a_name(conditional_run: Path, tmp_path: Path) -> None:
+    """Folders 10 and 2 are classes 0 and 1: label '2' is the folder of that name, label 1 is the number."""
+    shutil.copytree(conditional_run, tmp_path / "run")
+    data = json.loads((tmp_path / "run" / "data.json").read_text())
+    (tmp_path / "run" / "data.json").write_text(json.dumps({**data, "class_names": ["10", "2"]}))
+    run = dcgan_jax.load(tmp_path / "run")
+    assert (run.find_label("2"), run.find_label("10"), run.find_label(1), run.find_label("0")) == (1, 0, 1, 0)
+    with pytest.raises(UserError, match="there is no class '3'; the classes are: 0 10, 1 2"):
+        run.find_label("3")
 
 
 def test_discriminate_gives_logits_and_every_activation(run: Run) -> None:

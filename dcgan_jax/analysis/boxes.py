@@ -19,13 +19,13 @@ from dcgan_jax.runs.trained import Run
 Box = dict[str, float]
 
 
-def samples_of(run: Run, seed: int, label: int | None) -> dict[str, Any]:
+def samples_of(run: Run, seed: int, label: int | str | None) -> dict[str, Any]:
     """All that the image of a row of noise, and the noise of a number, depend on."""
     return {
         "step": run.step,
         "seed": seed,
         "norm": run.sampler.norm,
-        "label": label,
+        "label": run.find_label(label),
         "run_seed": run.config.seed,
         "data": run.config.data.source,
     }

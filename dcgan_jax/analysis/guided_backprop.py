@@ -24,12 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 from absl import flags
-from ml_collections import ConfigDict
 
 from dcgan_jax import command_line
 from dcgan_jax.analysis import concepts
 from dcgan_jax.config import need_convolutions
-from dcgan_jax.datasets import batches, opening
+from dcgan_jax.datasets import batches, classes, opening
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.metrics import attribute_probe
@@ -199,12 +198,12 @@ def measure(
     Raises:
       UserError: the discriminator has no convolutions or no such map, or the images cannot be used.
     """
-    config, classes = run.config, run.generator.num_classes
+    config, conditional = run.config, bool(run.generator.num_classes)
     need_convolutions(config, "discriminator")
     features, total = list(features), run.discriminator.stages[-1][0]
     if beyond := [feature for feature in features if not 0 <= feature < total]:
         raise UserError(f"--features: there is no map {beyond[0]}; they are numbered 0 to {total - 1}.")
-    dataset = _open_data(config, source, split)
+    dataset = _open_data(run, source, split)
     # At random: the images of a folder are sorted by class.
     numbers = np.random.default_rng(0).permutation(len(dataset.images))[:num_images]
     shown = min(IMAGES, len(numbers))
@@ -224,7 +223,7 @@ def measure(
             image_grid.make_grid(_visible(gradients), shown),
         ]
         concentrations[name] = float(np.nanmean(concentration(gradients)))
-        if found := selectivity(responses, dataset, numbers, bool(classes)):
+        if found := selectivity(responses, dataset, numbers, conditional):
             areas, attributes = found
             selectivities[name] = float(areas.mean())
             best_attributes[name] = [
@@ -276,18 +275,20 @@ def main() -> None:
     report.publish(report.folder(run.workdir, "analysis", NAME), found)
 
 
-def _open_data(config: ConfigDict, source: str | None, split: str | None) -> ImageDataset:
+def _open_data(run: Run, source: str | None, split: str | None) -> ImageDataset:
     """The run's data set, or another one at the run's image size.
 
     Raises:
       UserError: it cannot be read, or has no labels although the network needs them.
     """
+    config, count = run.config, run.generator.num_classes
     if source or split:
         dataset = opening.open_others(config.data, source=source or "", split=split or "")
     else:
         dataset = opening.open_or_build(config.data)
-    batches.check_labels(config, source or config.data.source, dataset)
-    return dataset
+    where = source or config.data.source
+    batches.check_labels(config, where, dataset)
+    return classes.numbered_like(dataset, run.class_names, where, count) if count else dataset
 
 
 def _visible(gradients: np.ndarray) -> np.ndarray:

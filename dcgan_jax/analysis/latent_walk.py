@@ -96,7 +96,7 @@ def measure(
     frames: int = FRAMES,
     interpolation: str = "linear",
     seed: int = 0,
-    label: int | None = None,
+    label: int | str | None = None,
 ) -> Report:
     """Draws and measures a walk.
 

@@ -55,7 +55,7 @@ def measure(
     attribute: str | None = None,
     reach: float = 1.0,
     seed: int = 0,
-    label: int | None = None,
+    label: int | str | None = None,
 ) -> Report:
     """Finds the vector, draws along it, and measures the turn; see the module.
 

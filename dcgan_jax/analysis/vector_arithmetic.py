@@ -128,7 +128,7 @@ def measure(
     c: str | None = None,
     trials: int = 500,
     seed: int = 0,
-    label: int | None = None,
+    label: int | str | None = None,
 ) -> Report:
     """Chooses exemplars, draws the sums, and measures them; see the module.
 
@@ -197,7 +197,7 @@ def measure(
     return Report(TITLE, figures, pictures, paper=PAPER)
 
 
-def save_sheet(run: Run, folder: Path, *, seed: int = 0, label: int | None = None) -> None:
+def save_sheet(run: Run, folder: Path, *, seed: int = 0, label: int | str | None = None) -> None:
     """Writes sheet.png: the first samples with their numbers, from which one chooses."""
     images = run.generate(run.noise(_SHEET, seed), run.one_label(label), "samples to choose from")
     image_grid.save_png(folder / "sheet.png", _sheet(images))

@@ -230,7 +230,7 @@ def measure(
     num_samples: int = 512,
     boxes_file: Path | None = None,
     seed: int = 0,
-    label: int | None = None,
+    label: int | str | None = None,
 ) -> Report:
     """Marks windows, fits, drops maps, and measures what changed; see the module.
 
@@ -375,7 +375,7 @@ def main() -> None:
     report.publish(out, found)
 
 
-def _annotate(run: Run, file: Path, seed: int, label: int | None, port: int) -> None:
+def _annotate(run: Run, file: Path, seed: int, label: int | str | None, port: int) -> None:
     """Serves the page on which boxes are drawn. Raises UserError if the file holds boxes of other samples."""
     samples = boxes.samples_of(run, seed, label)
     if file.exists():

@@ -218,7 +218,7 @@ if __name__ == "__main__":
     _CONFIG = config_flags.DEFINE_config_file("config", None, "File with the run's configuration.", lock_config=True)
     _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images per step; default: the config's.", lower_bound=1)
     _ITERATIONS = flags.DEFINE_integer("iterations", 10, "Rounds; a step or more of each system.", lower_bound=1)
-    _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the result.")
+    _OUTPUT = command_line.define_path("output", None, "JSON file for the result.")
     _PEER = flags.DEFINE_multi_enum("peer", [], PEERS, "A system to run beside ours; may be given twice.")
     _SCALING = flags.DEFINE_bool("scaling", False, "Also sweep batch size and width, and plot it beside --output.")
     flags.mark_flag_as_required("config")

@@ -103,6 +103,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    _CACHE_DIR = flags.DEFINE_string("cache_dir", "", "Where packs live; default: the user's cache folder.")
+    _CACHE_DIR = command_line.define_path("cache_dir", "", "Where packs live; default: the user's cache folder.")
     _REMOVE = flags.DEFINE_multi_string("remove", [], "Name of a pack to remove, as it is listed; may be repeated.")
     command_line.run(main)

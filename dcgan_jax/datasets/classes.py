@@ -1,13 +1,17 @@
 """Classes by name: their order, what is chosen on the command line, and the labels of another labelled set."""
 
+import logging
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 # Folders of these names are parts of a data set, not classes.
 _SPLITS = frozenset(("train", "training", "test", "testing", "val", "valid", "validation", "eval", "dev"))
@@ -83,6 +87,16 @@ def find_label(text: str, class_names: Sequence[str] | None, count: int | None =
     else:
         known = "numbers from 0 on" if count is None else f"0 to {count - 1}"
     raise UserError(f"there is no class {text!r}; the classes are: {known}.")
+
+
+def numbered_like(
+    dataset: ImageDataset, class_names: Sequence[str] | None, where: str, count: int | None = None
+) -> ImageDataset:
+    """The same images with the labels of a first set, see `map_labels`. Classes without an image are a warning."""
+    mapped = map_labels(dataset, class_names, where, count)
+    if mapped.missing:
+        _log.warning("%s has no images of %s.", where, ", ".join(mapped.missing))
+    return replace(dataset, labels=mapped.labels, class_names=list(class_names) if class_names else dataset.class_names)
 
 
 class Mapped(NamedTuple):

@@ -208,10 +208,10 @@ def _data() -> ConfigDict:
 
 if __name__ == "__main__":
     _SOURCE = flags.DEFINE_string("source", None, "Images, as config.data.source says.", required=True)
-    _OUT = flags.DEFINE_string("out", None, "Folder for the results.", required=True)
+    _OUT = command_line.define_path("out", None, "Folder for the results.", required=True)
     _SPLIT = flags.DEFINE_string("split", "train", "Of the source.")
-    _DATA_DIR = flags.DEFINE_string("data_dir", "", "TFDS data folder.")
-    _CACHE_DIR = flags.DEFINE_string("cache_dir", "", "Where packs live; default: the user's cache folder.")
+    _DATA_DIR = command_line.define_path("data_dir", "", "TFDS data folder.")
+    _CACHE_DIR = command_line.define_path("cache_dir", "", "Where packs live; default: the user's cache folder.")
     _NUM_EXAMPLES = flags.DEFINE_integer("num_examples", 0, "Only the first this many; 0: all.", lower_bound=0)
     _RADIUS = flags.DEFINE_integer(
         "radius",

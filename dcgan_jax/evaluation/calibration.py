@@ -144,7 +144,7 @@ def _std(values: list[float]) -> float:
 
 if __name__ == "__main__":
     _CONFIG = config_flags.DEFINE_config_file("config", None, "Whose data are taken.")
-    _OUT = flags.DEFINE_string("out", None, "Folder for the results.", required=True)
+    _OUT = command_line.define_path("out", None, "Folder for the results.", required=True)
     _HELD_OUT_SOURCE = flags.DEFINE_string("held_out_source", "", "Images that stand for samples; default: the data's.")
     _HELD_OUT_SPLIT = flags.DEFINE_string("held_out_split", "test", "Their split; for folders, give 'train'.")
     flags.mark_flag_as_required("config")

@@ -151,5 +151,5 @@ if __name__ == "__main__":
     _FEATURES = flags.DEFINE_integer("features", 7_168, "Of each.", lower_bound=1)
     _C = flags.DEFINE_float("c", 1e-3, "Weight of the loss.", lower_bound=1e-12)
     _PEER = flags.DEFINE_bool("peer", False, "Run scikit-learn's LinearSVC too.")
-    _OUT = flags.DEFINE_string("out", None, "Folder for results.json and, meanwhile, the features.", required=True)
+    _OUT = command_line.define_path("out", None, "Folder for results.json and, meanwhile, the features.", required=True)
     command_line.run(main)

@@ -31,6 +31,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from dcgan_jax import command_line
+from dcgan_jax.datasets import classes as datasets_classes
 from dcgan_jax.datasets import opening
 from dcgan_jax.evaluation import discriminator_features, l2_svm, supervised_cnn
 from dcgan_jax.machine.errors import UserError
@@ -190,9 +191,9 @@ def measure(
     """
     discriminator_features.check_config(run.config)
     protocol = Protocol(_read_grid(c), labels_per_class, draws, test_draws or draws, seed)
-    train = _open_labelled(run.config, source, train_split, data_dir)
-    test = _open_labelled(run.config, test_source or source, test_split, data_dir)
-    classes = int(max(train.labels.max(), test.labels.max())) + 1
+    train, test, classes = _open_labelled(
+        run.config, (source, train_split), (test_source or source, test_split), data_dir
+    )
     if classes < 2:
         raise UserError(f"{source} has one class only: there is nothing to tell apart.")
     held_out, rest = hold_out(len(train.labels), protocol)
@@ -287,12 +288,38 @@ def _read_grid(values: Sequence[float | str]) -> tuple[float, ...]:
     return grid
 
 
-def _open_labelled(config: ConfigDict, source: str, split: str, data_dir: str | None) -> Split:
-    """uint8 images of the run's size and channels, as features. Raises UserError if there are none, or no labels."""
-    dataset = opening.open_others(config.data, source=source, split=split, folder=data_dir or "")
-    if dataset.labels is None:
-        raise UserError(f"{source} has no labels: for an image folder, sort the images into one subfolder per class.")
-    return Split(dataset.images, dataset.labels)
+def _open_labelled(
+    config: ConfigDict, train: tuple[str, str], test: tuple[str, str], data_dir: str | None
+) -> tuple[Split, Split, int]:
+    """Images for training and testing, with labels by the training classes' numbers, and how many classes there are.
+
+    Args:
+      config: of the run, whose size and channels uint8 images get, which are the features.
+      train, test: source and split of each.
+      data_dir: TFDS data folder; None: the config's.
+
+    Raises:
+      UserError: images have no labels, the test set has classes that the training set lacks, or both are the same.
+    """
+    sets = [
+        opening.open_others(config.data, source=name, split=split, folder=data_dir or "")
+        for name, split in (train, test)
+    ]
+    for (source, _), dataset in zip((train, test), sets, strict=True):
+        if dataset.labels is None:
+            raise UserError(
+                f"{source} has no labels: for an image folder, sort the images into one subfolder per class."
+            )
+    training, testing = sets
+    if training.meta["sha256"] == testing.meta["sha256"]:
+        raise UserError(
+            f"the training and test images are the same ({train[0]}): give others by --test_source or --test_split."
+        )
+    assert training.labels is not None
+    classes = len(training.class_names or ()) or int(training.labels.max()) + 1
+    testing = datasets_classes.numbered_like(testing, training.class_names, f"the test set {test[0]}", classes)
+    assert testing.labels is not None
+    return Split(training.images, training.labels), Split(testing.images, testing.labels), classes
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:
@@ -300,13 +327,13 @@ def _pixels(images: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
+    _WORKDIR = command_line.define_path("workdir", None, "Folder of a trained run.", required=True)
     _STEP = run_flags.define_step_flag()
     _SOURCE = flags.DEFINE_string("source", "tfds:cifar10", "Labelled images, as config.data.source says.")
     _TEST_SOURCE = flags.DEFINE_string("test_source", None, "Images to test on; default: another split of --source.")
     _TRAIN_SPLIT = flags.DEFINE_string("train_split", "train", "Split to train on.")
     _TEST_SPLIT = flags.DEFINE_string("test_split", "test", "Split to test on; for folders, give 'train'.")
-    _DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS data folder; default: the run's.")
+    _DATA_DIR = command_line.define_path("data_dir", None, "TFDS data folder; default: the run's.")
     _LABELS_PER_CLASS = flags.DEFINE_integer(
         "labels_per_class", 0, "Labels of each class that are used; 0: all.", lower_bound=0
     )

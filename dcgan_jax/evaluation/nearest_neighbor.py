@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from dcgan_jax import command_line
 from dcgan_jax.datasets import batches, opening
+from dcgan_jax.datasets import classes as datasets_classes
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.metrics import nearest
@@ -78,6 +79,7 @@ def measure(
     test = opening.open_others(data, source=test_source, split=test_split)
     batches.check_labels(config, data.source, train)
     batches.check_labels(config, f"{test_source} {test_split}", test)
+    test = datasets_classes.numbered_like(test, train.class_names, f"{test_source} {test_split}", classes)
     assert test.labels is not None
     truth = test.labels
     queries = pixels.to_network(jnp.asarray(test.images), config.model.output).reshape(len(truth), -1)
@@ -172,12 +174,12 @@ def _read_counts(numbers: Sequence[int | str], classes: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run.", required=True)
+    _WORKDIR = command_line.define_path("workdir", None, "Folder of a trained run.", required=True)
     _STEP = run_flags.define_step_flag()
     _NUM = flags.DEFINE_list("num", ["50000"], "Numbers of samples, with commas.")
     _TEST_SOURCE = flags.DEFINE_string("test_source", None, "Images to test on; default: another split of the run's.")
     _TEST_SPLIT = flags.DEFINE_string("test_split", "test", "Split to test on; for folders, give 'train'.")
-    _DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS data folder; default: the run's.")
+    _DATA_DIR = command_line.define_path("data_dir", None, "TFDS data folder; default: the run's.")
     _SEED = flags.DEFINE_integer("seed", 0, "Of the noise.", lower_bound=0, upper_bound=2**31 - 1)
     _NORM = flags.DEFINE_enum(
         "norm", "running", ("running", "frozen"), "Statistics of batch normalisation; see sampler.py."

@@ -258,7 +258,7 @@ def _plot(curve: list[dict[str, float]], name: str) -> bytes:
 
 
 if __name__ == "__main__":
-    _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained run, whose checkpoints are measured.")
+    _WORKDIR = command_line.define_path("workdir", None, "Folder of a trained run, whose checkpoints are measured.")
     _STEP = run_flags.define_step_flag()
     _ALL_CHECKPOINTS = flags.DEFINE_bool("all_checkpoints", False, "Measure all checkpoints that are there.")
     _NUM_SAMPLES = flags.DEFINE_integer(
@@ -266,9 +266,9 @@ if __name__ == "__main__":
     )
     _NORM = flags.DEFINE_enum("norm", "frozen", NORMS, "Statistics of batch normalisation; see sampler.py.")
     _SEED = flags.DEFINE_integer("seed", 0, "Of the noise of the samples.", lower_bound=0, upper_bound=2**32 - 1)
-    _IMAGES = flags.DEFINE_string("images", None, "In place of a run: a folder or .npz file of images.")
+    _IMAGES = command_line.define_path("images", None, "In place of a run: a folder or .npz file of images.")
     _CONFIG = config_flags.DEFINE_config_file("config", None, "With --images: names the data to compare with.")
-    _OUT = flags.DEFINE_string("out", None, "With --images: folder for the results.")
+    _OUT = command_line.define_path("out", None, "With --images: folder for the results.")
     _FEATURES = flags.DEFINE_enum(
         "features",
         "auto",
@@ -276,16 +276,16 @@ if __name__ == "__main__":
         "What images are compared in. 'inception': FID, KID and Inception score; 'pixels': averages of blocks; 'auto': "
         "features of a small network that is trained on the data's labels, once, or pixels where there are none.",
     )
-    flags.DEFINE_string("weights", None, "File of Inception's weights; default: the one in the cache folder.")
+    command_line.define_path("weights", None, "File of Inception's weights; default: the one in the cache folder.")
     flags.DEFINE_enum("resize", "pytorch-fid", resize.RULES, "How images are made 299 x 299 for Inception.")
     flags.DEFINE_string("split", "", "Split of the data to compare with; default: that of the config.")
     flags.DEFINE_integer(
         "num_reference", 0, "Images of the data to compare with, drawn at random; 0: all.", lower_bound=0
     )
-    flags.DEFINE_string("reference", None, "File of the data's statistics; written if it is not there.")
+    command_line.define_path("reference", None, "File of the data's statistics; written if it is not there.")
     flags.DEFINE_string(
         "held_out_split", "", "Split of images that were not trained on: they are measured too, and find copies."
     )
     flags.DEFINE_string("held_out_source", "", "Their source, if it is not the config's.")
-    flags.DEFINE_string("data_dir", None, "TFDS data folder; default: the config's.")
+    command_line.define_path("data_dir", None, "TFDS data folder; default: the config's.")
     command_line.run(main)

@@ -226,7 +226,7 @@ def _find_variations(study: Study, names: Sequence[str]) -> dict[str, Variation]
 def command(study: Study) -> None:
     """The command line of a study: defines its flags and runs it."""
     config = config_flags.DEFINE_config_file("config", None, "File with the configuration of the runs.")
-    workdir = flags.DEFINE_string("workdir", None, "Folder for the runs and the results.", required=True)
+    workdir = command_line.define_path("workdir", None, "Folder for the runs and the results.", required=True)
     seeds = flags.DEFINE_integer("seeds", 3, "Runs of each variation.", lower_bound=1)
     names = flags.DEFINE_list("variations", [], "Those to train, with commas; default: all.")
     flags.mark_flag_as_required("config")

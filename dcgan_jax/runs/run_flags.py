@@ -19,7 +19,7 @@ class RunFlags(NamedTuple):
     def load(self) -> Run:
         """The run that the flags name. Raises UserError if there is no such run, checkpoint or class."""
         run = trained.load(self.workdir.value, self.step.value, self.norm.value)
-        run.check_label(self.label.value)
+        run.find_label(self.label.value)
         return run
 
 
@@ -32,7 +32,9 @@ def define_flags() -> RunFlags:
         norm=flags.DEFINE_enum(
             "norm", "running", ("running", "frozen"), "Statistics of batch normalisation; see sampler.py."
         ),
-        label=flags.DEFINE_integer("label", None, "Class of all images (conditional networks); default: 0."),
+        label=flags.DEFINE_string(
+            "label", None, "Class of all images (conditional networks), by name or number; default: number 0."
+        ),
     )
 
 

@@ -170,6 +170,19 @@ def check_data(workdir: Path, data: dict[str, Any]) -> None:
         )
 
 
+def class_names(workdir: Path) -> list[str] | None:
+    """Names of labels 0, 1, ... of the images that the run was trained on; None if data.json does not say.
+
+    Raises:
+      UserError: data.json cannot be read.
+    """
+    try:
+        names = files.read_json(_data(workdir), dict).get("class_names")
+    except files.Missing:
+        return None
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+
+
 def steps(workdir: Path) -> list[int]:
     """Steps of the checkpoints, ascending. Looks at names only: those that Orbax has not finished have longer ones."""
     return sorted(int(path.name) for path in checkpoints(workdir).glob("*") if path.name.isdecimal())

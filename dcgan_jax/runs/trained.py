@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from dcgan_jax import machine
 from dcgan_jax.config import check_config
+from dcgan_jax.datasets import classes
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.mesh import make_mesh
 from dcgan_jax.nets import pixels
@@ -65,30 +66,29 @@ class Run:
         """The same run at another checkpoint. Nothing is compiled again. Raises UserError as `load` does."""
         return replace(self, state=load_state(self.workdir, step, self.gan))
 
-    def sample(self, num: int, seed: int = 0, label: int | None = None) -> np.ndarray:
+    def sample(self, num: int, seed: int = 0, label: int | str | None = None) -> np.ndarray:
         """Images uint8 [num, height, width, channels], those that `python -m dcgan_jax.sample` writes.
 
-        Image i is a function of (seed, i) alone. `label`: class of all images of a conditional network; None draws the
-        classes in turn.
+        Image i is a function of (seed, i) alone. `label`: class of all images of a conditional network, by name or
+        number; None draws the classes in turn.
 
         Raises:
           UserError: there is no such class.
         """
-        self.check_label(label)
-        return self.sampler.images(self.state, num, seed, label)
+        return self.sampler.images(self.state, num, seed, self.find_label(label))
 
     def noise(self, num: int, seed: int = 0, first: int = 0) -> np.ndarray:
         """Noise float32 [num, z_dim] of the images first, first + 1, ... that `sample` draws."""
         return np.asarray(self.sampler.noise(seed, first, num))
 
-    def generate(self, z: np.ndarray, label: int | None = None, progress: str = "") -> np.ndarray:
+    def generate(self, z: np.ndarray, label: int | str | None = None, progress: str = "") -> np.ndarray:
         """Images uint8 [count, height, width, channels] of noise [count, z_dim].
 
         Image i of `generate(noise(num, seed))` is image i of `sample(num, seed)`.
 
         Args:
           z: noise, in the range of the config's z_distribution.
-          label: class of all images of a conditional network; None: the classes in turn.
+          label: class of all images of a conditional network, by name or number; None: the classes in turn.
           progress: stands beside a progress bar; '' shows none.
 
         Raises:
@@ -97,7 +97,7 @@ class Run:
         z = np.asarray(z, np.float32)
         if z.ndim != 2 or z.shape[1] != self.generator.z_dim:
             raise UserError(f"z has shape {list(z.shape)}; it must be [count, {self.generator.z_dim}].")
-        self.check_label(label)
+        label = self.find_label(label)
         size, channels = self.generator.image_size, self.generator.channels
         images, done = np.empty((len(z), size, size, channels), np.uint8), 0
         for batch, count in full_batches(z, progress):
@@ -150,17 +150,31 @@ class Run:
 
         return discriminate
 
-    def one_label(self, label: int | None) -> int | None:
-        """`label` after a check; class 0 of a conditional network if it is None. Raises UserError for no such class."""
-        self.check_label(label)
-        return 0 if label is None and self.generator.num_classes else label
+    @functools.cached_property
+    def class_names(self) -> list[str] | None:
+        """Names of labels 0, 1, ... of the images that the run was trained on; None if they have none."""
+        return run_folder.class_names(self.workdir)
 
-    def check_label(self, label: int | None) -> None:
-        """Raises UserError if `label` is not a class of the run's networks."""
-        classes = self.generator.num_classes
-        if label is not None and not 0 <= label < classes:
-            known = f"0 to {classes - 1}" if classes else "none: the network is unconditional"
-            raise UserError(f"--label={label} is not one of the run's classes ({known}).")
+    def find_label(self, label: int | str | None) -> int | None:
+        """The number of a class that is given by name or, if none has this name, by number; None for None.
+
+        Raises:
+          UserError: it is not a class of the run's networks.
+        """
+        count = self.generator.num_classes
+        if label is None:
+            return None
+        if not count:
+            raise UserError(f"--label={label} is not one of the run's classes (none: the network is unconditional).")
+        if isinstance(label, str):
+            return classes.find_label(label, (self.class_names or [])[:count], count)
+        if not 0 <= label < count:
+            raise UserError(f"--label={label} is not one of the run's classes (0 to {count - 1}).")
+        return label
+
+    def one_label(self, label: int | str | None) -> int | None:
+        """As `find_label`, but class 0 of a conditional network for None."""
+        return 0 if label is None and self.generator.num_classes else self.find_label(label)
 
 
 def load(workdir: str | Path, step: int | str | None = None, norm: str = "running") -> Run:
