@@ -301,12 +301,10 @@ def _open_labelled(
     Raises:
       UserError: images have no labels, the test set has classes that the training set lacks, or both are the same.
     """
-    sets = [
-        opening.open_others(config.data, source=name, split=split, folder=data_dir or "")
-        for name, split in (train, test)
-    ]
-    for (source, _), dataset in zip((train, test), sets, strict=True):
-        if dataset.labels is None:
+    sets = []
+    for source, split in (train, test):
+        sets.append(opening.open_others(config.data, source=source, split=split, folder=data_dir or ""))
+        if sets[-1].labels is None:
             raise UserError(
                 f"{source} has no labels: for an image folder, sort the images into one subfolder per class."
             )
