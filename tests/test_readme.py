@@ -1,0 +1,82 @@
+"""What the README and the docs name is there: files, headings, commands, flags, fields; and the Python block runs."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from dcgan_jax.config import FIELDS
+from tests import tiny
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "launch" / "README.md", *(ROOT / "docs").glob("*.md")])
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+COMMAND = re.compile(r"python -m (dcgan_jax[\w.]*)(.*)")
+
+
+def anchors(page: Path) -> set[str]:
+    """Names of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(page.read_text()):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), f"{target} in {page.name}"
+        if anchor:
+            assert anchor in anchors(file), f"{target} in {page.name}"
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """Module and arguments of every command of the README and the docs; lines that end in a backslash are joined."""
+    for page in PAGES:
+        text = page.read_text().replace("\\\n", " ")
+        for line in text.splitlines():
+            if line.startswith("    ") and (found := COMMAND.search(line)):
+                yield found[1].rstrip("."), shlex.split(found[2], comments=True)
+
+
+def test_commands_and_their_flags_exist() -> None:
+    used: dict[str, set[str]] = {}
+    for module, arguments in commands():
+        flags = {part.split("=")[0].lstrip("-") for part in arguments if part.startswith("--")}
+        fields = {flag.removeprefix("config.") for flag in flags if flag.startswith("config.")}
+        assert fields <= FIELDS.keys(), (module, fields - FIELDS.keys())
+        used.setdefault(module, set()).update(flag for flag in flags if not flag.startswith("config."))
+    assert len(used) >= 12
+
+    def helped(module: str) -> str:
+        command = [sys.executable, "-m", module, "--helpfull"]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300).stdout
+
+    modules = [module for module in used if module != "dcgan_jax.benchmark.report"]  # which takes no flags
+    with ThreadPoolExecutor(2) as pool:
+        for module, text in zip(modules, pool.map(helped, modules), strict=True):
+            known = set(re.findall(r"^\s+--\[?(?:no\])?(\w+)", text, re.MULTILINE))
+            assert known, f"python -m {module} has no help"
+            assert used[module] <= known, f"python -m {module}: no flags {used[module] - known}"
+
+
+def test_the_python_of_the_readme_runs(trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As written, in a folder with a tiny run of the name that it gives."""
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    shutil.copytree(trained_run, tmp_path / "runs" / "toy_bedrooms", ignore=shutil.ignore_patterns("analysis"))
+    tiny.write_config(tmp_path, {"num_steps": 1, "data.source": tiny.image_folder(tmp_path / "images")})
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "config.py").rename(tmp_path / "configs" / "toy_bedrooms.py")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(block.replace('"num_steps": 4000', '"num_steps": 2'), names)
+    assert (tmp_path / "samples.png").exists() and (tmp_path / "walk" / "results.json").exists()
+    assert getattr(names["run"], "step", None) == 2
