@@ -154,7 +154,6 @@ def plant(root: Path, tree: list[tuple[list[str], str]]) -> None:
                 MAKERS[kind](path)
 
 
-@pytest.mark.filterwarnings("ignore")  # they name files whose names are no UTF-8, which pytest-xdist cannot report
 @fuzz.examples(150)
 @given(TREES, st.booleans())
 def test_any_folder_is_packed_or_refused(tree: list[tuple[list[str], str]], forgiving: bool) -> None:
