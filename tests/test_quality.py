@@ -109,7 +109,7 @@ def test_command(trained_run: Path) -> None:
     assert process.returncode == 0, process.stderr
     out = trained_run / "evaluation" / "quality" / "pixels"
     results = json.loads((out / "results.json").read_text())
-    assert (results["num_samples"], results["norm"], results["best"]) == (16, "frozen", 1)
+    assert (results["num_samples"], results["norm"], results["best"]) == (16, "running", 1)
     assert sorted(path.name for path in out.iterdir()) == ["last.png", "results.json"]
 
 

@@ -99,7 +99,7 @@ def measure(
     """Measures checkpoints of a run; held-out images beside them.
 
     Args:
-      run: a trained run; 'frozen' is the usual norm.
+      run: a trained run; its norm is that of the samples.
       steps: of the checkpoints. Those that cannot be read are left out with a warning. None: the run as it is.
       num_samples: drawn from each checkpoint.
       seed: of their noise.
@@ -264,7 +264,9 @@ if __name__ == "__main__":
     _NUM_SAMPLES = flags.DEFINE_integer(
         "num_samples", 10_000, "Samples that are drawn from each checkpoint.", lower_bound=FEWEST_SAMPLES
     )
-    _NORM = flags.DEFINE_enum("norm", "frozen", NORMS, "Statistics of batch normalisation; see sampler.py.")
+    _NORM = flags.DEFINE_enum(
+        "norm", "running", NORMS, "Statistics of batch normalisation, as of dcgan_jax.sample; see sampler.py."
+    )
     _SEED = flags.DEFINE_integer("seed", 0, "Of the noise of the samples.", lower_bound=0, upper_bound=2**32 - 1)
     _IMAGES = command_line.define_path("images", None, "In place of a run: a folder or .npz file of images.")
     _CONFIG = config_flags.DEFINE_config_file("config", None, "With --images: names the data to compare with.")
