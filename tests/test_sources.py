@@ -75,7 +75,7 @@ def test_bucket_is_refused() -> None:
 
 def test_folder_lists_images_at_any_depth_in_order(tmp_path: Path) -> None:
     images = ["b.PNG", "a/deep/er/x.jpeg", "a.ppm", "c.Tiff", "a/y.webp", "Z.bmp", "d.gif", "e.tif", "f.pgm", "g.jpg"]
-    images += ["h.jfif", "i.jpe", "j.pnm", "k.pbm", "png"]
+    images += ["h.jfif", "i.jpe", "j.pnm", "k.pbm", "png", "l.jpg?w=200&q=a.b"]
     touch(tmp_path, *images, "notes.txt", ".hidden.png", ".git/x.png", "__MACOSX/._a.png", "x.png.bak")
     examples = read_all(open_source(data(f"folder:{tmp_path}")))
     assert [example.key for example in examples] == sorted(images)
@@ -236,6 +236,10 @@ def test_folder_without_images_says_what_is_there(tmp_path: Path) -> None:
         open_source(data(f"folder:{tmp_path}"))
     for found in (".jp2 (2)", ".txt (1)", "without extension (1)"):
         assert found in str(error.value)
+    for name, how in (("a.zip", "folder:/path/x.zip"), ("a.npz", "array:/path/x.npz"), ("a.parquet", "parquet:/path")):
+        (tmp_path / name).touch()
+        with pytest.raises(UserError, match=f"found: .* Give .* {how}"):
+            open_source(data(f"folder:{tmp_path}"))
     (tmp_path / "links").mkdir()
     for i in range(3):
         (tmp_path / f"links/{i}.jpg").symlink_to("/nowhere")

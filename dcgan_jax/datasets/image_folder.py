@@ -21,6 +21,12 @@ _log = logging.getLogger(__name__)
 # Files that lie beside images and are none: nobody expects them to be read.
 _SILENT = frozenset((".txt", ".json", ".jsonl", ".csv", ".md", ".ini", ".db"))
 NO_EXTENSION = "without extension"
+# Files that hold images, by extension, and how these are given.
+_OTHER_SOURCES = {
+    ".zip": "Give a .zip archive itself, folder:/path/x.zip.",
+    ".npz": "Give a .npz file as array:/path/x.npz.",
+    ".parquet": "Give .parquet files as parquet:/path.",
+}
 _NOWHERE, _TWICE, _UNREADABLE = "links that lead nowhere", "folders linked twice", "folders that cannot be read"
 _MOST_STRAY = 3  # named in a note
 
@@ -47,6 +53,7 @@ def open_folder(root: Path, num_examples: int = 0) -> Source:
         raise UserError(
             f"No image found under {root}. Looked for {', '.join(sorted(decode.EXTENSIONS))}; "
             + (f"found: {found}." if found else "it holds no files at all.")
+            + "".join(f" {how}" for what, how in _OTHER_SOURCES.items() if what in others)
         )
     paths = [path for path, _, _ in files]
     listing = hashlib.sha256()
@@ -114,7 +121,7 @@ def _walk(root: Path) -> tuple[list[tuple[str, int, int]], Counter[str]]:
             if name.startswith("."):
                 continue
             path = os.path.join(folder, name)
-            extension = os.path.splitext(name)[1].lower()
+            extension = os.path.splitext(name.partition("?")[0])[1].lower()  # wget keeps what follows in an address
             if os.path.islink(path) and not os.path.exists(path):
                 others[_NOWHERE] += 1
             elif os.path.isfile(path) and (extension in decode.EXTENSIONS or (not extension and _is_image(path))):
