@@ -185,18 +185,27 @@ def load_config(file: str | Path, changes: Mapping[str, Any] | None = None) -> C
 
 
 def run_file(file: str | Path) -> ConfigDict:
-    """What a config file's get_config() returns. Raises UserError if there is no such file, or it gives no config."""
+    """What a config file's get_config() returns, with FILE:ARGUMENT what get_config(ARGUMENT) does.
+
+    Raises:
+      UserError: there is no such file, or it gives no config.
+    """
+    file, colon, argument = str(file).partition(".py:")
+    file += ".py" if colon else ""
     if not os.path.isfile(file):
         raise UserError(f"there is no config file {file}; the configs are in configs/.")
     root = str(Path(__file__).parents[1])
     if os.path.isfile(f"{root}/configs/default.py") and root not in sys.path:
         sys.path.append(root)  # config files import configs/default.py, wherever the command is given
     try:
-        module = runpy.run_path(str(file))
-        config = module["get_config"]() if "get_config" in module else None
+        module = runpy.run_path(file)
+        arguments = (argument,) if colon else ()
+        config = module["get_config"](*arguments) if "get_config" in module else None
+    except UserError:
+        raise
     except Exception as error:  # whatever the user's code raises
         frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == str(file)]
+        lines = [frame.lineno for frame in frames if frame.filename == file]
         where = f"line {lines[-1]}: " if lines else ""
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"the config file {file} cannot be used: {where}{reason}") from error

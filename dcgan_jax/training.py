@@ -20,6 +20,7 @@ from dcgan_jax.machine import allocator, preemption, processes
 from dcgan_jax.machine.errors import Interrupted, UserError
 from dcgan_jax.machine.mesh import make_mesh, on_first_device, replicated
 from dcgan_jax.metrics import measures
+from dcgan_jax.nets.models import first_side
 from dcgan_jax.runs import checkpoint, rollbacks, run_folder
 from dcgan_jax.runs.divergence import Diverged
 from dcgan_jax.runs.recorder import Evaluate, Recorder
@@ -202,6 +203,7 @@ def overview(config: ConfigDict, state: GANState, dataset: ImageDataset, workdir
             *tables,
             f"data     {config.data.source}: {count:,} images, {height} x {width} x {channels}",
             *_class_lines(dataset),
+            f"networks {_describe_networks(config)}",
             f"devices  {len(devices)} {devices[0].device_kind}, batch {config.batch_size}",
             f"memory   {allocator.description()}",
             f"workdir  {workdir}",
@@ -227,3 +229,12 @@ def _class_lines(dataset: ImageDataset) -> list[str]:
     counts, note = classes.counts(dataset), dataset.meta.get("note")
     lines = [f"classes  {classes.describe(range(len(counts)), dataset.class_names, counts)}"] if counts else []
     return [*lines, *([f"note     {note}"] if note else [])]
+
+
+def _describe_networks(config: ConfigDict) -> str:
+    """Stages and classes in words."""
+    stages, size = config.model.generator.stages, config.data.image_size
+    side = first_side(size, stages)
+    maps = f"{len(stages)} stages, {side} x {side} to {size} x {size}" if stages else "dense layers"
+    count = config.model.num_classes
+    return f"{maps}, " + (f"conditional on {count} classes" if count else "no classes")

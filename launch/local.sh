@@ -25,8 +25,8 @@ if [[ -z $config ]]; then
     set -- --config="$config" "$@"
 fi
 if [[ -z $workdir ]]; then
-    name=${config##*/}
-    set -- --workdir="runs/${name%.py*}" "$@"
+    name=${config%%.py*} # configs/folder.py:/path has an argument
+    set -- --workdir="runs/${name##*/}" "$@"
 fi
 
 set_up_env "$(accelerator_extra)"

@@ -13,6 +13,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from configs import default
+from dcgan_jax.config import flatten, load_config
+from dcgan_jax.machine.errors import UserError
 from dcgan_jax.train_state import build_gan, create_state
 from tests import tiny
 
@@ -23,6 +25,9 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init
 SIZES = {
     "default": (18_885_760, 17_232_768),
     "faces": (18_885_760, 17_232_768),
+    # 100 x 4,096 + 25 x (256 x 128 + 128 x 64 + 64 x 32 + 32 x 3), and gains and shifts of 4,096 + 128 + 64 + 32; of D
+    # the same kernels, gains and shifts of 64 + 128 + 256, and 4,096 for the logit.
+    "folder": (1_495_840, 1_082_592),
     "lsun": (18_885_760, 17_232_768),
     "imagenet32": (6_690_688, 4_586_112),
     "svhn": (1_446_976, 1_033_664),
@@ -160,3 +165,33 @@ def test_takes_a_step(name: str) -> None:
     assert metrics["d_loss"] == pytest.approx(2 * np.log(2), abs=0.2)
     assert metrics["g_loss"] == pytest.approx(np.log(2), abs=0.2)
     assert metrics["d_real"] == pytest.approx(0.5, abs=0.1) and metrics["d_fake"] == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("size", "maps"),
+    [(28, (128, 256)), (32, (128, 256, 512)), (64, (128, 256, 512, 1024)), (96, (128, 256, 512, 1024)),
+     (128, (128, 256, 512, 1024, 1024))],
+)  # fmt: skip
+def test_the_size_of_a_folders_images_gives_the_stages(size: int, maps: tuple[int, ...], tmp_path: Path) -> None:
+    source = tiny.image_folder(tmp_path / "my, images", count=6, classes=3)
+    config = load_config(f"{FOLDER}/folder.py:{tmp_path}/my, images,{size}")
+    assert config.data.source == source and config.data.image_size == size
+    assert [features for features, _ in config.model.discriminator.stages] == list(maps)
+    assert config.model.generator.stages == config.model.discriminator.stages[::-1]
+    assert config.model.num_classes == 3
+
+
+def test_a_folder_without_classes_is_unconditional(tmp_path: Path) -> None:
+    tiny.image_folder(tmp_path / "flat")
+    for split in ("train", "test"):
+        tiny.image_folder(tmp_path / "splits" / split)
+    for name in ("flat", "splits", "missing"):
+        config = load_config(f"{FOLDER}/folder.py:{tmp_path}/{name}")
+        assert (config.model.num_classes, config.data.image_size) == (0, 64), name
+    assert flatten(load_config(FOLDER / "lsun.py"))["model.generator.stages"] == config.model.generator.stages
+
+
+@pytest.mark.parametrize("size", [15, 30, 100, 512])
+def test_sizes_that_fit_no_stages(size: int, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"size {size} does not fit: give 16 to 256"):
+        load_config(f"{FOLDER}/folder.py:{tmp_path},{size}")

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from dcgan_jax.datasets import pack
+from dcgan_jax.datasets import pack, sources
 from dcgan_jax.datasets.image_dataset import ImageDataset
+from dcgan_jax.machine.errors import UserError
 
 
 def open_or_build(data: ConfigDict, *, progress: bool = True) -> ImageDataset:
@@ -33,8 +34,13 @@ def open_others(data: ConfigDict, *, source: str = "", split: str = "", folder: 
         source, split, folder: in place of data.source, data.split and data.dir; '' leaves them.
 
     Raises:
-        UserError: as `open_or_build`.
+        UserError: as `open_or_build`; or a split is given of a source that has none.
     """
+    if split not in ("", "train") and not sources.has_splits(source or data.source):
+        raise UserError(
+            f"split {split!r} of {source or data.source}: this kind of source has no splits. Give these images a "
+            "source of their own and no split: config.eval.source and config.eval.split=, or the flags of this command."
+        )
     others = data.copy_and_resolve_references()
     changes = {"source": source, "split": split, "dir": folder}
     others.update({name: value for name, value in changes.items() if value})

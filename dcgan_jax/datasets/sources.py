@@ -64,6 +64,11 @@ def _open(data: ConfigDict) -> Source:
     return _OPENERS[kind](path, data.num_examples)
 
 
+def has_splits(source: str) -> bool:
+    """Whether a source of this kind has splits; others have all their images in one."""
+    return source.partition(":")[0] not in _OPENERS
+
+
 def _open_folder(path: Path, num_examples: int) -> Source:
     opener = zip_archive.open_zip if zip_archive.is_archive(path) else image_folder.open_folder
     return opener(path, num_examples)

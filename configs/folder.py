@@ -1,0 +1,63 @@
+"""Any folder of images: the networks follow from the size of the images, and the classes from the folder.
+
+    python -m dcgan_jax.main --config=configs/folder.py:/path/to/images --workdir=runs/mine
+    python -m dcgan_jax.main --config=configs/folder.py:/path/to/images,128 --workdir=runs/mine
+
+The argument is the folder (or a .zip archive) and, behind a comma, the height and width of the images, 64 if it is not
+given. Sizes from 16 to 256 that are 4 to 7 times a power of two fit: 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, ...
+
+Every halving of the size is a stage, from maps of 4 to 7 pixels a side on; the first has 128 maps in the discriminator,
+each further one twice as many, 1,024 at most: at 64 pixels that is the paper's network. The width is a quarter, for a
+computer without an accelerator; --config.model.width=1 is the paper's. If the folder sorts its images into class
+folders, the networks are conditional; --config.model.num_classes=0 trains without classes.
+
+Update order, batch and averaged weights are those of the other small configs: the ports' order, 32 images, and an
+average of the generator's weights over about 200 steps.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from configs import default
+from dcgan_jax.datasets import classes, image_folder, zip_archive
+from dcgan_jax.machine.errors import UserError
+
+
+def get_config(argument: str = "images") -> ConfigDict:
+    """`argument`: FOLDER or FOLDER,SIZE."""
+    folder, comma, size = argument.rpartition(",")
+    if not comma or not size.strip().isdecimal():
+        folder, size = argument, "64"
+    config = default.get_config()
+    config.data.source = f"folder:{folder}"
+    config.data.image_size = int(size)
+    stages = _stages(int(size))
+    config.model.discriminator.stages = stages
+    config.model.generator.stages = stages[::-1]
+    config.model.width = 0.25
+    config.model.num_classes = _count_classes(Path(folder).expanduser())
+    config.update_order = "discriminator_first"
+    config.batch_size = 32
+    config.ema_decay = 0.995
+    config.num_steps = 20_000
+    return config
+
+
+def _stages(size: int) -> tuple[tuple[int, int], ...]:
+    """A halving each, until 4 to 7 pixels are left. Raises UserError if none are left, or there is a rest."""
+    count = max(0, size.bit_length() - 3)
+    if not 16 <= size <= 256 or size % 2**count:
+        raise UserError(
+            f"size {size} does not fit: give 16 to 256, 4 to 7 times a power of two (16, 20, 24, 28, 32, ...)."
+        )
+    return tuple((min(1024, 128 * 2**i), 2) for i in range(count))
+
+
+def _count_classes(folder: Path) -> int:
+    """How many class folders there are; 0 without, or if they are splits, or if there is no such folder yet."""
+    if not folder.exists():
+        return 0
+    opener = zip_archive.open_zip if zip_archive.is_archive(folder) else image_folder.open_folder
+    names = opener(folder).list_items().class_names or []
+    return 0 if len(names) < 2 or classes.are_splits(names) else len(names)
