@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from PIL import Image, features
 
 from configs import default
-from dcgan_jax.datasets import decode, tfds_source
+from dcgan_jax.datasets import decode, opening, tfds_source
 from dcgan_jax.datasets.source import Example, Source
 from dcgan_jax.datasets.sources import open_source
 from dcgan_jax.machine.errors import UserError
@@ -565,3 +565,13 @@ def test_real_toys(name: str) -> None:
     assert isinstance(first.image, np.ndarray)
     assert first.image.shape == (8, 8, 3)
     assert first.attributes.keys() == second.attributes.keys() != set()
+
+
+def test_splits_of_sources_that_have_none(tmp_path: Path) -> None:
+    """The message names the split that was asked for, and not that of the training images."""
+    touch(tmp_path, "a.png")
+    own = data(f"folder:{tmp_path}")
+    with pytest.raises(UserError, match=r"split 'test' of folder:.* has no splits.*config\.eval\.source"):
+        opening.open_others(own, split="test")
+    with pytest.raises(UserError, match=r"split 'train\[50000:\]' of array:/x\.npz"):
+        opening.open_others(own, source="array:/x.npz", split="train[50000:]")
