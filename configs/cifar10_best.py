@@ -2,8 +2,8 @@
 
     python -m dcgan_jax.main --config=configs/cifar10_best.py --workdir=runs/cifar10_best
 
-Differs from cifar10.py in the batch size, in the averaged weights that draw its samples, and in what is evaluated
-beside the training; docs/quality.md compares them, and has what other choices did.
+Differs from cifar10.py in the batch size, in the averaged weights that draw its samples, and in the evaluations during
+training. docs/quality.md compares the two, and other choices.
 
 Cost: 160,000 steps are the 102 epochs of cifar10.py, in four times as many steps.
 """

@@ -22,12 +22,12 @@ def get_config() -> ConfigDict:
     config.num_steps = 50_000
     # Images per step, over all devices together [P section 4].
     config.batch_size = 128
-    # Steps between metric lines, sample sheets and checkpoints. The last step always does all three. 0: never before.
+    # Steps between metric lines, sample sheets and checkpoints. The last step always does all three. 0: it alone does.
     config.log_every = 100
     config.sample_every = 500
     config.checkpoint_every = 1000
-    # Steps between evaluations, see `eval`; the last step evaluates too. 0: none at all. Of this and checkpoint_every
-    # one must be a multiple of the other.
+    # Steps between evaluations, see `eval`; the last step evaluates too. 0: none at all. One of this and
+    # checkpoint_every must be a multiple of the other.
     config.eval_every = 0
     # How many of the newest checkpoints stay on disk; the best one of a run with evaluations stays too.
     config.keep_checkpoints = 3
@@ -79,8 +79,8 @@ def get_config() -> ConfigDict:
     model.output = "tanh"
     # 0: unconditional; otherwise labels 0..num_classes-1 are joined to the input of every layer of both networks.
     model.num_classes = 0
-    # How maps change their size: 'strided' convolutions [P section 3], or 'pooling': convolutions of stride 1 with
-    # max-pooling behind them in D and repeated pixels before them in G.
+    # How maps change their size: 'strided' convolutions [P section 3], or 'pooling': convolutions of stride 1,
+    # followed by max-pooling in D, and in G preceded by repeating pixels.
     model.resampling = "strided"
     # Multiplies the width of every layer; 1.0 is the published network.
     model.width = 1.0
@@ -138,14 +138,14 @@ def get_config() -> ConfigDict:
 
     # --- Evaluation during training: numbers in metrics.jsonl, see docs/quality.md -------------------------------
     config.eval = evaluation = ConfigDict()
-    # Samples that are drawn; those of the same noise each time. Images that they are compared with; 0: all.
+    # How many samples are drawn, from the same noise each time; how many images they are compared with, 0: all.
     evaluation.num_samples = 10_000
     evaluation.num_reference = 0
     # What is measured: 'nnd' [C], metrics/nearest.py; 'features', distances that need no download; 'inception', FID,
     # KID and Inception score, which need a file of weights and a GPU or patience.
     evaluation.metrics = ("nnd", "features")
-    # Split, and source if it is not data.source, of held-out images, for 'nnd' (10,000 of them [C]) and to see whether
-    # training images are memorised. '' for both: there are none, and 'nnd' takes those of training.
+    # Split, and source if it is not data.source, of held-out images: for 'nnd' (10,000 of them [C]), and to find
+    # copies of training images. '' for both: there are none, and 'nnd' uses the training images.
     evaluation.split = ""
     evaluation.source = ""
 

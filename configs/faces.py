@@ -12,8 +12,8 @@ faces. Their 68,375 minibatches update one network each: about 34,188 updates of
 
 Deviates: the crop is resized unless crop_size is 64.
 
-Cost: "overnight" on a 2015 GPU, say the authors. docs/results.md has a run of half an
-hour on two CPU cores at a quarter of the width.
+Cost: "overnight" on a 2015 GPU, say the authors. docs/results.md has a run of 49 minutes on two CPU cores at a quarter
+of the width.
 """
 
 from ml_collections import ConfigDict

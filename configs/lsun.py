@@ -10,8 +10,8 @@ The paper: 1024-512-256-128 maps, 5x5, z uniform of 100, batch 128, Adam 2e-4 an
 2) and five epochs (figure 3). The authors' LSUN script was never released; L2, update order and batch normalisation are
 taken from their faces script: G first, then D on fresh noise.
 
-The paper removed about 275,000 near-duplicates before training (section 4.1.1); so does this config, which decodes the
-images twice for it and leaves a pack of 9.3 GB at 32 pixels behind (`--config.data.dedup=False` keeps all images).
+The paper removed about 275,000 near-duplicates before training (section 4.1.1), and so does this config. It decodes the
+images twice for that, and keeps a second pack of 9.3 GB at 32 pixels (`--config.data.dedup=False` keeps all images).
 
 Cost: five epochs are 118,480 of the authors' minibatches, which update one network each: 59,240 steps here, of 128
 images at 15.3 GFLOP (analytic count).

@@ -9,14 +9,14 @@ The authors' code (mnist/train_cond_dcgan.py): labels joined at every layer of b
 128; 100 epochs at learning rate 2e-4 and 100 of linear decay to zero; G first, then D on fresh noise. Of their 78,200
 minibatches each network gets half: 39,100 steps here, of which the second half decay.
 
-The first 50,000 images are trained on; the other 10,000 are for validation, as there: `nnd` and `nnc_accuracy` of
-10,000 samples are measured on them.
+As there, the first 50,000 images are for training and the other 10,000 for validation: `nnd` and `nnc_accuracy` of
+10,000 samples are measured on the latter.
 
-Deviates: the decay is per step instead of per epoch. The authors measure every five epochs (977.5 steps here, 1,000 it
-is), with 1,000 and 100,000 samples too.
+Deviates: the decay is per step instead of per epoch. The authors measure every five epochs, which are 977.5
+steps here; this config measures every 1,000. They also use 1,000 and 100,000 samples.
 
-Cost: "about an hour" on a 2015 GPU, say the authors; docs/results.md has digits of every class after
-the first 500 steps.
+Cost: "about an hour" on a 2015 GPU, say the authors; docs/results.md has digits of every class after the first
+500 steps.
 """
 
 from ml_collections import ConfigDict

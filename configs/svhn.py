@@ -11,9 +11,9 @@ z *normal* of 100, learning rate 5e-4, batch 64. The training script was never r
 of the faces script: G first, then D on fresh noise. `python -m dcgan_jax.import_weights` reads those weights into a
 run.
 
-Deviates: the paper's section 4 says that all models used learning rate 2e-4, batch 128 and uniform noise; the name of
-the released model says otherwise, and is followed. Whether the 'extra' images were trained on is not known; they are
-not here.
+Deviates: the paper's section 4 says that all models used learning rate 2e-4, batch 128 and uniform noise; this config
+follows the name of the released model, which says otherwise. Whether the authors trained on the 'extra' images is not
+known; this config does not.
 
 Cost: 200 epochs are 229,000 of the authors' minibatches, which update one network each: 114,500 steps here.
 """

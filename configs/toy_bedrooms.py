@@ -7,7 +7,7 @@ bed, colours); a 123 MB pack in the user's cache folder.
 
 Deviates from the paper: a quarter of the width, 4x4 kernels, batch 32 and the ports' update order (D, then G on the
 same fakes), all to suit a laptop. Narrow layers need larger weights, so both networks learn faster than in the paper,
-and G faster than D, which finds clean drawings easy to tell from fakes. Averaged generator weights draw the sheets.
+and G faster than D, which easily separates clean drawings from fakes. Averaged generator weights draw the sheets.
 
 Cost: about 10 minutes on two CPU cores.
 """
