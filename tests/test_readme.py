@@ -1,5 +1,6 @@
 """What the README and the docs name is there: files, headings, commands, flags, fields; and the Python block runs."""
 
+import functools
 import re
 import shlex
 import shutil
@@ -66,6 +67,76 @@ def test_commands_and_their_flags_exist() -> None:
             known = set(re.findall(r"^\s+--\[?(?:no\])?(\w+)", text, re.MULTILINE))
             assert known, f"python -m {module} has no help"
             assert used[module] <= known, f"python -m {module}: no flags {used[module] - known}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_code_spans_name_what_is_there(page: Path) -> None:
+    """Files by any end of their path, and config fields or groups of them. `train.py` is what a decision is about."""
+    files = [f"/{path}" for path in tracked()]
+    parts = [name.split(".") for name in FIELDS]
+    fields = {".".join(names[:depth]) for names in parts for depth in range(1, len(names) + 1)}
+    for span in re.findall(r"`([^`\n]+)`|^    (?:bash|python) (.+)", page.read_text(), re.MULTILINE):
+        text = "".join(span)
+        for name in re.findall(r"(?<![\w/.:*-])[\w/-]+\.(?:py|sh)(?![\w.*])", text):
+            known = any(file.endswith(f"/{name}") for file in files)
+            assert known or name in ("train.py", "download.py"), f"{name} in {page.name}"
+        for name in re.findall(
+            r"(?<![\w/])config\.([a-z][\w.]*\w)", text.replace("config.json", "").replace("config.py", "")
+        ):
+            assert name in fields, f"config.{name} in {page.name}"
+
+
+def test_modules_of_the_tables_exist() -> None:
+    files = tracked()
+    for page in PAGES:
+        for name in re.findall(
+            r"^\| `((?:analysis|evaluation|datasets|benchmark)\.\w+)` \|", page.read_text(), re.MULTILINE
+        ):
+            assert f"dcgan_jax/{name.replace('.', '/')}.py" in files, f"{name} in {page.name}"
+
+
+def test_the_map_has_every_module() -> None:
+    """And no other: docs/architecture.md names a file as `name.py`, in the wings that measure also as `name`."""
+    block = (ROOT / "docs" / "architecture.md").read_text().split("## Module map")[1].split("\n## ")[0]
+    measuring = block.split("    analysis/")[1]
+    files = re.findall(r"(\w+)\.py", block)
+    modules = [Path(file) for file in tracked() if re.fullmatch(r"dcgan_jax/.+\.py", file)]
+    for path in modules:
+        words = measuring if path.parts[1] in ("analysis", "evaluation", "benchmark") else " ".join(files)
+        assert path.name == "__init__.py" or re.search(rf"\b{path.stem}\b", words), f"{path} is not in the map"
+    others = {Path(file).stem for file in tracked() if file.startswith(("configs/", "tests/"))}
+    assert set(files) <= {path.stem for path in modules} | others
+
+
+def test_every_selector_of_the_reliability_page_selects_a_test() -> None:
+    """`-k` without a file means test_reliability.py in the first table, and any test_fuzz_*.py below it."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--collect-only",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "long or not long",
+    ]
+    files = [f for f in tracked() if re.fullmatch(r"tests/test_\w+\.py", f) and Path(f).stem != Path(__file__).stem]
+    collected = subprocess.run([*command, *files], capture_output=True, text=True, cwd=ROOT, timeout=300).stdout
+    tests = [line for line in collected.splitlines() if "::" in line]
+    faults, files_of_users = (ROOT / "docs" / "reliability.md").read_text().split("## Damaged and hostile files")
+    for part, usual in ((faults, "test_reliability.py"), (files_of_users, "test_fuzz_")):
+        for file, words in re.findall(r"`(?:(test_\w+\.py) )?-k \"?([\w ]+)\"?`", part):
+            for word in words.split(" or "):
+                found = [test for test in tests if (file or usual) in test and word in test.partition("::")[2]]
+                assert found, f"{file or usual} -k {word}"
+
+
+@functools.cache
+def tracked() -> frozenset[str]:
+    """Files of the repository, relative to its root."""
+    folders = ("configs", "dcgan_jax", "docs", "launch", "tests")
+    return frozenset(str(path.relative_to(ROOT)) for folder in folders for path in (ROOT / folder).rglob("*.*"))
 
 
 def test_the_python_of_the_readme_runs(trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
