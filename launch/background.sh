@@ -5,7 +5,7 @@
 #     bash launch/background.sh logs                              follows the output; Ctrl-C leaves the run alone
 #     bash launch/background.sh stop                              the run saves; returns when it has ended
 #
-# `start` again with the same flags continues the run. A run that somebody else told to stop (exit status 75, or 143
+# `start` again with the same flags continues the run. A run that was stopped by somebody else (exit status 75, or 143
 # before there was anything to save) is started again at once; so is one that has lost another process (76 or 134), until
 # it has been started again ten times. One run at a time; its output is added to
 # runs/background.log. --dry-run before the command prints what would be run.
@@ -27,7 +27,7 @@ start() {
         return
     fi
     mkdir -p runs
-    if is_running; then fail "a run is going on here; stop it first: bash launch/background.sh stop"; fi
+    if is_running; then fail "a run is active here; stop it first: bash launch/background.sh stop"; fi
     rm -f "$pid"
     setsid bash launch/background.sh supervise "$@" </dev/null >>"$log" 2>&1 &
     until [[ -s $pid ]]; do sleep 0.1; done
@@ -37,7 +37,7 @@ start() {
 # What runs in the background.
 supervise() {
     exec 9>"$lock"
-    flock --nonblock 9 || fail "a run is going on here."
+    flock --nonblock 9 || fail "a run is active here."
     echo "=== $(date): $(quote "$@")"
     child="" restarts=0
     trap 'signals=$((signals + 1)); [[ -z $child ]] || kill -TERM "$child" 2>/dev/null || true' TERM
@@ -64,7 +64,7 @@ stop() {
         flock "$lock" true
         tail -n 1 "$log"
     else
-        echo "No run is going on here."
+        echo "No run is active here."
     fi
 }
 

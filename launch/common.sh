@@ -7,7 +7,7 @@ dry_run=""
 # What a machine that trains needs of the repository.
 source_files=(configs dcgan_jax launch setup.cfg pyproject.toml README.md LICENSE)
 
-# fail MESSAGE ...: a mistake of the user's, told in one line; exit status 2, as dcgan_jax.main has it.
+# fail MESSAGE ...: a mistake of the user's, reported in one line; exit status 2, as dcgan_jax.main has it.
 fail() {
     echo "error: $*" >&2
     exit 2
@@ -66,7 +66,7 @@ await() {
 }
 
 # continues STATUS RESTARTS: whether the same command is to be given again, which was given again RESTARTS times before.
-# 75 (EX_TEMPFAIL): the run was told to stop, and saved. 143: it was told before there was anything to save. 76
+# 75 (EX_TEMPFAIL): the run was asked to stop, and saved. 143: it was asked before there was anything to save. 76
 # (EX_PROTOCOL): another process of the run is gone; 134 (SIGABRT): JAX's runtime found that out first. But it aborts for
 # other reasons too, and the other process may never come back: ten restarts are enough. All others are final: 0
 # finished, 1 crashed, 2 a mistake.
