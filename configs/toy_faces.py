@@ -3,7 +3,7 @@
     python -m dcgan_jax.main --config=configs/toy_faces.py --workdir=runs/toy_faces
 
 Data: 20,000 images drawn by dcgan_jax/datasets/toy_faces.py with known factors (woman or man, smile, glasses, head
-turned left or right, skin, hair); a 250 MB pack in the user's cache folder.
+turned left or right, skin, hair); a 246 MB pack in the user's cache folder.
 
 Deviates from the paper exactly as configs/toy_bedrooms.py does. Cost: twice that of configs/toy_bedrooms.py.
 """
