@@ -65,7 +65,7 @@ def test_samples_are_those_of_sampling_whatever_the_parts(conditional_run: Path)
     def collect(begin: int, end: int) -> dict[int, np.ndarray]:
         """Distinct images by label; padding repeats some."""
         found: dict[int, list[np.ndarray]] = {0: [], 1: []}
-        for rows, label in stream(**run.variables, begin=begin, end=end, what=""):
+        for rows, label in stream(**run.variables, begin=begin, end=end, progress=""):
             assert rows.shape == (BATCH_SIZE, 8 * 8 * 3)
             found[label].append(np.asarray(pixels.to_uint8(rows, "tanh")))
         return {label: np.unique(np.concatenate(parts), axis=0) for label, parts in found.items()}
