@@ -117,7 +117,7 @@ def test_command(conditional_run: Path) -> None:
     [
         ({"num": (1,)}, "--num=1 must be whole numbers from 2 (a sample of each class)"),
         ({"num": ("1e6",)}, "--num=1e6 must be whole numbers"),
-        ({"test_split": "test"}, "data.split is 'test', but folder: sources have no splits"),
+        ({"test_split": "test"}, "this kind of source has no splits"),
     ],
 )
 def test_bad_input(conditional_run: Path, settings: dict[str, Any], message: str) -> None:
