@@ -1,5 +1,6 @@
 """What the README and the docs name is there: files, headings, commands, flags, fields; and the Python block runs."""
 
+import configparser
 import functools
 import re
 import shlex
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,8 @@ from tests import tiny
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "launch" / "README.md", *(ROOT / "docs").glob("*.md")])
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-COMMAND = re.compile(r"python -m (dcgan_jax[\w.]*)(.*)")
+COMMAND = re.compile(r"python -m (dcgan_jax\b[\w.]*)(.*)")
+FIELD = re.compile(r"--config\.([a-z][\w.]*\w)")
 
 
 def anchors(page: Path) -> set[str]:
@@ -40,20 +43,19 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
-    """Module and arguments of every command of the README and the docs; lines that end in a backslash are joined."""
+    """Module and arguments of every command in the pages; lines that end in a backslash are joined."""
     for page in PAGES:
         text = page.read_text().replace("\\\n", " ")
-        for line in text.splitlines():
-            if line.startswith("    ") and (found := COMMAND.search(line)):
-                yield found[1].rstrip("."), shlex.split(found[2], comments=True)
+        for line in re.findall(r"^    .+|`[^`\n]+`", text, re.MULTILINE):
+            found = COMMAND.search(line.strip("`"))
+            if found and not found[1].endswith("."):  # what precedes the names of a table
+                yield found[1], shlex.split(found[2], comments=True)
 
 
 def test_commands_and_their_flags_exist() -> None:
     used: dict[str, set[str]] = {}
     for module, arguments in commands():
-        flags = {part.split("=")[0].lstrip("-") for part in arguments if part.startswith("--")}
-        fields = {flag.removeprefix("config.") for flag in flags if flag.startswith("config.")}
-        assert fields <= FIELDS.keys(), (module, fields - FIELDS.keys())
+        flags = {part.strip("[").split("=")[0].lstrip("-") for part in arguments if part.strip("[").startswith("--")}
         used.setdefault(module, set()).update(flag for flag in flags if not flag.startswith("config."))
     assert len(used) >= 12
 
@@ -67,6 +69,13 @@ def test_commands_and_their_flags_exist() -> None:
             known = set(re.findall(r"^\s+--\[?(?:no\])?(\w+)", text, re.MULTILINE))
             assert known, f"python -m {module} has no help"
             assert used[module] <= known, f"python -m {module}: no flags {used[module] - known}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_overrides_name_fields(page: Path) -> None:
+    """In commands and in sentences."""
+    named = set(FIELD.findall(page.read_text()))
+    assert named <= FIELDS.keys(), f"--config.{sorted(named - FIELDS.keys())} in {page.name}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -108,6 +117,16 @@ def test_the_map_has_every_module() -> None:
     assert set(files) <= {path.stem for path in modules} | others
 
 
+def test_the_wings_stand_in_the_order_of_the_contract() -> None:
+    """A line of docs/architecture.md for each of setup.cfg."""
+    contract = configparser.ConfigParser()
+    contract.read(ROOT / "setup.cfg")
+    layers = contract["importlinter:contract:wings"]["layers"].replace("dcgan_jax.", "").split("\n")[1:]
+    block = (ROOT / "docs" / "architecture.md").read_text().split("## Wings")[1].split("\n## ")[0]
+    wings = re.findall(r"^    (\w+(?:, \w+)*)", block, re.MULTILINE)
+    assert [wing.split(", ") for wing in wings] == [layer.split(" | ") for layer in layers]
+
+
 def test_every_selector_of_the_reliability_page_selects_a_test() -> None:
     """`-k` without a file means test_reliability.py in the first table, and any test_fuzz_*.py below it."""
     command = [
@@ -130,6 +149,18 @@ def test_every_selector_of_the_reliability_page_selects_a_test() -> None:
             for word in words.split(" or "):
                 found = [test for test in tests if (file or usual) in test and word in test.partition("::")[2]]
                 assert found, f"{file or usual} -k {word}"
+    reported = faults_reported()
+    assert len(reported) >= 30
+    for name in reported:
+        assert any(name in test.partition("::")[2] for test in tests), name
+
+
+def faults_reported() -> list[str]:
+    """Tests that the table of reported faults names: `test_FILE `this`, `that``, without the file for the second."""
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    rows = page.split("## Images, environments, answers")[1].split("\n## ")[0].splitlines()
+    cells = [row.split(" | ")[3] for row in rows if row.startswith("| ") and row.count(" | ") == 4]
+    return re.findall(r"`(\w+)`", " ".join(cells))
 
 
 @functools.cache
@@ -143,11 +174,12 @@ def test_the_python_of_the_readme_runs(trained_run: Path, tmp_path: Path, monkey
     """As written, in a folder with a tiny run of the name that it gives."""
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     shutil.copytree(trained_run, tmp_path / "runs" / "toy_bedrooms", ignore=shutil.ignore_patterns("analysis"))
-    tiny.write_config(tmp_path, {"num_steps": 1, "data.source": tiny.image_folder(tmp_path / "images")})
+    tiny.write_config(tmp_path, {"num_steps": 2, "data.source": tiny.image_folder(tmp_path / "images")})
     (tmp_path / "configs").mkdir()
     (tmp_path / "config.py").rename(tmp_path / "configs" / "toy_bedrooms.py")
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    exec(block.replace('"num_steps": 4000', '"num_steps": 2'), names)
+    names: dict[str, Any] = {}
+    exec(block, names)
     assert (tmp_path / "samples.png").exists() and (tmp_path / "walk" / "results.json").exists()
-    assert getattr(names["run"], "step", None) == 2
+    assert names["between"].shape == (1, 8, 8, 3) and names["report"]["unevenness"] >= 1
+    assert names["run"].step == 2 and names["run"].config.model.width == names["config"].model.width == 0.5
