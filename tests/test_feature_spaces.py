@@ -47,7 +47,7 @@ def test_the_probe_where_something_is_known(monkeypatch: pytest.MonkeyPatch) -> 
         variables = {"w": np.ones(3)}  # noqa: RUF012
         targets = {"label": None}  # noqa: RUF012
 
-        def embed(self, images: np.ndarray, what: str = "") -> np.ndarray:
+        def embed(self, images: np.ndarray, progress: str = "") -> np.ndarray:
             return np.full((len(images), 2), 7, np.float32)
 
     def open_or_train(dataset: ImageDataset) -> Probe:

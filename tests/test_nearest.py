@@ -65,7 +65,7 @@ def test_samples_are_those_of_sampling_whatever_the_parts(conditional_run: Path)
     def collect(begin: int, end: int) -> dict[int, np.ndarray]:
         """Distinct images by label; padding repeats some."""
         found: dict[int, list[np.ndarray]] = {0: [], 1: []}
-        for rows, label in stream(**run.variables, begin=begin, end=end, what=""):
+        for rows, label in stream(**run.variables, begin=begin, end=end, progress=""):
             assert rows.shape == (BATCH_SIZE, 8 * 8 * 3)
             found[label].append(np.asarray(pixels.to_uint8(rows, "tanh")))
         return {label: np.unique(np.concatenate(parts), axis=0) for label, parts in found.items()}
@@ -117,7 +117,7 @@ def test_command(conditional_run: Path) -> None:
     [
         ({"num": (1,)}, "--num=1 must be whole numbers from 2 (a sample of each class)"),
         ({"num": ("1e6",)}, "--num=1e6 must be whole numbers"),
-        ({"test_split": "test"}, "data.split is 'test', but folder: sources have no splits"),
+        ({"test_split": "test"}, "this kind of source has no splits"),
     ],
 )
 def test_bad_input(conditional_run: Path, settings: dict[str, Any], message: str) -> None:

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -157,6 +157,17 @@ def test_running_a_finished_run_again_changes_nothing(straight: tuple[Path, GANS
     assert contents() == before
 
 
+@pytest.fixture
+def usual_signals() -> Iterator[None]:
+    """Tests that run behind `nohup` or in the background of a script inherit signals that are ignored."""
+    usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {signum: signal.signal(signum, handler) for signum, handler in usual.items()}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+@pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_save_and_the_same_command_goes_on(
     straight: tuple[Path, GANState],
@@ -194,6 +205,7 @@ def test_a_signal_that_is_ignored_stays_ignored(monkeypatch: pytest.MonkeyPatch)
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.usefixtures("usual_signals")
 def test_a_stop_request_is_answered_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     with preemption.stop_requests() as stop_requested:
         os.kill(os.getpid(), signal.SIGINT)

@@ -200,6 +200,7 @@ def _data() -> ConfigDict:
             "channels": 3,
             "crop_size": 0,
             "allow_upsampling": True,
+            "small_images": "refuse",
             "dedup": False,
             "dedup_radius": 0,
         }
@@ -212,7 +213,7 @@ if __name__ == "__main__":
     _SPLIT = flags.DEFINE_string("split", "train", "Of the source.")
     _DATA_DIR = command_line.define_path("data_dir", "", "TFDS data folder.")
     _CACHE_DIR = command_line.define_path("cache_dir", "", "Where packs live; default: the user's cache folder.")
-    _NUM_EXAMPLES = flags.DEFINE_integer("num_examples", 0, "Only the first this many; 0: all.", lower_bound=0)
+    _NUM_EXAMPLES = flags.DEFINE_integer("num_examples", 0, "Only so many, as of config.data; 0: all.", lower_bound=0)
     _RADIUS = flags.DEFINE_integer(
         "radius",
         0,

@@ -93,7 +93,7 @@ def measure(
     stream = nearest.make_stream(run.generator, seed)
     neighbors, done, of_samples = nearest.Neighbors(queries), 0, []
     for count in counts:
-        for samples, label in stream(**run.variables, begin=done, end=count, what=f"{count:,} samples"):
+        for samples, label in stream(**run.variables, begin=done, end=count, progress=f"{count:,} samples"):
             neighbors.add(samples, label)
         done = count
         of_samples.append(_errors(neighbors, truth) | {"num": count})

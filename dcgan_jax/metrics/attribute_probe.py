@@ -112,13 +112,13 @@ class AttributeProbe:
         read = _predict(self.targets, self.variables, images)
         return {name: read[name] for name in self.targets}
 
-    def embed(self, images: np.ndarray, what: str = "") -> np.ndarray:
+    def embed(self, images: np.ndarray, progress: str = "") -> np.ndarray:
         """Mean activations of all layers, float32 [count, features], of uint8 images [count, height, width, channels].
 
-        A feature space in which images can be compared that need no network from elsewhere. `what` stands beside the
-        progress bar; '' is for none.
+        A feature space in which images can be compared that need no network from elsewhere. `progress` names a progress
+        bar; '' shows none.
         """
-        return _predict(self.targets, self.variables, images, what)[_FEATURES]
+        return _predict(self.targets, self.variables, images, progress)[_FEATURES]
 
     def plausible(self, images: np.ndarray) -> np.ndarray:
         """Which uint8 images [count, height, width, channels] are like the data, bool [count]."""
@@ -287,11 +287,13 @@ def _make_predict(targets: tuple[Target, ...], side: int) -> Any:
     return predict
 
 
-def _predict(targets: dict[str, Target], variables: Tree, images: np.ndarray, what: str = "") -> dict[str, np.ndarray]:
+def _predict(
+    targets: dict[str, Target], variables: Tree, images: np.ndarray, progress: str = ""
+) -> dict[str, np.ndarray]:
     """The outputs for all images, in batches of one size: one compiled program."""
     predict = _make_predict(tuple(target._replace(held_out=0.0) for target in targets.values()), images.shape[1])
     parts = []
-    for batch, count in full_batches(images, what):
+    for batch, count in full_batches(images, progress):
         parts.append({name: np.asarray(v)[:count] for name, v in predict(variables, batch).items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -48,14 +48,14 @@ def load(rows: np.ndarray, begin: int, centre: np.ndarray | float = 0.0) -> tupl
     return jnp.asarray(block), len(part)
 
 
-def pairs(a_count: int, b_count: int | None, what: str = "") -> Iterator[tuple[int, int]]:
+def pairs(a_count: int, b_count: int | None, progress: str = "") -> Iterator[tuple[int, int]]:
     """First rows of the pairs of blocks of two sets; the first set's changes slowly.
 
     Args:
       a_count, b_count: rows of the sets. None: the set with itself, each pair of blocks in one order only.
-      what: stands beside a progress bar; empty: none.
+      progress: stands beside a progress bar; empty: none.
     """
     rows = range(0, a_count, BLOCK)
     columns = rows if b_count is None else range(0, b_count, BLOCK)
     chosen = [(i, j) for i in rows for j in columns if b_count is not None or j >= i]
-    yield from tqdm(chosen, desc=what, unit="block", disable=None if what else True)
+    yield from tqdm(chosen, desc=progress, unit="block", disable=None if progress else True)

@@ -49,7 +49,7 @@ class FeatureSpace:
     """Attributes:
 
     name: see the module.
-    embed: `embed(images, what="")` of uint8 [count, height, width, channels]; `what` stands beside a progress bar.
+    embed: `embed(images, progress="")` of uint8 [count, height, width, channels]; `progress` names a progress bar.
     identity: all that its numbers depend on, for JSON: they are comparable where it is equal.
     names: what measures are called here, where that is not <space>_<measure>.
     """
@@ -83,7 +83,7 @@ def of_probe(probe: AttributeProbe) -> FeatureSpace:
     for leaf in jax.tree.leaves(probe.variables):
         checksum.update(np.asarray(leaf).tobytes())
     identity = {"features": "probe", "weights_sha256": checksum.hexdigest(), "targets": sorted(probe.targets)}
-    return FeatureSpace("probe", lambda images, what="": Embedded(probe.embed(images, what)), identity)
+    return FeatureSpace("probe", lambda images, progress="": Embedded(probe.embed(images, progress)), identity)
 
 
 def inception(weights: str | None = None, rule: str = resize.RULES[0]) -> FeatureSpace:
@@ -99,9 +99,9 @@ def inception(weights: str | None = None, rule: str = resize.RULES[0]) -> Featur
     variables, checksum = inception_v3.load_weights(Path(weights) if weights else None)
     extract = inception_v3.make_extract(variables, rule)
 
-    def embed(images: np.ndarray, what: str = "") -> Embedded:
+    def embed(images: np.ndarray, progress: str = "") -> Embedded:
         features, logits = [], []
-        for batch, count in full_batches(images, what):
+        for batch, count in full_batches(images, progress):
             outputs = extract(batch)
             features.append(np.asarray(outputs.features)[:count])
             logits.append(np.asarray(outputs.unbiased_logits)[:count])
@@ -116,8 +116,8 @@ def inception(weights: str | None = None, rule: str = resize.RULES[0]) -> Featur
 def of_pixels() -> FeatureSpace:
     """'pixels': means of blocks, 8 x 8 of them (some more where 8 does not divide the side), from 0 to 1."""
 
-    def embed(images: np.ndarray, what: str = "") -> Embedded:
-        del what  # quick
+    def embed(images: np.ndarray, progress: str = "") -> Embedded:
+        del progress  # quick
         return Embedded((pixels.block_means(images, _SIDE) / 255).astype(np.float32))
 
     return FeatureSpace("pixels", embed, {"features": "pixels", "blocks": _SIDE})

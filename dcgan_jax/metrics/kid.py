@@ -38,11 +38,11 @@ def kernel_distance(
     subsets: int = SUBSETS,
     subset_size: int = SUBSET_SIZE,
     seed: int = SEED,
-    what: str = "",
+    progress: str = "",
 ) -> KernelDistance:
     """Both forms of the distance, see `subset_distances` and `whole_distance`, which say what is needed and raised."""
     parts = subset_distances(a, b, subsets, subset_size, seed)
-    return KernelDistance(float(parts.mean()), float(parts.std()), whole_distance(a, b, what))
+    return KernelDistance(float(parts.mean()), float(parts.std()), whole_distance(a, b, progress))
 
 
 def subset_distances(
@@ -80,14 +80,14 @@ def subset_distances(
     return distances
 
 
-def whole_distance(a: np.ndarray, b: np.ndarray, what: str = "") -> float:
+def whole_distance(a: np.ndarray, b: np.ndarray, progress: str = "") -> float:
     """The distance over all pairs of rows.
 
     It reads the sets in blocks and so needs 200 MB besides them at 2,048 features; they may be memory-mapped.
 
     Args:
       a, b: float [rows, features], two rows or more.
-      what: stands beside progress bars; empty: none.
+      progress: stands beside progress bars; empty: none.
 
     Raises:
       UserError: a set has one row, or see `feature_blocks.check_features`.
@@ -95,14 +95,14 @@ def whole_distance(a: np.ndarray, b: np.ndarray, what: str = "") -> float:
     feature_blocks.check_features(first=a, second=b)
     if min(len(a), len(b)) < 2:
         raise UserError(f"the distance needs two rows or more of each set, not {len(a)} and {len(b)}.")
-    xx, yy, xy = _total(a, None, what), _total(b, None, what), _total(a, b, what)
+    xx, yy, xy = _total(a, None, progress), _total(b, None, progress), _total(a, b, progress)
     return xx / (len(a) * (len(a) - 1)) + yy / (len(b) * (len(b) - 1)) - 2 * xy / (len(a) * len(b))
 
 
-def _total(a: np.ndarray, b: np.ndarray | None, what: str) -> float:
+def _total(a: np.ndarray, b: np.ndarray | None, progress: str) -> float:
     """Sum of k - 1 over all pairs of rows of two sets, or of different rows of one set. Rows of zeros add nothing."""
     total, first = 0.0, -1
-    for i, j in feature_blocks.pairs(len(a), None if b is None else len(b), what):
+    for i, j in feature_blocks.pairs(len(a), None if b is None else len(b), progress):
         if i != first:
             (rows, _), first = feature_blocks.load(a, i), i
         if b is None and i == j:

@@ -63,9 +63,9 @@ def make_measure(space: FeatureSpace, real: Reference, memorization: Memorizatio
     return measure
 
 
-def _check_count(count: int, what: str) -> None:
+def _check_count(count: int, images: str) -> None:
     if count < FEWEST_SAMPLES:
-        raise UserError(f"there are {count} {what}; at least {FEWEST_SAMPLES} are needed.")
+        raise UserError(f"there are {count} {images}; at least {FEWEST_SAMPLES} are needed.")
 
 
 def make_evaluate(

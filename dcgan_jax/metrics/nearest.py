@@ -59,11 +59,11 @@ def _nearer(
     return jnp.minimum(distance, best), jnp.where(distance < best, label, labels)
 
 
-def add_images(neighbors: Neighbors, images: np.ndarray, labels: np.ndarray | None, output: str, what: str) -> None:
+def add_images(neighbors: Neighbors, images: np.ndarray, labels: np.ndarray | None, output: str, progress: str) -> None:
     """Adds uint8 images [count, height, width, channels], whose range is that of `output`; what: progress bar."""
     for label in [0] if labels is None else np.unique(labels):
         mine = images if labels is None else images[np.flatnonzero(labels == label)]
-        for batch, _ in full_batches(mine, f"{what} {label}" if labels is not None and what else what):
+        for batch, _ in full_batches(mine, f"{progress} {label}" if labels is not None and progress else progress):
             neighbors.add(_flatten(batch, output), int(label))
 
 
@@ -84,8 +84,8 @@ def make_stream(generator: Generator, seed: int) -> Callable[..., Iterator[tuple
         images, _ = generator.apply(variables, z, labels, train=False)
         return jnp.asarray(images).reshape(len(z), -1)
 
-    def stream(params: Tree, batch_stats: Tree, begin: int, end: int, what: str) -> Iterator[tuple[jax.Array, int]]:
-        with tqdm(total=end - begin, desc=what, unit="image", disable=None if what else True) as bar:
+    def stream(params: Tree, batch_stats: Tree, begin: int, end: int, progress: str) -> Iterator[tuple[jax.Array, int]]:
+        with tqdm(total=end - begin, desc=progress, unit="image", disable=None if progress else True) as bar:
             for label in range(classes or 1):
                 step = classes or 1
                 numbers = np.arange(begin + (label - begin) % step, end, step, dtype=np.int32)
@@ -123,7 +123,7 @@ def make_measure(
 
     def measure(samples: np.ndarray) -> dict[str, float]:
         neighbors = Neighbors(_flatten(images, output))
-        add_images(neighbors, samples, np.arange(len(samples)) % classes if classes else None, output, what="")
+        add_images(neighbors, samples, np.arange(len(samples)) % classes if classes else None, output, progress="")
         result = {"nnd": float(neighbors.distances().mean())}
         if classes and labels is not None:
             result["nnc_accuracy"] = float((neighbors.labels() == labels).mean())

@@ -37,7 +37,7 @@ class Prdc(NamedTuple):
     coverage: float
 
 
-def prdc(real: np.ndarray, fake: np.ndarray, k: int = NEAREST, what: str = "") -> Prdc:
+def prdc(real: np.ndarray, fake: np.ndarray, k: int = NEAREST, progress: str = "") -> Prdc:
     """The measures above, exactly: every distance is computed.
 
     It reads the sets in blocks and so needs 300 MB besides them at 2,048 features, and (k + 4) * 4 bytes a row; they
@@ -46,7 +46,7 @@ def prdc(real: np.ndarray, fake: np.ndarray, k: int = NEAREST, what: str = "") -
     Args:
       real, fake: float [rows, features]; the measures depend on how many rows there are, so compare equal numbers.
       k: at least 1.
-      what: stands beside progress bars; empty: none.
+      progress: stands beside progress bars; empty: none.
 
     Raises:
       UserError: k is out of range, or see `feature_blocks.check_features`.
@@ -56,13 +56,16 @@ def prdc(real: np.ndarray, fake: np.ndarray, k: int = NEAREST, what: str = "") -
     if not 1 <= k <= most:
         raise UserError(f"k={k} must be from 1 to {most}: there are {len(real)} real and {len(fake)} fake rows.")
     real_centre, fake_centre = feature_blocks.centre_of(real), feature_blocks.centre_of(fake)
-    real_radii, fake_radii = _squared_radii(real, real_centre, k, what), _squared_radii(fake, fake_centre, k, what)
+    real_radii, fake_radii = (
+        _squared_radii(real, real_centre, k, progress),
+        _squared_radii(fake, fake_centre, k, progress),
+    )
 
     centre = (real_centre + fake_centre) / 2
     balls = np.zeros(len(fake), np.int64)  # real ones that a sample is within
     recalled, covered = np.zeros(len(real), bool), np.zeros(len(real), bool)
     first = -1
-    for i, j in feature_blocks.pairs(len(real), len(fake), what):
+    for i, j in feature_blocks.pairs(len(real), len(fake), progress):
         if i != first:
             (rows, count), first = feature_blocks.load(real, i, centre), i
         columns, column_count = feature_blocks.load(fake, j, centre)
@@ -73,7 +76,7 @@ def prdc(real: np.ndarray, fake: np.ndarray, k: int = NEAREST, what: str = "") -
     return Prdc(float((balls > 0).mean()), float(recalled.mean()), float(balls.mean() / k), float(covered.mean()))
 
 
-def _squared_radii(rows: np.ndarray, centre: np.ndarray, k: int, what: str) -> np.ndarray:
+def _squared_radii(rows: np.ndarray, centre: np.ndarray, k: int, progress: str) -> np.ndarray:
     """Squared distances to the k-th nearest other rows, float32 [rows]. Each pair of blocks is multiplied once."""
     nearest = np.full((len(rows), k), np.inf, np.float32)
 
@@ -82,7 +85,7 @@ def _squared_radii(rows: np.ndarray, centre: np.ndarray, k: int, what: str) -> n
         nearest[begin : begin + count] = np.partition(both, k - 1, 1)[:, :k]
 
     first = -1
-    for i, j in feature_blocks.pairs(len(rows), None, what):
+    for i, j in feature_blocks.pairs(len(rows), None, progress):
         if i != first:
             (a, count), first = feature_blocks.load(rows, i, centre), i
         b, b_count = (a, count) if i == j else feature_blocks.load(rows, j, centre)
