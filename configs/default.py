@@ -65,6 +65,9 @@ def get_config() -> ConfigDict:
     data.dedup = False
     # Bits of the 128 in which duplicates may differ; 0 [P].
     data.dedup_radius = 0
+    # A duplicates.txt of `python -m dcgan_jax.datasets.dedup`: leave those out, the same ones on every machine. The
+    # hashes of data.dedup come from a network that each machine trains, and rounding decides about some images.
+    data.duplicates = ""
     # Where batches are gathered: 'device' (the whole set in device memory), 'host' (streamed), or 'auto'.
     data.placement = "auto"
 

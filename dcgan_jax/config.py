@@ -114,6 +114,7 @@ FIELDS: dict[str, Field] = {
     "data.num_examples": Field(int, 0),
     "data.dedup": Field(bool, before=False),
     "data.dedup_radius": Field(int, 0, before=0),
+    "data.duplicates": Field(str, free=True, before=""),
     "data.placement": Field(str, choices=("auto", "device", "host"), free=True),
     # Networks
     "model.z_dim": Field(int, 1, _MOST_FEATURES),

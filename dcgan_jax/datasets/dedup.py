@@ -201,6 +201,7 @@ def _data() -> ConfigDict:
             "crop_size": 0,
             "allow_upsampling": True,
             "small_images": "refuse",
+            "duplicates": "",
             "dedup": False,
             "dedup_radius": 0,
         }

@@ -1,5 +1,6 @@
 """Opens the images of a config: their pack, without near-duplicates if the config asks for that."""
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -7,13 +8,15 @@ from ml_collections import ConfigDict
 
 from dcgan_jax.datasets import pack, sources
 from dcgan_jax.datasets.image_dataset import ImageDataset
+from dcgan_jax.datasets.source import local_path
+from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 
 
 def open_or_build(data: ConfigDict, *, progress: bool = True) -> ImageDataset:
     """The images of `config.data`, packed first if they are not yet; see `pack.open_or_build`.
 
-    With data.dedup, near-duplicates are left out.
+    With data.dedup or data.duplicates, near-duplicates are left out.
 
     Raises:
         UserError: as `pack.open_or_build` and `duplicates.find_duplicates`.
@@ -44,13 +47,33 @@ def open_others(data: ConfigDict, *, source: str = "", split: str = "", folder: 
     others = data.copy_and_resolve_references()
     changes = {"source": source, "split": split, "dir": folder}
     others.update({name: value for name, value in changes.items() if value})
-    others.update(dedup=False, dedup_radius=0, num_examples=0)
+    others.update(dedup=False, dedup_radius=0, duplicates="", num_examples=0)
     return open_or_build(others)
 
 
 def _duplicates(data: ConfigDict, progress: bool) -> pack.Duplicates | None:
+    if data.duplicates:
+        if data.dedup:
+            raise UserError("config.data.dedup and config.data.duplicates both say what is left out: give one of them.")
+        listed = read_listing(local_path(data.duplicates, "data.duplicates"))
+        return pack.Duplicates(["listed", sorted(listed.items())], lambda: listed)
     if not data.dedup:
         return None
     from dcgan_jax.datasets import duplicates  # imports JAX
 
     return pack.Duplicates(duplicates.fingerprint(data), partial(duplicates.find_duplicates, data, progress=progress))
+
+
+def read_listing(file: Path) -> dict[str, str]:
+    """Originals by key of the images to leave out, from a duplicates.txt: an image, a tab and its original a line.
+
+    Raises:
+      UserError: there is no such file, or it holds something else.
+    """
+    try:
+        with files.reading(file):
+            lines = os.fsdecode(file.read_bytes()).splitlines()
+            listed = dict(line.split("\t") for line in lines)
+    except files.Damaged as error:
+        raise UserError(f"{file} is no list of duplicates ({error.reason}): see dcgan_jax.datasets.dedup.") from error
+    return listed
