@@ -94,7 +94,7 @@ def labelled_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def conditional_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one step whose networks are told the labels."""
+    """A run of one step whose networks are conditioned on the labels."""
     return _train(tmp_path_factory.mktemp("conditional"), {"model.num_classes": 2}, classes=2)
 
 
