@@ -23,8 +23,9 @@ UPDATE = "run `python -m pytest tests/test_golden.py --update_golden` and look a
 # Fields that the numbers of a step depend on. `tiny.config` has the others: batches of 8, plain convolutions, float32.
 OF_THE_STEP = ("seed", "data.image_size", "data.channels", "model.", "loss", "update_order", "optimizer.")
 
-# Room for other versions of jax: with and without XLA's optimisations the numbers differ by up to 1.3e-5, relative.
-TOLERANCE = 1e-3
+# Room for other versions of jax, relative, of the first and the second step. XLA's optimisations move numbers by up to
+# 1.3e-5, jax 0.12 beside 0.10 by up to 1.1e-3 in the second step: Adam's first update is the gradient's sign.
+TOLERANCES = (1e-3, 3e-3)
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_first_steps(name: str, update: bool) -> None:
         golden = {config: steps for config, steps in (golden | {name: found}).items() if config in NAMES}
         STEPS.write_text(json.dumps(golden, indent=1, sort_keys=True) + "\n")
     for step, (now, before) in enumerate(zip(found, golden[name], strict=True), 1):
-        assert now == pytest.approx(before, rel=TOLERANCE), (
+        assert now == pytest.approx(before, rel=TOLERANCES[step - 1]), (
             f"step {step} of configs/{name}.py gives other numbers: runs that resume from checkpoints of before this "
             f"change end elsewhere, and measured results are not repeated. If that is meant, say so in CHANGELOG.md, "
             f"{UPDATE}."
