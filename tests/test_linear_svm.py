@@ -88,7 +88,7 @@ def source_of(run: Run) -> str:
 
 
 @pytest.fixture(scope="module")
-def test_source(tmp_path_factory: pytest.TempPathFactory) -> str:
+def other_images(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Other images of the same classes."""
     return tiny.image_folder(tmp_path_factory.mktemp("svm") / "test", count=12, classes=2)
 
@@ -122,12 +122,12 @@ def test_classes_are_matched_by_name(labelled_run: Path, tmp_path: Path, caplog:
         linear_svm.measure(run, source=train, **settings)
 
 
-def test_of_a_run(labelled_run: Path, test_source: str) -> None:
+def test_of_a_run(labelled_run: Path, other_images: str) -> None:
     run = trained.load(labelled_run)
     found = linear_svm.measure(
         run,
         source=source_of(run),
-        test_source=test_source,
+        test_source=other_images,
         test_split="train",
         labels_per_class=5,
         draws=2,
@@ -145,9 +145,9 @@ def test_of_a_run(labelled_run: Path, test_source: str) -> None:
     assert not list(labelled_run.glob("tmp*"))
 
 
-def test_command(labelled_run: Path, test_source: str) -> None:
+def test_command(labelled_run: Path, other_images: str) -> None:
     source = source_of(trained.load(labelled_run))
-    flags = [f"--source={source}", f"--test_source={test_source}", "--test_split=train", "--labels_per_class=5"]
+    flags = [f"--source={source}", f"--test_source={other_images}", "--test_split=train", "--labels_per_class=5"]
     process = evaluate("linear_svm", labelled_run, *flags, "--draws=2", "--c=1e-3,1e-2")
     assert process.returncode == 0, process.stderr
     results = json.loads((labelled_run / "evaluation" / "linear_svm" / "results.json").read_text())
@@ -164,10 +164,10 @@ def test_command(labelled_run: Path, test_source: str) -> None:
         ({"labels_per_class": 14}, "one class has only 12 images beside the 6 that choose C"),
     ],
 )
-def test_bad_input(labelled_run: Path, test_source: str, settings: dict[str, Any], message: str) -> None:
+def test_bad_input(labelled_run: Path, other_images: str, settings: dict[str, Any], message: str) -> None:
     run = trained.load(labelled_run)
     with pytest.raises(UserError, match=re.escape(message)):
-        linear_svm.measure(run, source=source_of(run), test_source=test_source, test_split="train", **settings)
+        linear_svm.measure(run, source=source_of(run), test_source=other_images, test_split="train", **settings)
 
 
 def test_images_without_labels(trained_run: Path) -> None:
