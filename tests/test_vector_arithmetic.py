@@ -73,3 +73,9 @@ def test_bad_input(trained_run: Path, concepts: tuple[str | None, ...], message:
     a, b, c = concepts
     with pytest.raises(UserError, match=message):
         vector_arithmetic.measure(trained.load(trained_run), a=a, b=b, c=c)
+
+
+def test_concepts_that_cannot_be_read_are_refused_before_anything_is_drawn(trained_run: Path) -> None:
+    process = analyse("vector_arithmetic", trained_run, "--a=1,2", "--b=3,4", "--c=5,2000")
+    assert process.returncode == 2
+    assert "there is no sample 2000" in process.stderr and "samples to choose from" not in process.stderr

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +185,22 @@ def test_a_command_that_cannot_work(trained_run: Path, tmp_path: Path) -> None:
 def test_images_without_boxes_need_some(trained_run: Path) -> None:
     with pytest.raises(UserError, match="carries no boxes: draw some on this run's samples with --annotate"):
         window_dropout.measure(trained.load(trained_run))
+
+
+def test_a_layer_that_does_not_exist_is_refused_before_anybody_draws(trained_run: Path) -> None:
+    process = analyse("window_dropout", trained_run, "--annotate", "--port=0", "--layer=conv1")
+    assert process.returncode == 2
+    assert "the generator has no layer 'conv1' of maps" in process.stderr and "Draw boxes" not in process.stdout
+
+
+def test_done_without_a_box_does_not_fall_back_to_the_detector(trained_run: Path) -> None:
+    """The page writes no file when its button is pressed before anything was drawn."""
+    done = (
+        "import runpy, sys; from dcgan_jax.analysis import annotate; annotate.serve = lambda *arguments: None; "
+        "sys.argv[1:1] = ['--annotate', '--seed=17']; "
+        "runpy.run_module('dcgan_jax.analysis.window_dropout', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", done, f"--workdir={trained_run}"]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 2
+    assert "boxes.json: draw boxes with --annotate" in process.stderr, process.stderr

@@ -146,13 +146,8 @@ def measure(
     Raises:
       UserError: the concepts cannot be read, too few samples show one, or the data has no formula.
     """
-    label, texts = run.one_label(label), _all_or_none(a, b, c)
-    by_number = bool(texts) and not any("=" in text for text in texts)
-    dataset = None if by_number else opening.open_or_build(run.config.data)
-    written = [texts] if texts else []
-    if dataset and not texts:
-        written = default_formulas(dataset, bool(run.generator.num_classes))
-    formulas = [parse_formula(abc, dataset) for abc in written]
+    label = run.one_label(label)
+    formulas, dataset = _read_formulas(run, a, b, c)
     if not formulas:
         raise UserError(
             f"no formula is known for the images of {run.config.data.source}: choose samples from sheet.png and give "
@@ -197,6 +192,22 @@ def measure(
     return Report(TITLE, figures, pictures, paper=PAPER)
 
 
+def _read_formulas(
+    run: Run, a: str | None, b: str | None, c: str | None
+) -> tuple[list[Formula], ImageDataset | None]:
+    """The formulas that `measure` is asked for, and the images if concepts are attributes of them.
+
+    Raises:
+      UserError: the concepts cannot be read.
+    """
+    texts = _all_or_none(a, b, c)
+    if texts and not any("=" in text for text in texts):
+        return [parse_formula(texts, None)], None
+    dataset = opening.open_or_build(run.config.data)
+    written = [texts] if texts else default_formulas(dataset, bool(run.generator.num_classes))
+    return [parse_formula(abc, dataset) for abc in written], dataset
+
+
 def save_sheet(run: Run, folder: Path, *, seed: int = 0, label: int | str | None = None) -> None:
     """Writes sheet.png: the first samples with their numbers, from which one chooses."""
     images = run.generate(run.noise(_SHEET, seed), run.one_label(label), "samples to choose from")
@@ -219,6 +230,7 @@ def main() -> None:
     _all_or_none(_A.value, _B.value, _C.value)
     run, out = _RUN.load(), report.folder(Path(_RUN.workdir.value), "analysis", NAME)
     seed, label = _RUN.seed.value, _RUN.label.value
+    _read_formulas(run, _A.value, _B.value, _C.value)  # refuses what cannot be read before anything is drawn
     save_sheet(run, out, seed=seed, label=label)  # even if what follows fails: one chooses from it
     found = measure(run, a=_A.value, b=_B.value, c=_C.value, trials=_TRIALS.value, seed=seed, label=label)
     report.publish(out, found)

@@ -160,7 +160,7 @@ class _Layer:
         if name not in layers:
             raise UserError(f"the generator has no layer {name!r} of maps; it has {', '.join(layers)}.")
         self._run, self._forward, self._label = run, forward, label
-        self.maps = taps[name].shape[3]
+        self.name, self.maps = name, taps[name].shape[3]
 
     def draw(self, z: np.ndarray, dropped: np.ndarray, progress: str) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 [count, height, width, channels] and maps [count, side, side, maps]; dropped: bool [maps]."""
@@ -250,8 +250,7 @@ def measure(
     Raises:
       UserError: there is no such layer, there are no boxes, or nothing is left to drop or to compare with.
     """
-    name = layer or default_layer(run.config)
-    maps_of = _Layer(run, name, run.one_label(label))
+    maps_of = _Layer(run, layer or default_layer(run.config), run.one_label(label))
     everything = np.zeros(maps_of.maps, bool)
     z = run.noise(SAMPLES, seed)
     if boxes_file:
@@ -289,7 +288,7 @@ def measure(
     figures = [
         Figure("step", run.step),
         Figure("seed", seed),
-        Figure("layer", name),
+        Figure("layer", maps_of.name),
         Figure("l1", l1),
         Figure("boxes_from", str(boxes_file) if boxes_file else "detector"),
         Figure(
@@ -362,13 +361,14 @@ def main() -> None:
     seed, label = _RUN.seed.value, _RUN.label.value
     file = Path(_BOXES.value) if _BOXES.value else out / BOXES_FILE
     if _ANNOTATE.value:
+        _Layer(run, _LAYER.value or default_layer(run.config), run.one_label(label))  # refuses before anybody draws
         _annotate(run, file, seed, label, _PORT.value)
     found = measure(
         run,
         layer=_LAYER.value,
         l1=_L1.value,
         num_samples=_NUM_SAMPLES.value,
-        boxes_file=file if _BOXES.value or file.exists() else None,
+        boxes_file=file if _BOXES.value or _ANNOTATE.value or file.exists() else None,
         seed=seed,
         label=label,
     )
