@@ -11,9 +11,9 @@ its image argument, so one kernel layout serves both.
 The padding is the reference's (Theano, pad 2 for 5x5 stride 2 on even sizes): low (k-1)//2, high k-stride-(k-1)//2.
 XLA's 'SAME' is its mirror image for stride 2.
 
-Three formulations compute the same thing. 'lax' is XLA's own convolution, right for GPU and TPU. XLA's CPU back end is
-slow on the dilated convolutions that the transpose and both gradients become, so on the CPU 'winograd' and 'im2col'
-(`conv_gemm.py`) turn all six of them into matrix products. 'auto' is decided when a program is compiled for a platform:
+Three formulations compute the same thing. 'lax' is XLA's own convolution (`conv_lax.py`), right for GPU and TPU. XLA's
+CPU back end is slow on the dilated convolutions that the transpose and both gradients become, so on the CPU 'winograd'
+and 'im2col' (`conv_gemm.py`) turn all six of them into matrix products. 'auto' is decided when a program is compiled for a platform:
 'winograd' on the CPU, 'lax' elsewhere.
 """
 
@@ -23,7 +23,7 @@ from functools import partial
 import jax
 from jax import lax
 
-from dcgan_jax.nets import conv_gemm
+from dcgan_jax.nets import conv_gemm, conv_lax
 
 METHODS = ("auto", "winograd", "im2col", "lax")
 
@@ -42,12 +42,12 @@ def conv(large: jax.Array, kernel: jax.Array, stride: int, method: str = "auto")
     Returns:
       [batch, h, w, small_features].
     """
-    return _choose(method, _gemm_conv, _lax_conv)(large, kernel, stride)
+    return _choose(method, _gemm_conv, conv_lax.conv)(large, kernel, stride)
 
 
 def conv_transpose(small: jax.Array, kernel: jax.Array, stride: int, method: str = "auto") -> jax.Array:
     """Transpose of `conv` in its image argument: a small map in, a large one out; arguments as there."""
-    return _choose(method, _gemm_conv_transpose, _lax_conv_transpose)(small, kernel, stride)
+    return _choose(method, _gemm_conv_transpose, conv_lax.conv_transpose)(small, kernel, stride)
 
 
 def _choose(method: str, gemm: Formulation, plain: Formulation) -> Callable[[jax.Array, jax.Array, int], jax.Array]:
@@ -65,32 +65,6 @@ def _choose(method: str, gemm: Formulation, plain: Formulation) -> Callable[[jax
     return per_platform
 
 
-def _padding(size: int, stride: int) -> tuple[int, int]:
-    low = (size - 1) // 2
-    return low, size - stride - low
-
-
-def _lax_conv(large: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    padding = _padding(kernel.shape[0], stride)
-    return lax.conv_general_dilated(
-        large, kernel, (stride, stride), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
-def _lax_conv_transpose(small: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    size = kernel.shape[0]
-    low, high = _padding(size, stride)
-    padding = (size - 1 - low, size - 1 - high)
-    return lax.conv_general_dilated(
-        small,
-        kernel[::-1, ::-1],
-        (1, 1),
-        (padding, padding),
-        lhs_dilation=(stride, stride),
-        dimension_numbers=("NHWC", "HWOI", "NHWC"),
-    )
-
-
 # The GEMM formulations. A convolution is bilinear: with linear maps V of the large map, U of the kernel and Z of the
 # small map, and products of matrices per point,
 #     conv = Z^T(V U),   conv_transpose = V^T(Z U^T),   kernel gradient = U^T(V^T Z),
@@ -103,7 +77,7 @@ def _gemm_conv(large: jax.Array, kernel: jax.Array, stride: int, method: str) ->
 
 
 def _gemm_conv_forward(large, kernel, stride, method):  # type: ignore[no-untyped-def]
-    plan = conv_gemm.make_plan(large.shape, kernel.shape, stride, _padding(kernel.shape[0], stride)[0], method)
+    plan = conv_gemm.make_plan(large.shape, kernel.shape, stride, conv_lax.padding(kernel.shape[0], stride)[0], method)
     v, u = plan.large(large), plan.kernel(kernel)
     return plan.small_transpose([a @ b for a, b in zip(v, u, strict=True)]), (v, u, plan)
 
@@ -128,7 +102,7 @@ def _gemm_conv_transpose(small: jax.Array, kernel: jax.Array, stride: int, metho
 def _gemm_conv_transpose_forward(small, kernel, stride, method):  # type: ignore[no-untyped-def]
     batch, height, width, _ = small.shape
     large_shape = (batch, stride * height, stride * width, kernel.shape[2])
-    plan = conv_gemm.make_plan(large_shape, kernel.shape, stride, _padding(kernel.shape[0], stride)[0], method)
+    plan = conv_gemm.make_plan(large_shape, kernel.shape, stride, conv_lax.padding(kernel.shape[0], stride)[0], method)
     z, u = plan.small(small), plan.kernel(kernel)
     return plan.large_transpose([a @ b.mT for a, b in zip(z, u, strict=True)]), (z, u, plan)
 
