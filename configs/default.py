@@ -68,7 +68,8 @@ def get_config() -> ConfigDict:
     # A duplicates.txt of `python -m dcgan_jax.datasets.dedup`: leave those out, the same ones on every machine. The
     # hashes of data.dedup come from a network that each machine trains, and rounding decides about some images.
     data.duplicates = ""
-    # Where batches are gathered: 'device' (the whole set in device memory), 'host' (streamed), or 'auto'.
+    # Where batches are gathered: 'device' (the whole set in device memory), 'host' (streamed), or 'auto': on a GPU or
+    # TPU where the set and the step fit.
     data.placement = "auto"
 
     # --- Networks ------------------------------------------------------------------------------------------------
@@ -155,11 +156,17 @@ def get_config() -> ConfigDict:
     # --- Machine -------------------------------------------------------------------------------------------------
     # How the step is mapped over devices: 'shard_map' or 'pmap'. Same results.
     config.mapper = "shard_map"
-    # Steps that one call of the compiled program makes when the data lives on the device: a GPU or TPU then never
-    # waits for Python. They divide all intervals above. 0: as many as suit, 1 on the CPU.
+    # Steps that one call of the compiled program makes: a GPU or TPU then never waits for Python. They divide all
+    # intervals above. 0: as many as suit, 1 on the CPU.
     config.steps_per_call = 0
     # Formulation of the convolutions: 'auto' (the fastest for the platform), 'winograd', 'im2col' or 'lax'.
     config.conv = "auto"
     # Arithmetic inside the networks: 'float32' or 'bfloat16'. Parameters, statistics, losses and Adam are float32.
     config.precision = "float32"
+    # How exactly a GPU or TPU multiplies float32, in training and sampling: 'default' is TF32 (10 bits) on NVIDIA GPUs
+    # since Ampere and one pass of bfloat16 (8 bits) on TPUs; 'high' three passes on TPUs; 'highest' float32
+    # everywhere. CPUs always multiply in float32.
+    config.matmul_precision = "default"
+    # In what the gradients of several devices are averaged: 'float32', or 'bfloat16', half the bytes.
+    config.reduce_precision = "float32"
     return config.lock()  # a field that is not here is a mistake

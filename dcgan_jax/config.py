@@ -161,6 +161,8 @@ FIELDS: dict[str, Field] = {
     "steps_per_call": Field(int, 0, _MOST_STEPS, free=True),
     "conv": Field(str, choices=conv.METHODS, free=True),
     "precision": Field(str, choices=("float32", "bfloat16")),
+    "matmul_precision": Field(str, choices=("default", "high", "highest"), free=True, before="default"),
+    "reduce_precision": Field(str, choices=("float32", "bfloat16"), free=True, before="float32"),
 }
 STEP_INTERVALS = tuple(name for name, field in FIELDS.items() if field.interval)
 

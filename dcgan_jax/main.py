@@ -6,11 +6,13 @@ Flags and the start of the processes, nothing else; the work is in `training.tra
 from absl import flags
 from ml_collections import config_flags
 
-from dcgan_jax import command_line, training
+from dcgan_jax import command_line, machine, training
 from dcgan_jax.machine import processes
 
 
 def main() -> None:
+    if _DETERMINISTIC.value:
+        machine.repeat_exactly()
     processes.start_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     training.train(_CONFIG.value, _WORKDIR.value)
 
@@ -21,5 +23,10 @@ if __name__ == "__main__":
     _COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, for a run of several processes.")
     _NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "How many there are.")
     _PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Which of them this one is, from 0. Clusters know all three.")
+    _DETERMINISTIC = flags.DEFINE_bool(
+        "deterministic",
+        False,
+        "GPUs: the same bits at every start, from slower programs. CPUs and TPUs do so anyway.",
+    )
     flags.mark_flag_as_required("config")
     command_line.run(main)

@@ -1,5 +1,6 @@
 """What is trained: both networks with their optimizers and loss, and the state that a checkpoint holds."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -27,6 +28,7 @@ class Gan:
       generator_first: the order of the updates, see `train_step`.
       ema_decay: of the generator's averaged parameters; 0: none are kept.
       seed: of the initial parameters and of everything that training draws.
+      matmul_precision, reduce_precision: see configs/default.py.
     """
 
     generator: Generator
@@ -37,6 +39,26 @@ class Gan:
     generator_first: bool
     ema_decay: float
     seed: int
+    matmul_precision: str
+    reduce_precision: str
+
+    def multiplying(self) -> contextlib.AbstractContextManager[object]:
+        """Within it, convolutions and products are traced with `matmul_precision`."""
+        if self.matmul_precision == "default":  # JAX's own, which JAX_DEFAULT_MATMUL_PRECISION sets
+            return contextlib.nullcontext()
+        return jax.default_matmul_precision(self.matmul_precision)
+
+    def average(self, gradients: Tree) -> Tree:
+        """Gradients averaged over devices, inside a mapped step."""
+        if self.reduce_precision == "float32":
+            return mean_over_devices(gradients)
+        rounded = jax.tree.map(lambda leaf: leaf.astype(self.reduce_precision), gradients)
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), mean_over_devices(rounded))
+
+    @property
+    def shares_statistics(self) -> bool:
+        """Whether all devices have the same statistics of batch normalisation already."""
+        return self.generator.axis_name is not None
 
 
 def build_gan(config: ConfigDict) -> Gan:
@@ -50,6 +72,8 @@ def build_gan(config: ConfigDict) -> Gan:
         generator_first=config.update_order == "generator_first",
         ema_decay=config.ema_decay,
         seed=config.seed,
+        matmul_precision=config.matmul_precision,
+        reduce_precision=config.reduce_precision,
     )
 
 
@@ -88,9 +112,9 @@ class Player(flax.struct.PyTreeNode):
         updates, opt_state = optimizer.update(gradients, self.opt_state, self.params)
         return self.replace(params=optax.apply_updates(self.params, updates), opt_state=opt_state)
 
-    def with_statistics(self, batch_stats: Tree) -> Self:
-        """The player with new running averages, which each device has of its own share of the batch."""
-        return self.replace(batch_stats=mean_over_devices(batch_stats))
+    def with_statistics(self, batch_stats: Tree, shared: bool) -> Self:
+        """The player with new running averages; unless they are `shared`, each device has those of its own images."""
+        return self.replace(batch_stats=batch_stats if shared else mean_over_devices(batch_stats))
 
 
 class GANState(flax.struct.PyTreeNode):

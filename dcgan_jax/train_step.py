@@ -14,7 +14,6 @@ Update orders (config.update_order):
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -60,7 +59,7 @@ def train_step(gan: Gan, state: GANState, batch: Batch, rollbacks: int = 0) -> t
     else:
         d, d_metrics = discriminator_step(gan, d, real, fakes, labels, draw)
         g, g_metrics = generator_step(gan, g, d, fakes, labels, draw)
-    g = g.with_statistics(fakes.batch_stats)  # of the fakes that D saw
+    g = g.with_statistics(fakes.batch_stats, gan.shares_statistics)  # of the fakes that D saw
 
     ema = None if state.ema is None else optax.incremental_update(g.params, state.ema, 1.0 - gan.ema_decay)
     return GANState(state.step + 1, generator=g, discriminator=d, ema=ema), mean_over_devices(d_metrics | g_metrics)
@@ -147,14 +146,15 @@ def discriminator_step(
 
     (loss, outputs), gradients = jax.value_and_grad(objective, has_aux=True)(player.params)
     real_logits, fake_logits, batch_stats = outputs
-    gradients = mean_over_devices(gradients)
+    gradients = gan.average(gradients)
     metrics = {
         "d_loss": loss,
         "d_real": jax.nn.sigmoid(real_logits).mean(),
         "d_fake": jax.nn.sigmoid(fake_logits).mean(),
         **_norms("d", gradients),
     }
-    return player.updated(gradients, gan.discriminator_optimizer).with_statistics(batch_stats), metrics
+    player = player.updated(gradients, gan.discriminator_optimizer)
+    return player.with_statistics(batch_stats, gan.shares_statistics), metrics
 
 
 def generator_step(
@@ -179,7 +179,7 @@ def generator_step(
 
     loss, image_gradients = jax.value_and_grad(objective)(fakes.images)
     (gradients,) = fakes.pull_back(image_gradients)
-    gradients = mean_over_devices(gradients)
+    gradients = gan.average(gradients)
     return player.updated(gradients, gan.generator_optimizer), {"g_loss": loss, **_norms("g", gradients)}
 
 
@@ -193,20 +193,30 @@ def make_mapped_step(gan: Gan, mesh: Mesh, mapper: str, rollbacks: int = 0) -> C
 
     See `over_batches` and `mesh.map_step` for the arguments, `train_step` for `rollbacks`.
     """
-    return map_step(over_batches(partial(train_step, gan, rollbacks=rollbacks)), mesh, mapper)
+    generator = gan.generator
+    image_shape = (generator.image_size, generator.image_size, generator.channels)
+
+    def step(state: GANState, batch: Batch) -> tuple[GANState, Metrics]:
+        with gan.multiplying():
+            return train_step(gan, state, batch, rollbacks)
+
+    return map_step(over_batches(step, image_shape), mesh, mapper)
 
 
-def over_batches(step: Callable[[Any, Batch], tuple[Any, Metrics]]) -> Callable[..., tuple[Any, Metrics]]:
+def over_batches(
+    step: Callable[[Any, Batch], tuple[Any, Metrics]], image_shape: tuple[int, int, int]
+) -> Callable[..., tuple[Any, Metrics]]:
     """Turns `step(state, batch)` into `steps(state, pack, batches)`: a step per batch [steps, batch, ...].
 
-    Gathers on the device if the pack is there. Metrics are those of the first step that has one which is not finite,
-    or else of the last.
+    If the pack is on the device, batches hold the 'index' of its rows, and images [height, width, channels] are
+    restored from them here. Metrics are those of the first step that has one which is not finite, or else of the last.
     """
 
     def steps(state: Any, pack: Batch, batches: Batch) -> tuple[Any, Metrics]:
         def one(state: Any, batch: Batch) -> tuple[Any, Metrics]:
             if pack:
                 batch = {name: values[batch["index"]] for name, values in pack.items()}
+                batch["image"] = batch["image"].reshape(-1, *image_shape)
             return step(state, batch)
 
         count = len(next(iter(batches.values())))

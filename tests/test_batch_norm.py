@@ -31,7 +31,7 @@ def plain(x: jax.Array, gain: jax.Array, shift: jax.Array) -> jax.Array:
 
 
 def own(x: jax.Array, gain: jax.Array, shift: jax.Array, axis_name: str | None = None) -> jax.Array:
-    return batch_norm.normalise(x, gain, shift, EPSILON, axis_name)[0]
+    return batch_norm.normalise(x, gain, shift, jnp.zeros(FEATURES), EPSILON, axis_name)[0]
 
 
 def test_gradients() -> None:
@@ -60,27 +60,66 @@ def test_gradients_over_devices_are_those_of_all_rows(devices: int) -> None:
         np.testing.assert_allclose(mine, theirs, atol=1e-5)
 
 
-@pytest.mark.parametrize("moments", [batch_norm._one_pass, batch_norm._two_passes])
+def by_rows(x: jax.Array) -> batch_norm.Moments:
+    """As GPUs take them."""
+    return batch_norm._one_pass(x, x[:, : batch_norm._PIVOT_ROWS].mean(1, keepdims=True))
+
+
+def by_expectation(expected: float) -> Callable[[jax.Array], batch_norm.Moments]:
+    """As TPUs take them, with running means of `expected`."""
+    return lambda x: batch_norm._one_pass_from(x, jnp.full(FEATURES, expected, jnp.float32))
+
+
+@pytest.mark.parametrize(
+    "moments",
+    [batch_norm._two_passes, by_rows, by_expectation(0.0), by_expectation(99.0)],
+    ids=["cpu", "gpu", "tpu at the start", "tpu later"],
+)
 @pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0])
 def test_moments_beside_a_large_mean(moments: Callable[..., batch_norm.Moments], scale: float) -> None:
     """A mean of 100 and deviations down to 1e-3, and to none: float32 keeps 7 digits, the square of the mean has 4."""
     x = (100.0 + scale * draw((GROUPS, 512, FEATURES), 4)).astype(np.float32)
-    mean, variance = moments(x, None)
+    mean, variance = moments(x)
     exact = x.astype(np.float64)
     np.testing.assert_allclose(mean, exact.mean(1, keepdims=True), rtol=1e-6)
     np.testing.assert_allclose(variance, exact.var(1, keepdims=True), rtol=1e-2 if scale == 1e-3 else 1e-4)
 
 
-def test_moments_in_one_pass_over_devices() -> None:
-    """Each device has a pivot and a mean of its own."""
-    x = X + np.linspace(0.0, 5.0, ROWS, dtype=np.float32)[:, None]
-    mapped = jax.shard_map(
-        partial(batch_norm._one_pass, axis_name=AXIS),
-        mesh=tiny.mesh(4),
-        in_specs=P(None, AXIS),
-        out_specs=P(),
-        check_vma=False,
-    )
-    mean, variance = jax.jit(mapped)(x)
-    np.testing.assert_allclose(mean, x.mean(1, keepdims=True), rtol=1e-5)
-    np.testing.assert_allclose(variance, x.var(1, keepdims=True), rtol=1e-5)
+@pytest.mark.parametrize("mean", [0.0, 1.0, 10.0, 30.0, 100.0, 1000.0])
+@pytest.mark.parametrize("young", [True, False])
+def test_accuracy_of_the_expected_pivot(mean: float, young: bool) -> None:
+    """Deviations of 1, 32,768 rows: at the first step, when the running mean is 0, and within 10 % of the mean."""
+    x = (mean + draw((1, 32_768, FEATURES), 5)).astype(np.float32)
+    _, variance = jax.jit(by_expectation(0.0 if young else 0.9 * mean))(x)
+    np.testing.assert_allclose(variance, x.astype(np.float64).var(1, keepdims=True), rtol=5e-5)
+
+
+def test_a_good_expectation_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond ten standard deviations of any feature the values are read again, and only then."""
+    again = jnp.zeros((1, 1, FEATURES)), jnp.full((1, 1, FEATURES), -1.0)
+    monkeypatch.setattr(batch_norm, "_two_passes", lambda x: again)
+    x = draw((1, 4096, FEATURES), 6)
+    expected = x.mean((0, 1))
+    for distance, far in ((0.0, False), (9.5, False), (10.5, True)):
+        expectation = expected.copy()
+        expectation[1] += distance
+        _, variance = batch_norm._one_pass_from(jnp.asarray(x), jnp.asarray(expectation))
+        assert (np.asarray(variance) == -1.0).all() == far
+
+
+@pytest.mark.parametrize("moments", [by_rows, by_expectation(2.0)], ids=["gpu", "tpu"])
+def test_moments_over_devices(moments: Callable[..., batch_norm.Moments]) -> None:
+    """Each device has a mean of its own; they are joined exactly, beside a mean of 1,000 as well."""
+    for offset in (0.0, 1000.0):
+        x = offset + X + np.linspace(0.0, 5.0, ROWS, dtype=np.float32)[:, None]
+        mapped = jax.shard_map(
+            lambda x: batch_norm._over_devices(moments(x), AXIS),
+            mesh=tiny.mesh(4),
+            in_specs=P(None, AXIS),
+            out_specs=P(),
+            check_vma=False,
+        )
+        mean, variance = jax.jit(mapped)(x)
+        exact = x.astype(np.float64)
+        np.testing.assert_allclose(mean, exact.mean(1, keepdims=True), rtol=1e-5)
+        np.testing.assert_allclose(variance, exact.var(1, keepdims=True), rtol=1e-4)

@@ -1,5 +1,6 @@
 """Order of examples, placement of batches, and what a data set must offer."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -7,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dcgan_jax.datasets.batches import Batches, batch_indices, check_dataset, epoch_order, shuffled
+from configs import imagenet32, lsun, mnist
+from dcgan_jax.datasets import batches as batches_module
+from dcgan_jax.datasets.batches import Batches, batch_indices, check_dataset, epoch_order, shuffled, take_rows
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.mesh import AXIS, map_step
+from dcgan_jax.nets import flops
 from dcgan_jax.train_step import over_batches
 from tests import tiny
 
@@ -53,7 +57,7 @@ def test_resident_and_streamed_batches_are_the_same_examples(mapper: str, placem
         """What the mapped step sees, gathered from both devices."""
         return state, jax.lax.all_gather(batch, AXIS, tiled=True)
 
-    mapped = map_step(over_batches(everything), mesh, mapper)
+    mapped = map_step(over_batches(everything, dataset.images.shape[1:]), mesh, mapper)
     assert dataset.labels is not None
     for step, (done, call) in zip((2, 3, 4), batches.from_step(2), strict=False):
         assert done == step + 1
@@ -82,9 +86,84 @@ def test_calls_of_several_steps(first: int, last: int, ends: list[int]) -> None:
     assert seen == [list(batch_indices(0, step, 8, 32)) for step in range(first, last)]
 
 
-def test_calls_of_several_steps_need_resident_data() -> None:
-    with pytest.raises(UserError, match=r"steps_per_call is 3.*set --config.data.placement=device"):
-        Batches(tiny.config({"steps_per_call": 3, "log_every": 3}), tiny.dataset(), tiny.mesh())
+def test_streamed_calls_of_several_steps_hold_the_images_themselves() -> None:
+    config, dataset = tiny.config({"steps_per_call": 3, "log_every": 3, "data.placement": "host"}), tiny.dataset()
+    calls = list(Batches(config, dataset, tiny.mesh()).from_step(0, 6))
+    assert [end for end, _ in calls] == [3, 6]
+    seen = np.concatenate([call["image"] for _, call in calls])
+    np.testing.assert_array_equal(seen, [dataset.images[batch_indices(0, step, 8, 32)] for step in range(6)])
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
+def test_rows_are_taken_in_order_by_all_threads(tmp_path: Path, mapped: bool, dtype: type) -> None:
+    """300 rows make five parts; rows of a mapped file begin anywhere in its pages."""
+    values: np.ndarray = np.random.default_rng(0).integers(0, 256, (2_000, 37, 3)).astype(dtype)
+    np.save(tmp_path / "values.npy", values)
+    read = np.load(tmp_path / "values.npy", mmap_mode="r") if mapped else values
+    indices = np.random.default_rng(1).integers(0, 2_000, (3, 100))
+    with ThreadPoolExecutor(4) as pool:
+        taken = take_rows(read, indices, pool)
+    np.testing.assert_array_equal(taken, values[indices])
+    assert type(taken) is np.ndarray and taken.dtype == dtype
+
+
+class Device:
+    """What `Batches` asks a device."""
+
+    def __init__(self, platform: str, memory: int) -> None:
+        self.platform, self._memory = platform, memory
+
+    def memory_stats(self) -> dict[str, int]:
+        return {"bytes_limit": self._memory}
+
+
+class AMesh:
+    size = 1
+
+    def __init__(self, platform: str, memory: int) -> None:
+        self.local_devices = [Device(platform, memory)]
+
+
+@pytest.mark.parametrize(
+    ("platform", "memory", "count", "size", "fits"),
+    [
+        ("gpu", 60 * 10**9, 3_033_042, 64, True),  # LSUN's bedrooms, 37 GB, on an H100 of 80 GB, of which JAX takes 3/4
+        ("gpu", 30 * 10**9, 3_033_042, 64, False),
+        ("tpu", 16 * 10**9, 1_281_167, 32, True),  # ImageNet at 32 pixels, 3.9 GB, on a v5e
+        ("tpu", 16 * 10**9, 3_033_042, 64, False),
+        ("cpu", 60 * 10**9, 10, 32, False),
+    ],
+)
+def test_auto_knows_what_fits(platform: str, memory: int, count: int, size: int, fits: bool) -> None:
+    config = {64: lsun, 32: imagenet32}[size].get_config()
+    images = np.broadcast_to(np.uint8(0), (count, size, size, 3))
+    assert batches_module._fits_on_device(config, images, AMesh(platform, memory)) == fits  # type: ignore[arg-type]
+
+
+def test_small_rows_fill_whole_tiles_of_a_tpu() -> None:
+    """1,000,000 rows of 784 values take 896 MB there instead of 784."""
+    config, images = mnist.get_config(), np.broadcast_to(np.uint8(0), (1_000_000, 28, 28, 1))
+    program = flops.step_memory_bytes(config, 1)
+    between = int((840e6 + program) / 0.9)
+    for platform, fits in (("gpu", True), ("tpu", False)):
+        assert batches_module._fits_on_device(config, images, AMesh(platform, between)) == fits  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("platform", "resident", "batch_size", "steps"),
+    [
+        ("gpu", True, 128, 50),
+        ("gpu", False, 128, 50),  # 79 MB
+        ("gpu", False, 4096, 5),  # 50 MB each: five in 256 MB
+        ("gpu", False, 30_000, 1),
+        ("cpu", False, 128, 1),
+    ],
+)
+def test_steps_of_a_call_that_suit(platform: str, resident: bool, batch_size: int, steps: int) -> None:
+    config = lsun.get_config()
+    config.batch_size = batch_size
+    assert batches_module._steps_per_call(config, resident, AMesh(platform, 0)) == steps  # type: ignore[arg-type]
 
 
 def test_too_few_images() -> None:
@@ -139,7 +218,7 @@ def test_a_call_tells_of_its_first_step_that_is_not_finite_or_of_its_last() -> N
 
     def losses_of(*values: float) -> tuple[float, list[float]]:
         batches = {"value": jnp.array(values)[:, None]}
-        _, metrics = jax.jit(over_batches(step))(jnp.float32(0), {}, batches)
+        _, metrics = jax.jit(over_batches(step, (1, 1, 1)))(jnp.float32(0), {}, batches)
         return float(metrics["loss"]), metrics["norms"].tolist()
 
     assert losses_of(7, 8, 9) == (2, [9, 2])

@@ -40,7 +40,7 @@ def test_forms_of_the_transposed_convolution(
 @layers
 def test_forms_of_the_kernel_gradient(size: int, stride: int, side: tuple[int, int]) -> None:
     large, _, small = arrays(size, stride, side)
-    want = conv_lax.to_kernel_plain(large, small, size, stride)
+    want = conv_lax.to_kernel_plain(large, small, stride, size)
     np.testing.assert_allclose(conv_lax.to_kernel_product(large, small, stride, size), want, rtol=0, atol=1e-5)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dcgan_jax import train_step
+from dcgan_jax.machine import mesh
 from dcgan_jax.train_state import GANState, build_gan, create_state
 from tests import tiny
 
@@ -45,7 +46,7 @@ def export_step(platform: str, precision: str, order: str = "generator_first", s
     state = jax.eval_shape(partial(create_state, build_gan(config)))
     pack, batches = {}, {"image": jax.ShapeDtypeStruct((1, config.batch_size, 64, 64, 3), np.uint8)}
     if steps > 1:
-        pack = {"image": jax.ShapeDtypeStruct((100, 64, 64, 3), np.uint8)}
+        pack = {"image": jax.ShapeDtypeStruct((100, 64 * 64 * 3), np.uint8)}
         batches = {"index": jax.ShapeDtypeStruct((steps, config.batch_size), np.int32)}
     step = train_step.make_mapped_step(build_gan(config), tiny.mesh(), "shard_map")
     return state, jax.export.export(cast(Any, step), platforms=[platform])(state, pack, batches)
@@ -174,7 +175,57 @@ def test_several_steps_are_one_loop_around_the_same_convolutions(platform: str) 
     one, several = program(platform, "float32"), program(platform, "float32", steps=5)
     assert len(operations(several, "convolution")) == len(operations(one, "convolution"))
     # The images stay on the device: every trip gathers its batch from the pack.
-    gathers = [gather for gather in operations(several, "gather") if gather.shapes[0] == (100, 64, 64, 3)]
-    assert [gather.shapes[-1] for gather in gathers] == [(8, 64, 64, 3)]
+    gathers = [gather for gather in operations(several, "gather") if gather.shapes[0] == (100, 64 * 64 * 3)]
+    assert [gather.shapes[-1] for gather in gathers] == [(8, 64 * 64 * 3)]
     loops = [several.count("stablehlo.while") - one.count("stablehlo.while")]
     assert loops == [1]
+
+
+@everywhere
+@pytest.mark.parametrize(
+    ("matmul_precision", "attribute"), [("default", "DEFAULT"), ("high", "HIGH"), ("highest", "HIGHEST")]
+)
+def test_matmul_precision_reaches_every_convolution_and_product(
+    platform: str, matmul_precision: str, attribute: str
+) -> None:
+    """Also those of the gradients."""
+    config = tiny.config({"conv": "auto", "matmul_precision": matmul_precision})
+    gan = build_gan(config)
+    step = train_step.make_mapped_step(gan, tiny.mesh(), "shard_map")
+    batches = {"image": jax.ShapeDtypeStruct((1, config.batch_size, 8, 8, 3), np.uint8)}
+    state = jax.eval_shape(partial(create_state, gan))
+    text = str(jax.export.export(cast(Any, step), platforms=[platform])(state, {}, batches).mlir_module())
+    found = operations(text, "convolution") + operations(text, "dot_general")
+    assert len(found) > 10
+    for operation in found:
+        precision = re.findall(r"precision(?:_config)? = \[[^\]]*?(\w+)>?, [^\]]*?(\w+)>?\]", operation.text)
+        assert precision in ([(attribute, attribute)], []) and (precision or attribute == "DEFAULT"), operation.text
+
+
+def test_collectives_of_a_step_on_two_devices() -> None:
+    """Those of the paper's network as it is written; compilers join some of the gradients'.
+
+    Batch normalisation has 4 layers in G and 3 in D. Forward: one all-gather each for both moments, in two passes of G
+    and in D for each player (its two halves at once). Back: one all-reduce each in G and, for each player, in D.
+    Gradients: one all-reduce for all small tensors of a network and one for each large one, here none. Metrics: one.
+    """
+    config = tiny.config(
+        {
+            "data.image_size": 64,
+            "model.kernel_size": 5,
+            "model.generator.stages": ((32, 2), (24, 2), (16, 2), (8, 2)),
+            "model.discriminator.stages": ((8, 2), (16, 2), (24, 2), (32, 2)),
+            "update_order": "generator_first",
+        }
+    )
+    gan = build_gan(config)
+    step = train_step.make_mapped_step(gan, tiny.mesh(2), "shard_map")
+    state = jax.eval_shape(partial(create_state, gan))
+    batches = {"image": jax.ShapeDtypeStruct((1, config.batch_size, 64, 64, 3), np.uint8)}
+    for platform in ("cuda", "tpu"):
+        text = str(jax.export.export(cast(Any, step), platforms=[platform])(state, {}, batches).mlir_module())
+        assert text.count("stablehlo.all_gather") == 2 * 4 + 2 * 3
+        large = sum(
+            leaf.size > mesh._SMALL for leaf in jax.tree.leaves((state.generator.params, state.discriminator.params))
+        )
+        assert text.count("stablehlo.all_reduce") == 4 + 2 * 3 + 2 + large + 1

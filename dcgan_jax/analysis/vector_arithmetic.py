@@ -192,9 +192,7 @@ def measure(
     return Report(TITLE, figures, pictures, paper=PAPER)
 
 
-def _read_formulas(
-    run: Run, a: str | None, b: str | None, c: str | None
-) -> tuple[list[Formula], ImageDataset | None]:
+def _read_formulas(run: Run, a: str | None, b: str | None, c: str | None) -> tuple[list[Formula], ImageDataset | None]:
     """The formulas that `measure` is asked for, and the images if concepts are attributes of them.
 
     Raises:

@@ -7,6 +7,8 @@ whether images are gathered on the device or on the host.
 
 import functools
 import math
+import mmap
+import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,13 +24,20 @@ from dcgan_jax.datasets import classes
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.mesh import replicate, shard_batches
+from dcgan_jax.nets import flops
 
-# 'auto' puts a set on an accelerator when it fills at most this part of its memory.
-_DEVICE_MEMORY_SHARE = 0.5
-# Calls whose batches are gathered ahead.
+# 'auto' fills at most this part of an accelerator's memory with the set and the program.
+_DEVICE_MEMORY_SHARE = 0.9
+# XLA lays the rows of an array out in tiles of so many values on TPUs.
+_TPU_TILE = 128
+# Calls whose batches are gathered ahead: while one is used, the next is on the device and another on its way.
 _PREFETCH = 2
-# config.steps_per_call=0 makes at most this many steps a call.
+# config.steps_per_call=0 makes at most this many steps a call, of at most so many bytes of streamed images.
 _MOST_STEPS_PER_CALL = 50
+_MOST_STREAMED_BYTES = 1 << 28
+# Threads that gather streamed images, and how many images are worth a thread.
+_GATHER_THREADS = min(8, os.cpu_count() or 1)
+_IMAGES_PER_THREAD = 64
 
 
 def check_dataset(config: ConfigDict, dataset: ImageDataset) -> None:
@@ -106,22 +115,25 @@ class Batches:
     """The data as the mapped step wants it.
 
     Attributes:
-      pack: replicated arrays that every call receives: 'image' uint8 [examples, height, width, channels] and 'label'
-        int32 [examples] when the data lives on the device, nothing when it is streamed.
+      pack: replicated arrays that every call receives: 'image' uint8 [examples, height * width * channels] and 'label'
+        int32 [examples] when the data lives on the device, nothing when it is streamed. Images are rows there, since
+        a TPU would lay out maps anew, at several times their size, to gather from them.
       steps_per_call: training steps that one call of the mapped step makes.
     """
 
     def __init__(self, config: ConfigDict, dataset: ImageDataset, mesh: Mesh) -> None:
-        """Raises UserError if config.steps_per_call asks for several steps on streamed data."""
         self._arrays: dict[str, np.ndarray] = {"image": dataset.images}
         if config.model.num_classes and dataset.labels is not None:
             self._arrays["label"] = dataset.labels
         self._config, self._mesh = config, mesh
         self._resident = config.data.placement == "device" or (
-            config.data.placement == "auto" and _fits_on_device(dataset.images.nbytes, mesh)
+            config.data.placement == "auto" and _fits_on_device(config, dataset.images, mesh)
         )
         self.steps_per_call = _steps_per_call(config, self._resident, mesh)
-        self.pack = replicate(mesh, dict(self._arrays)) if self._resident else {}
+        self.pack: dict[str, jax.Array] = {}
+        if self._resident:
+            rows = dataset.images.reshape(len(dataset.images), -1)
+            self.pack = replicate(mesh, self._arrays | {"image": rows})
 
     def from_step(self, first: int, last: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
         """The calls that make the steps first + 1 ... last (without end if it is None).
@@ -130,17 +142,17 @@ class Batches:
         'image' and 'label' themselves. Calls begin at multiples of steps_per_call; what lies before the first one and
         behind the last one is done in single steps.
         """
-        with ThreadPoolExecutor(1, "prefetch") as pool:
+        with ThreadPoolExecutor(1, "prefetch") as ahead, ThreadPoolExecutor(_GATHER_THREADS, "gather") as pool:
             pending: deque[tuple[int, Future[dict[str, Any]]]] = deque()
             for begin, end in _calls(first, last, self.steps_per_call):
-                pending.append((end, pool.submit(self._gather, range(begin, end))))
+                pending.append((end, ahead.submit(self._gather, range(begin, end), pool)))
                 if len(pending) > _PREFETCH:
                     done, batches = pending.popleft()
                     yield done, batches.result()
             for done, batches in pending:
                 yield done, batches.result()
 
-    def _gather(self, steps: range) -> dict[str, Any]:
+    def _gather(self, steps: range, pool: ThreadPoolExecutor) -> dict[str, Any]:
         config = self._config
         share = config.batch_size // jax.process_count()
         mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
@@ -149,8 +161,40 @@ class Batches:
         if self._resident:
             batches = {"index": indices.astype(np.int32)}
         else:
-            batches = {name: values[indices] for name, values in self._arrays.items()}
+            batches = {name: take_rows(values, indices, pool) for name, values in self._arrays.items()}
         return shard_batches(self._mesh, config.mapper, batches)
+
+
+def take_rows(values: np.ndarray, indices: np.ndarray, pool: ThreadPoolExecutor) -> np.ndarray:
+    """values[indices], gathered by several threads; of a mapped file all rows are asked for before the first is read.
+
+    Args:
+      values: [rows, ...], in memory or mapped from a file.
+      indices: integers of any shape, from 0 to rows - 1.
+      pool: of the threads.
+    """
+    wanted = indices.ravel()
+    _read_ahead(values, wanted)
+    rows, taken = values.view(np.ndarray), np.empty((len(wanted), *values.shape[1:]), values.dtype)
+
+    def take(part: slice) -> None:
+        # mode="clip" writes straight into `out`; a checked index would be buffered.
+        np.take(rows, wanted[part], axis=0, out=taken[part], mode="clip")
+
+    list(pool.map(take, [slice(i, i + _IMAGES_PER_THREAD) for i in range(0, len(wanted), _IMAGES_PER_THREAD)]))
+    return taken.reshape(*indices.shape, *values.shape[1:])
+
+
+def _read_ahead(values: np.ndarray, wanted: np.ndarray) -> None:
+    """Lets the kernel fetch rows of a mapped file at once; it would otherwise wait for the disk at each."""
+    mapped: Any = values.base
+    if not (isinstance(values, np.memmap) and isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_WILLNEED")):
+        return
+    row = values.nbytes // len(values)
+    start = values.offset % mmap.ALLOCATIONGRANULARITY  # of the first row in the map
+    for number in wanted:
+        first = (start + int(number) * row) // mmap.PAGESIZE * mmap.PAGESIZE
+        mapped.madvise(mmap.MADV_WILLNEED, first, start + (int(number) + 1) * row - first)
 
 
 def _calls(first: int, last: int | None, steps_per_call: int) -> Iterator[tuple[int, int]]:
@@ -166,23 +210,26 @@ def _calls(first: int, last: int | None, steps_per_call: int) -> Iterator[tuple[
 
 def _steps_per_call(config: ConfigDict, resident: bool, mesh: Mesh) -> int:
     """config.steps_per_call, or the most that suits if it is 0."""
-    if config.steps_per_call > 1 and not resident:
-        raise UserError(
-            f"config.steps_per_call is {config.steps_per_call}, which needs the data on the device, but it is streamed "
-            "from the host: set --config.data.placement=device, or --config.steps_per_call=1."
-        )
     if config.steps_per_call:
         return int(config.steps_per_call)
-    if not resident or mesh.local_devices[0].platform == "cpu":
+    if mesh.local_devices[0].platform == "cpu":
         return 1
+    most = _MOST_STEPS_PER_CALL
+    if not resident:
+        batch_bytes = config.batch_size * config.data.image_size**2 * config.data.channels
+        most = max(1, min(most, _MOST_STREAMED_BYTES // batch_bytes))
     common = math.gcd(*(config[name] for name in STEP_INTERVALS))
-    return max(steps for steps in range(1, _MOST_STEPS_PER_CALL + 1) if common % steps == 0)
+    return max(steps for steps in range(1, most + 1) if common % steps == 0)
 
 
-def _fits_on_device(num_bytes: int, mesh: Mesh) -> bool:
-    """Never on the CPU, where the memory-mapped pack is as near as a copy of it would be."""
+def _fits_on_device(config: ConfigDict, images: np.ndarray, mesh: Mesh) -> bool:
+    """Whether the set and the program have room. Never on the CPU, where the mapped pack is as near as a copy of it."""
     device = mesh.local_devices[0]
     if device.platform == "cpu":
         return False
+    row = math.prod(images.shape[1:])
+    if device.platform == "tpu":
+        row = -(-row // _TPU_TILE) * _TPU_TILE
+    needed = len(images) * row + flops.step_memory_bytes(config, mesh.size)
     memory = (device.memory_stats() or {}).get("bytes_limit", 0)
-    return num_bytes <= _DEVICE_MEMORY_SHARE * memory
+    return needed <= _DEVICE_MEMORY_SHARE * memory

@@ -1,5 +1,10 @@
 """What everything stands on: devices, processes, files, signals, the heap, random keys, errors."""
 
+import os
+
+# XLA's settings for GPUs: no sums whose order changes from run to run, and no choice of kernels by timing them.
+_DETERMINISTIC = ("--xla_gpu_exclude_nondeterministic_ops=true", "--xla_gpu_autotune_level=0")
+
 
 def set_up() -> None:
     """Gives this process the settings that every command of dcgan_jax runs with. Calling it again changes nothing.
@@ -17,3 +22,11 @@ def set_up() -> None:
 
     allocator.keep_buffers()
     compilation_cache.use()
+
+
+def repeat_exactly() -> None:
+    """Lets programs for GPUs compute the same bits in every process. Works until JAX is first used in this one.
+
+    Elsewhere it changes nothing: programs for CPUs and TPUs do so anyway.
+    """
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_DETERMINISTIC]).strip()

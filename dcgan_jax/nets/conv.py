@@ -13,8 +13,8 @@ XLA's 'SAME' is its mirror image for stride 2.
 
 Three formulations compute the same thing. 'lax' is XLA's own convolution (`conv_lax.py`), right for GPU and TPU. XLA's
 CPU back end is slow on the dilated convolutions that the transpose and both gradients become, so on the CPU 'winograd'
-and 'im2col' (`conv_gemm.py`) turn all six of them into matrix products. 'auto' is decided when a program is compiled for a platform:
-'winograd' on the CPU, 'lax' elsewhere.
+and 'im2col' (`conv_gemm.py`) turn all six of them into matrix products. 'auto' is decided when a program is compiled
+for a platform: 'winograd' on the CPU, 'lax' elsewhere.
 """
 
 from collections.abc import Callable

@@ -11,7 +11,7 @@ kernel has more places, and what it then makes multiplies zeros, 8 times the ari
 matrix product over the neighbourhoods of all places, TPUs a few kernels of fewer rows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import jax
@@ -83,9 +83,9 @@ def to_large(small: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 def to_kernel(large: jax.Array, small: jax.Array, size: int, stride: int) -> jax.Array:
     """Transpose of `strided` in the kernel: [size, size, large_features, small_features]."""
     if not _outgrows(size, small):
-        return to_kernel_plain(large, small, size, stride)
-    forms = {"cuda": to_kernel_product, "default": to_kernel_plain}
-    return _per_platform({name: partial(form, size=size) for name, form in forms.items()}, stride)(large, small)
+        return to_kernel_plain(large, small, stride, size)
+    forms = {"cuda": partial(to_kernel_product, size=size), "default": partial(to_kernel_plain, size=size)}
+    return _per_platform(forms, stride)(large, small)
 
 
 def to_large_plain(small: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -93,7 +93,7 @@ def to_large_plain(small: jax.Array, kernel: jax.Array, stride: int) -> jax.Arra
     return _transpose(lambda large: strided(large, kernel, stride), _large_like(small, kernel, stride))(small)
 
 
-def to_kernel_plain(large: jax.Array, small: jax.Array, size: int, stride: int) -> jax.Array:
+def to_kernel_plain(large: jax.Array, small: jax.Array, stride: int, size: int) -> jax.Array:
     """`to_kernel` as the transpose of one convolution."""
     kernel = jax.ShapeDtypeStruct((size, size, large.shape[-1], small.shape[-1]), large.dtype)
     return _transpose(lambda kernel: strided(large, kernel, stride), kernel)(small)
@@ -171,7 +171,7 @@ def _transpose(linear: Callable[[jax.Array], jax.Array], operand: jax.ShapeDtype
     return lambda cotangent: transposed(cotangent)[0]
 
 
-def _per_platform(forms: dict[str, Callable[..., jax.Array]], stride: int) -> Callable[..., jax.Array]:
+def _per_platform(forms: Mapping[str, Callable[..., jax.Array]], stride: int) -> Callable[..., jax.Array]:
     """The form of the platform that a program is compiled for."""
     return lambda *arrays: lax.platform_dependent(
         *arrays, **{name: partial(form, stride=stride) for name, form in forms.items()}

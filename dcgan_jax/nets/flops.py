@@ -7,6 +7,7 @@ optimizer are left out (under 2 % in the paper's network).
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
@@ -83,3 +84,28 @@ def activation_bytes_per_image(config: ConfigDict) -> int:
     g_layers, d_layers = layers(config)
     values = 2 * sum(layer.outputs for layer in g_layers) + 4 * sum(layer.outputs for layer in d_layers)
     return values * jnp.dtype(config.precision).itemsize
+
+
+def step_memory_bytes(config: ConfigDict, devices: int) -> int:
+    """Bytes that a training step needs on one device besides the images, at most: an estimate.
+
+    Six float32 values per parameter (itself, both moments of Adam, its average, gradient and update) and twice the
+    maps that are remembered. Programs compiled for an H100 and a v5e need about half of it.
+
+    Args:
+      config: see configs/default.py.
+      devices: that the batch is split over.
+    """
+    generator, discriminator = models.build_generator(config), models.build_discriminator(config)
+    labels = jnp.zeros((1,), jnp.int32) if config.model.num_classes else None
+    size, key = config.data.image_size, jax.random.key(0)
+    inputs = (
+        (generator, jnp.zeros((1, config.model.z_dim))),
+        (discriminator, jnp.zeros((1, size, size, config.data.channels))),
+    )
+    parameters = 0
+    for network, first in inputs:
+        shapes = jax.eval_shape(lambda network=network, first=first: network.init(key, first, labels, train=False))
+        parameters += sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    share = -(-config.batch_size // devices)
+    return 6 * 4 * parameters + 2 * activation_bytes_per_image(config) * share

@@ -65,7 +65,7 @@ class BatchNorm(nn.Module):
         if train:
             axis_name = None if self.is_initializing() else self.axis_name
             rows = x.reshape(groups, -1, features)
-            y, (mean, var) = batch_norm.normalise(rows, gain, shift, self.epsilon, axis_name)
+            y, (mean, var) = batch_norm.normalise(rows, gain, shift, running_mean.value, self.epsilon, axis_name)
             if self.is_mutable_collection("batch_stats") and not self.is_initializing():
                 running_mean.value += (1.0 - self.momentum) * (mean[0, 0] - running_mean.value)
                 running_var.value += (1.0 - self.momentum) * (var[0, 0] - running_var.value)

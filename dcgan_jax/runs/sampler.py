@@ -45,7 +45,8 @@ class Sampler:
         @jax.jit
         def generate(params: Tree, batch_stats: Tree, z: jax.Array, labels: jax.Array | None) -> jax.Array:
             variables = {"params": params, "batch_stats": batch_stats}
-            (images, _), _ = generator.apply(variables, z, labels, train=norm == "batch", mutable=["batch_stats"])
+            with gan.multiplying():
+                (images, _), _ = generator.apply(variables, z, labels, train=norm == "batch", mutable=["batch_stats"])
             return pixels.to_uint8(images, generator.output)
 
         self._generate = generate
