@@ -63,7 +63,7 @@ _TPUS = {
     "v6e": _tpu("TPU v6e", 918, 1640, 3584, 1.75),
 }
 # Published for the SXM board, dense: 989 TFLOP/s in bfloat16, half of it in TF32, which XLA may use for float32; 3.35
-# TB/s; NVLink 450 GB/s one way. Products reach 80 % of the first two and passes over memory 90 % of the third, which are
+# TB/s; NVLink 450 GB/s one way. That products reach 80 % of the first two and passes over memory 90 % of the third are
 # assumptions, and so are 3 us for a kernel's launch.
 _H100 = Chip("NVIDIA H100 SXM", {"bfloat16": 790e12, "float32": 395e12}, 3.0e12, 450e9, launch_seconds=3e-6)
 
@@ -78,7 +78,7 @@ _LIBTPU = {
 
 @dataclass(frozen=True)
 class Target:
-    """Devices to compile for: their platform, what each can do, and a mesh over them as a training run would make it."""
+    """Devices to compile for: their platform, what each can do, and a mesh over them as a training run makes it."""
 
     platform: str
     chip: Chip
@@ -111,7 +111,7 @@ def target(platform: str, topology: str) -> Target:
     except Exception as error:  # jax.errors.JaxRuntimeError and others, with the reason in the first line
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"--topology={topology} cannot be described for {platform}: {reason}.") from error
-    devices = sorted(described.devices, key=lambda device: (device.process_index, device.id))
+    devices: list[Any] = sorted(described.devices, key=lambda device: (device.process_index, device.id))
     return Target(platform, chip, Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,)))
 
 

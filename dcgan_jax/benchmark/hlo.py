@@ -32,10 +32,8 @@ _ELEMENT_BYTES = {
     **dict.fromkeys(("s64", "u64", "f64", "c64"), 8),
 }
 # Instructions that are no work: names for values, and the ends of what was started before.
-_NO_WORK = frozenset(
-    "parameter constant tuple get-tuple-element bitcast after-all partition-id replica-id opt-barrier add-dependency "
-    "domain iota".split()
-)
+_NAMES = ("parameter", "constant", "iota", "tuple", "get-tuple-element", "bitcast", "opt-barrier", "domain")
+_NO_WORK = frozenset((*_NAMES, "after-all", "add-dependency", "partition-id", "replica-id"))
 # Instructions that run other computations instead of being a kernel.
 _CONTROL = frozenset(("while", "call", "conditional"))
 _SLICES = frozenset(("slice", "dynamic-slice", "gather"))
@@ -185,13 +183,11 @@ class Module:
     Attributes:
       computations: by name.
       entry: the one that is run.
-      aliased: numbers of the entry's parameters whose memory the result reuses (donation).
     """
 
     def __init__(self, text: str) -> None:
         """Raises ValueError if the text has no entry computation."""
         self.computations: dict[str, Computation] = {}
-        self.aliased = _aliased(text.split("\n", 1)[0])
         entry, current = "", None
         for line in text.splitlines():
             if line.startswith("}"):
@@ -216,9 +212,8 @@ class Module:
                 trips = self._trips(instruction) if instruction.opcode == "while" else 1
                 for name in instruction.called:
                     yield from self._kernels(self.computations[name], times * trips)
-            elif instruction.opcode not in _NO_WORK and not instruction.opcode.endswith(("-done", "-update")):
-                if instruction.attribute(r'custom_call_target="([^"]*)"') != "AllocateBuffer":
-                    yield computation, instruction, times
+            elif not _is_idle(instruction):
+                yield computation, instruction, times
 
     def _trips(self, loop: Instruction) -> int:
         """How often a loop runs: XLA's own count, else the number that its condition compares with, else 1."""
@@ -319,13 +314,19 @@ class Module:
         return None
 
 
-def _aliased(head: str) -> tuple[int, ...]:
-    """Numbers of the donated parameters, from the line 'HloModule ..., input_output_alias={ {0}: (3, {}, ...), ...'."""
+def _is_idle(instruction: Instruction) -> bool:
+    ends = instruction.opcode.endswith(("-done", "-update"))
+    return ends or instruction.opcode in _NO_WORK or '"AllocateBuffer"' in instruction.attributes
+
+
+def aliased(text: str) -> tuple[int, ...]:
+    """Numbers of the entry's parameters whose memory the result reuses (donation), from a module's first line."""
+    head = text.split("\n", 1)[0]
     begin = head.find("input_output_alias={")
     if begin < 0:
         return ()
-    text = head[begin : head.find("entry_computation_layout")]
-    return tuple(sorted({int(number) for number in re.findall(r"\{[\d, ]*\}: \((\d+),", text)}))
+    pairs = head[begin : head.find("entry_computation_layout")]
+    return tuple(sorted({int(number) for number in re.findall(r"\{[\d, ]*\}: \((\d+),", pairs)}))
 
 
 def _instruction(line: str) -> Instruction | None:
