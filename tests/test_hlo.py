@@ -206,6 +206,17 @@ def test_matrix_products() -> None:
         assert (found.kind, found.flops, found.features) == (hlo.PRODUCT, 2 * 8 * 5 * 24, (5, 8, 24))
 
 
+def test_product_whose_sum_is_split() -> None:
+    """A sum of 512 terms as four products of 128, in whose results the parts are still apart."""
+    product = (
+        "%fused (p.0: bf16[4,128,1600], p.1: bf16[4,128,64]) -> f32[4,1600,64] {\n"
+        "  %p.0 = bf16[4,128,1600]{2,1,0} parameter(0)\n  %p.1 = bf16[4,128,64]{2,1,0} parameter(1)\n"
+        "  ROOT %d = f32[4,1600,64]{2,1,0} dot(%p.0, %p.1), lhs_batch_dims={0}, lhs_contracting_dims={1}\n}"
+    )
+    found = work(fusion(("bf16[4,128,1600]", "bf16[4,128,64]", "f32[4,1600,64]")), product)
+    assert (found.flops, found.features) == (2 * 512 * 1600 * 64, (64, 512, 1600))
+
+
 def test_batched_product_on_tpus() -> None:
     """Its batch of 3 is an axis with a stride and zeros, so that each place meets one tap."""
     arrays = ("f32[3,8,5]", "f32[3,5,24]", "f32[3,8,24]")

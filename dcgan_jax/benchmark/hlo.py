@@ -242,8 +242,9 @@ class Module:
             return 2 * computation.instructions[kernel.operands[1]].arrays[0].traffic
         if kernel.opcode in _SLICES:
             return 2 * sum(array.traffic for array in kernel.arrays)
-        if kernel.opcode.endswith("-start"):  # its result names the source as well
-            return 2 * max((array.bytes for array in kernel.arrays), default=0)
+        if kernel.opcode.endswith("-start"):  # its result names source and destination, and may move a part
+            ends = kernel.arrays[:2]
+            return min((end.bytes for end in ends), default=0) * sum(not end.on_chip for end in ends)
         reads = 0
         for number, name in enumerate(kernel.operands):
             value = computation.instructions[name]
@@ -316,7 +317,8 @@ class Module:
 
 def _is_idle(instruction: Instruction) -> bool:
     ends = instruction.opcode.endswith(("-done", "-update"))
-    return ends or instruction.opcode in _NO_WORK or '"AllocateBuffer"' in instruction.attributes
+    names = instruction.attribute(r'custom_call_target="([^"]*)"') in ("AllocateBuffer", "ConcatBitcast")
+    return ends or names or instruction.opcode in _NO_WORK
 
 
 def aliased(text: str) -> tuple[int, ...]:
@@ -390,13 +392,18 @@ def _work(computation: Computation, line: Instruction, kernel_size: int) -> Work
 
 
 def _product(computation: Computation, line: Instruction, contracted: list[int]) -> Work:
-    """Each entry of the result is a sum over the contracted axes. `features` are rows, columns and what is summed."""
+    """Each entry of the result is a sum over the contracted axes.
+
+    `features` are rows, columns and terms of the sum. XLA splits long sums into a batch of products that it adds up
+    afterwards; the batch counts as terms.
+    """
     left, right = computation.operands(line)[:2]
     result = line.arrays[0]
     summed = prod(left.sides[axis] for axis in contracted)
-    flops = 2 * result.size * summed
-    features = tuple(sorted((left.size // max(1, summed), right.size // max(1, summed), summed)))
-    return Work(PRODUCT, flops, (left, right, result), features, line)
+    batch = left.size * right.size // max(1, summed**2 * result.size)
+    terms = summed * batch
+    features = tuple(sorted((left.size // max(1, terms), right.size // max(1, terms), terms)))
+    return Work(PRODUCT, 2 * result.size * summed, (left, right, result), features, line)
 
 
 def _cudnn(computation: Computation, line: Instruction, target: str) -> Work:

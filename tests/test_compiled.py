@@ -1,0 +1,225 @@
+"""What compilers make of layers and steps for a TPU v5e and an H100, neither of which is needed.
+
+The wheels of the extras `aot_tpu` and `aot_cuda` are; without them these tests are skipped.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental.layout import Format, Layout
+from jax.sharding import SingleDeviceSharding
+from ml_collections import ConfigDict
+
+from dcgan_jax.benchmark import aot, compile_report, hlo
+from dcgan_jax.benchmark.compile_report import TOPOLOGIES, Layer
+from dcgan_jax.config import load_config
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.nets import conv
+from tests import tiny
+
+# All but the one that reads a folder, and those without convolutions or with another's.
+CONFIGS = ("lsun", "cifar10", "svhn", "mnist", "imagenet32", "toy_bedrooms")
+BATCH, LARGE, SMALL = 32, 64, 128
+
+
+def installed(platform: str) -> Any:
+    absent = not aot.available(platform)
+    return pytest.param(platform, marks=pytest.mark.skipif(absent, reason=f"the wheels of aot_{platform} are absent"))
+
+
+everywhere = pytest.mark.parametrize("platform", [installed(platform) for platform in aot.PLATFORMS])
+on_tpu = pytest.mark.parametrize("platform", [installed("tpu")])
+
+
+@pytest.fixture(autouse=True)
+def optimisations() -> Iterator[None]:
+    """They are what is tested here; `conftest.py` switches them off."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def device(platform: str) -> Any:
+    return aot.target(platform, TOPOLOGIES[platform]).mesh.devices.flat[0]
+
+
+def shapes_of_shipped_configs() -> dict[str, Layer]:
+    """Layers that differ in kernel, stride or maps, or in being those of the images, with few features."""
+    found: dict[str, Layer] = {}
+    for name in CONFIGS:
+        config = load_config(f"configs/{name}.py")
+        for layer in compile_report.convolutions(config):
+            (side, large), (small_side, _) = layer.large, layer.small
+            at_image = large == config.data.channels + config.model.num_classes and side == config.data.image_size
+            features = config.data.channels if at_image else LARGE
+            ends = f"{side}x{side}x{features}-{small_side}x{small_side}"
+            layer = layer._replace(large=(side, features), small=(small_side, SMALL))
+            found.setdefault(f"{layer.kernel}x{layer.kernel}-{ends}", layer)
+    return found
+
+
+LAYERS = shapes_of_shipped_configs()
+
+
+@pytest.mark.long
+@everywhere
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=list(LAYERS))
+def test_layers_multiply_no_zeros_and_copy_no_map(layer: Layer, platform: str) -> None:
+    """`conv` and `conv_transpose` with their gradients, six operations, each of the definition's arithmetic.
+
+    Layouts of what goes in and out are the compiler's choice, as between the layers of a network. A matrix product in
+    place of a convolution may unfold its map.
+    """
+    (side, large_features), (small_side, small_features) = layer.large, layer.small
+    stride = side // small_side
+
+    def run(large, small, kernel, other_large, other_small, other_kernel):  # type: ignore[no-untyped-def]
+        down, pull_down = jax.vjp(lambda image, kernel: conv.conv(image, kernel, stride), large, kernel)
+        up, pull_up = jax.vjp(
+            lambda image, kernel: conv.conv_transpose(image, kernel, stride), other_small, other_kernel
+        )
+        return down, pull_down(small), up, pull_up(other_large)
+
+    large = jax.ShapeDtypeStruct((BATCH, side, side, large_features), jnp.bfloat16)
+    small = jax.ShapeDtypeStruct((BATCH, small_side, small_side, small_features), jnp.bfloat16)
+    kernel = jax.ShapeDtypeStruct((layer.kernel, layer.kernel, large_features, small_features), jnp.bfloat16)
+    chosen: Any = Format(Layout.AUTO, SingleDeviceSharding(device(platform)))
+    lowered = jax.jit(run, in_shardings=chosen, out_shardings=chosen).lower(*(large, small, kernel) * 2)
+    module = hlo.Module(lowered.compile().as_text())
+
+    def is_map(array: hlo.Array) -> bool:
+        return array.sides in (large.shape, small.shape)
+
+    work, moves = [], []
+    for computation, line, _ in module.kernels():
+        work += module.work(computation, line, layer.kernel)
+        moves.append(module.move(computation, line, is_map))
+    described = "\n".join(f"{part.kind}: {part.flops} {' '.join(map(str, part.operands))}" for part in work)
+    definition = 2 * math.prod(small.shape) * layer.kernel**2 * large_features
+    assert sum(part.flops for part in work) == 6 * definition, described
+    assert {move for move in moves if move} <= {"unfold"}, moves
+
+
+@pytest.mark.long
+@on_tpu
+def test_gather_from_the_pack_copies_no_pack(platform: str) -> None:
+    """ImageNet at 32 pixels, 3.9 GB: the layout of the pack on the device must be one that images are gathered from."""
+    config = load_config("configs/imagenet32.py")
+    place = SingleDeviceSharding(device(platform))
+    shape, dtype = compile_report.pack_shapes(config, 1_281_167)["image"]
+    pack = jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+    index = jax.ShapeDtypeStruct((128,), jnp.int32, sharding=place)
+    compiled = jax.jit(lambda pack, index: pack[index].astype(jnp.float32)).lower(pack, index).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < math.prod(shape) / 100
+
+
+def small_config() -> ConfigDict:
+    """Maps of 16 and 8 pixels, so that no kernel is larger than its map."""
+    stages = {"model.generator.stages": ((64, 2), (48, 2)), "model.discriminator.stages": ((48, 2), (64, 2))}
+    return tiny.config({"conv": "auto", "batch_size": 32, "data.image_size": 32, "model.kernel_size": 5, **stages})
+
+
+@pytest.mark.long
+@everywhere
+def test_report_of_a_step(platform: str) -> None:
+    config = small_config()
+    result = compile_report.report(config, platform, TOPOLOGIES[platform])
+    # The vectors of the logit are no products on a GPU; 2 % is far less than one convolution more.
+    assert result["flops"]["ratio"] == pytest.approx(1, abs=0.02)
+    # Generator first: two layers each. Forward twice, and through the generator once; transposed as often as in
+    # tests/test_lowering.py; every kernel once.
+    counts = {kind: row["count"] for kind, row in result["work"].items()}
+    assert counts["forward"] == 2 + 2 + 2
+    assert counts["input gradient"] == 2 * 2 + 2 + 1
+    assert counts["kernel gradient"] == 2 + 2
+    memory = result["memory"]
+    assert memory["donated_bytes"] == memory["state_bytes"]
+    assert memory["peak_bytes"] > 0
+    assert not result["collectives"]
+    layers = {row["layer"]: row for row in result["layers"]}
+    for layer in compile_report.convolutions(config):
+        assert layers[f"{layer.player} {layer.name}"]["flops"] > 0
+    assert sum(row["flops"] for row in layers.values()) == result["flops"]["compiled"]
+    assert 0 < result["estimate"]["seconds"] < 1
+    text = compile_report.table(result)
+    assert "times the definition's" in text
+    assert all("estimate" in line for line in text.splitlines() if " ms" in line)
+
+
+@pytest.mark.long
+@everywhere
+def test_report_of_several_steps_on_several_devices(platform: str) -> None:
+    """A loop over batches of a pack: all counts are of one step, and the devices share the arithmetic."""
+    config = small_config()
+    topology, devices = {"tpu": ("v5e:2x2", 4), "cuda": ("1x1x8", 8)}[platform]
+    result = compile_report.report(config, platform, topology, steps_per_call=5, examples=1000)
+    assert (result["devices"], result["examples"]) == (devices, 1000)
+    assert result["flops"]["ratio"] == pytest.approx(1, abs=0.02)
+    reduced = sum(row["bytes"] for row in result["collectives"] if row["kind"] == "all-reduce")
+    parameters = 4 * sum(
+        layer.kernel**2 * layer.large[1] * layer.small[1] for layer in compile_report.convolutions(config)
+    )
+    assert reduced >= parameters
+    assert result["memory"]["donated_bytes"] == result["memory"]["state_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("platform", "topology", "words"),
+    [
+        ("gpu", "1x1x1", "--platform=gpu: there is no such platform; choose from tpu, cuda"),
+        ("tpu", "v5litepod-8", "v5e:2x2"),
+        ("tpu", "1x1x1", "v5e:2x2"),
+        ("cuda", "v5e:2x2", "1x1x8"),
+        ("cuda", "8", "1x1x8"),
+    ],
+)
+def test_bad_targets(platform: str, topology: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        compile_report.report(tiny.config(), platform, topology)
+
+
+@pytest.mark.parametrize("platform", aot.PLATFORMS)
+def test_absent_wheels(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aot, "available", lambda platform: False)
+    with pytest.raises(UserError, match=rf"install dcgan_jax\[aot_{platform}\]"):
+        compile_report.report(tiny.config(), platform, TOPOLOGIES[platform])
+
+
+@on_tpu
+def test_topology_that_does_not_exist(platform: str) -> None:
+    with pytest.raises(UserError, match="--topology=v5e:3x5 cannot be described for tpu"):
+        compile_report.report(tiny.config(), platform, "v5e:3x5")
+
+
+@on_tpu
+def test_batch_that_cannot_be_split(platform: str) -> None:
+    with pytest.raises(UserError, match="batch_size 6 is not divisible by the 4 devices"):
+        compile_report.report(tiny.config({"batch_size": 6}), platform, "v5e:2x2")
+
+
+def test_convolutions_of_a_config() -> None:
+    """By hand: the small config, with ten classes joined to what enters, and with pooling."""
+    config = small_config()
+    layers = compile_report.convolutions(config)
+    assert layers == [
+        Layer("generator", "deconv1", 5, (16, 48), (8, 64)),
+        Layer("generator", "deconv2", 5, (32, 3), (16, 48)),
+        Layer("discriminator", "conv1", 5, (32, 3), (16, 48)),
+        Layer("discriminator", "conv2", 5, (16, 48), (8, 64)),
+    ]
+    assert [layer.output for layer in layers] == [(16, 48), (32, 3), (16, 48), (8, 64)]
+    assert layers[0].features(2) == [(2, 2, 48, 48, 64, 64), (64, 128, 1200)]
+    config.unlock()
+    config.model.num_classes, config.model.resampling = 10, "pooling"
+    layers = compile_report.convolutions(config)
+    assert [(layer.large, layer.small) for layer in layers] == [
+        ((16, 48), (16, 74)),
+        ((32, 3), (32, 58)),
+        ((32, 13), (32, 48)),
+        ((16, 58), (16, 64)),
+    ]
