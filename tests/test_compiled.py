@@ -89,8 +89,8 @@ def test_layers_multiply_no_zeros_and_copy_no_map(layer: Layer, platform: str) -
     small = jax.ShapeDtypeStruct((BATCH, small_side, small_side, small_features), jnp.bfloat16)
     kernel = jax.ShapeDtypeStruct((layer.kernel, layer.kernel, large_features, small_features), jnp.bfloat16)
     chosen: Any = Format(Layout.AUTO, SingleDeviceSharding(device(platform)))
-    lowered = jax.jit(run, in_shardings=chosen, out_shardings=chosen).lower(*(large, small, kernel) * 2)
-    module = hlo.Module(lowered.compile().as_text())
+    compiled: Any = jax.jit(run, in_shardings=chosen, out_shardings=chosen).lower(*(large, small, kernel) * 2).compile()
+    module = hlo.Module(compiled.as_text())
 
     def is_map(array: hlo.Array) -> bool:
         return array.sides in (large.shape, small.shape)
@@ -114,7 +114,7 @@ def test_gather_from_the_pack_copies_no_pack(platform: str) -> None:
     shape, dtype = compile_report.pack_shapes(config, 1_281_167)["image"]
     pack = jax.ShapeDtypeStruct(shape, dtype, sharding=place)
     index = jax.ShapeDtypeStruct((128,), jnp.int32, sharding=place)
-    compiled = jax.jit(lambda pack, index: pack[index].astype(jnp.float32)).lower(pack, index).compile()
+    compiled: Any = jax.jit(lambda pack, index: pack[index].astype(jnp.float32)).lower(pack, index).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < math.prod(shape) / 100
 
 

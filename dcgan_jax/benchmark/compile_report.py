@@ -484,9 +484,10 @@ def main() -> None:
     config = _CONFIG.value
     if _BATCH_SIZE.value:
         config.batch_size = _BATCH_SIZE.value
-    topology = _TOPOLOGY.value or TOPOLOGIES.get(_PLATFORM.value, "")
+    platform = str(_PLATFORM.value)
+    topology = _TOPOLOGY.value or TOPOLOGIES.get(platform, "")
     text_file = Path(_HLO.value) if _HLO.value else None
-    result = report(config, _PLATFORM.value, topology, _STEPS.value, _EXAMPLES.value, text_file)
+    result = report(config, platform, topology, _STEPS.value, _EXAMPLES.value, text_file)
     print(table(result))
     if _OUT.value:
         files.write_atomically(Path(_OUT.value), (json.dumps(result, indent=2) + "\n").encode())
