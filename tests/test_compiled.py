@@ -202,6 +202,61 @@ def test_batch_that_cannot_be_split(platform: str) -> None:
         compile_report.report(tiny.config({"batch_size": 6}), platform, "v5e:2x2")
 
 
+STEP = """HloModule jit_steps, entry_computation_layout={()->f32[]}
+
+ENTRY %main () -> f32[] {
+  %image = bf16[64,32,32,3]{3,2,1,0} parameter(0)
+  %kernel = bf16[48,5,5,3]{3,2,1,0} parameter(1)
+  %gradient = f32[1000]{0} parameter(2)
+  %rows = bf16[2048,64]{1,0} parameter(3)
+  %columns = bf16[1200,64]{1,0} parameter(4)
+  %copied = bf16[64,32,32,3]{0,3,2,1} copy(%image), metadata={op_name="jit(steps)/jvp(Discriminator)/concatenate"}
+  %conv = (bf16[64,16,16,48]{3,2,1,0}, u8[0]{0}) custom-call(%copied, %kernel), window={size=5x5 stride=2x2 pad=2_2x2_2}, dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convForward", metadata={op_name="jit(steps)/jvp(Discriminator)/conv_general_dilated"}
+  %dot = bf16[2048,1200]{1,0} dot(%rows, %columns), lhs_contracting_dims={1}, rhs_contracting_dims={1}, metadata={op_name="jit(steps)/jvp(Generator)/dot_general"}
+  %norm = f32[48]{0} negate(%gradient), metadata={op_name="jit(steps)/jvp(Generator)/Generator._normalise/deconv1_norm/rsqrt"}
+  ROOT %sum = f32[1000]{0} all-reduce(%gradient), to_apply=%add
+}
+"""  # noqa: E501
+
+
+def test_counts_by_hand() -> None:
+    """A chip of 1 TFLOP/s, 1 GB/s, links of 1 GB/s and launches of 1 ms; two devices, 32 images each; 2 steps a call.
+
+    The discriminator's first convolution of 64 images, a product for the generator's first one, a copy of images, an
+    operation in a normalisation, and a sum of 1,000 gradients.
+    """
+    chip = aot.Chip("chip", {"bfloat16": 1e12, "float32": 1e11}, 1e9, 1e9, launch_seconds=1e-3)
+    config = small_config()
+    config.unlock()
+    config.batch_size = 64
+    result = compile_report.count(config, aot.Target("cuda", chip, tiny.mesh(2)), 2, STEP)
+
+    convolution, product = 2 * 64 * 16 * 16 * 48 * 75, 2 * 2048 * 1200 * 64
+    assert result["flops"]["compiled"] == (convolution + product) / 2
+    assert result["work"]["forward"] == {"count": 0.5, "flops": convolution / 2}
+    assert result["work"]["product for a convolution"] == {"count": 0.5, "flops": product / 2}
+    images, maps = 64 * 32 * 32 * 3 * 2, 64 * 16 * 16 * 48 * 2
+    assert result["moves"]["copy"] == {"count": 0.5, "bytes": images}
+    assert result["collectives"] == [{"kind": "all-reduce", "asynchronous": False, "count": 0.5, "bytes": 2000}]
+
+    layers = {row.pop("layer"): row for row in result["layers"]}
+    assert layers["generator deconv1"]["kernels"] == 1  # the product and the normalisation, every second step
+    assert layers["discriminator conv1"]["flops"] == convolution / 2
+    seconds = {kernel["name"]: kernel["estimate_seconds"] - 1e-3 for kernel in result["kernels"]}
+    assert seconds == pytest.approx(
+        {
+            "copied": 2 * images / 1e9,
+            "conv": (images + maps + 48 * 75 * 2) / 1e9,
+            "dot": (2048 * 64 + 1200 * 64 + 2048 * 1200) * 2 / 1e9,
+            "norm": (4000 + 48 * 4) / 1e9,
+            "sum": 8000 / 1e9,  # its bytes of memory; a ring of two sends 4000 over the links
+        }
+    )
+    estimate = result["estimate"]
+    assert estimate["seconds"] == pytest.approx(sum(seconds.values()) / 2 + 2.5e-3)
+    assert estimate["images_per_second"] == pytest.approx(64 / estimate["seconds"])
+
+
 def test_convolutions_of_a_config() -> None:
     """By hand: the small config, with ten classes joined to what enters, and with pooling."""
     config = small_config()

@@ -22,8 +22,9 @@ Estimates, so named in the output, which rank programs and are no speeds:
 - on TPUs the compiler's own `estimated_cycles` at the chip's clock. It gives none for collectives and asynchronous
   copies between memories.
 
-All numbers are of one device and one step. The step is that of `mapper='shard_map'`; the state is replicated, batches
-are split. With --examples, or more than one step a call, the images are a pack on the device and batches are indices.
+Numbers are of one device and one step, except images per second, which are those of all devices. The step is that of
+`mapper='shard_map'`; the state is replicated, batches are split. With --examples, or more than one step a call, the
+images are a pack on the device and batches are indices.
 """
 
 import json
@@ -80,8 +81,9 @@ def report(
       text_file: where the optimised program goes as text; None: nowhere.
 
     Returns:
-      What --out writes, all of one device and one step: 'flops', 'work' (by KINDS), 'moves', 'collectives', 'memory',
-      'layers', 'kernels', 'estimate'. Bytes and floating-point operations, and seconds in what is named an estimate.
+      What --out writes, of one device and one step: 'flops' (compiled, the definition's, and their ratio), 'work' (by
+      KINDS), 'moves' (by hlo.MOVES), 'collectives', 'memory', 'layers', 'estimate'; and 'kernels', of one run of each.
+      Bytes and floating-point operations; seconds where the name says that they are an estimate.
 
     Raises:
       UserError: the config, platform or topology cannot be used, the compiler's wheels are not installed, the batch
@@ -118,8 +120,7 @@ def report(
         "examples": examples or 0,
         "compile_seconds": seconds,
     }
-    counted = _Counter(config, target, steps_per_call, hlo.Module(text)).count()
-    return settings | counted | {"memory": _memory(config, compiled, text)}
+    return settings | count(config, target, steps_per_call, text) | {"memory": _memory(config, compiled, text)}
 
 
 def compile_step(config: ConfigDict, target: aot.Target, steps: int, examples: int | None) -> Any:
@@ -215,10 +216,15 @@ class Kernel:
     times: int
     bytes: int
     flops: int
-    cycles: int
-    seconds: float
+    estimated_cycles: int
+    estimate_seconds: float
     bound: str
     overlapped: bool
+
+
+def count(config: ConfigDict, target: aot.Target, steps: int, text: str) -> dict[str, Any]:
+    """What `report` returns of a program's text alone; `steps` is how many a call makes."""
+    return _Counter(config, target, steps, hlo.Module(text)).count()
 
 
 class _Counter:
@@ -262,7 +268,10 @@ class _Counter:
         }
 
     def is_map(self, array: hlo.Array) -> bool:
-        """Whether an array is a batch of some layer's maps, or images of the pack, in either order of the axes."""
+        """Whether an array is a batch of some layer's maps, or images of the pack, in either order of the axes.
+
+        So is a kernel that happens to have the same sides, as 4x4 kernels for 4x4 maps may.
+        """
         images, *rest = array.sides or (0,)
         if array.element == "u8" and rest:
             size, channels = self.config.data.image_size, self.config.data.channels
@@ -290,8 +299,8 @@ class _Counter:
             times=times,
             bytes=traffic,
             flops=sum(part.flops for part in work),
-            cycles=line.cycles,
-            seconds=seconds[bound] + chip.launch_seconds,
+            estimated_cycles=line.cycles,
+            estimate_seconds=seconds[bound] + chip.launch_seconds,
             bound=bound,
             overlapped=line.opcode.endswith("-start") and not collective,
         )
@@ -339,7 +348,7 @@ class _Counter:
                 kernel.layer,
                 {"layer": kernel.layer, "kernels": 0.0, "flops": 0.0, "bytes": 0.0, "estimate_seconds": 0.0},
             )
-            seconds = 0.0 if kernel.overlapped else kernel.seconds
+            seconds = 0.0 if kernel.overlapped else kernel.estimate_seconds
             for name, value in {"kernels": 1, "flops": kernel.flops, "bytes": kernel.bytes}.items():
                 row[name] += share * value
             row["estimate_seconds"] += share * seconds
@@ -351,12 +360,12 @@ class _Counter:
         count = launches = overlapped = cycles = 0.0
         for kernel in kernels:
             share = kernel.times / self.steps
-            cycles += share * kernel.cycles
+            cycles += share * kernel.estimated_cycles
             count += share
             if kernel.overlapped:
-                overlapped += share * kernel.seconds
+                overlapped += share * kernel.estimate_seconds
             else:
-                bounds[kernel.bound] += share * (kernel.seconds - chip.launch_seconds)
+                bounds[kernel.bound] += share * (kernel.estimate_seconds - chip.launch_seconds)
                 launches += share * chip.launch_seconds
         seconds = sum(bounds.values()) + launches
         found: dict[str, Any] = {
