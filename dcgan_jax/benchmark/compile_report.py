@@ -12,7 +12,8 @@ Exact, for this version of the compiler:
 - convolutions by form, and matrix products, those that stand for convolutions by themselves; their floating-point
   operations against the definition's (`nets/flops.py`). `hlo.py` says how they are counted. More than the definition
   means that the compiler multiplies zeros. Products of a matrix and a vector are left out: GPUs have no call for them.
-- maps that are copied, padded, transposed or reversed by a kernel that does nothing else.
+- maps that are copied, padded, transposed or reversed by a kernel that does nothing else, or unfolded for a matrix
+  product; what goes in and out of these kernels, in whichever memory.
 - collectives, donated bytes, the compiler's own numbers of memory.
 
 Estimates, so named in the output, which rank programs and are no speeds:
@@ -240,7 +241,7 @@ class _Counter:
     def count(self) -> dict[str, Any]:
         kernels: list[Kernel] = []
         work = {kind: {"count": 0.0, "flops": 0.0} for kind in KINDS}
-        moves = {kind: {"count": 0.0, "bytes": 0.0} for kind in hlo.MOVES}
+        moves = {kind: {"count": 0.0, "bytes": 0.0, "estimate_seconds": 0.0} for kind in hlo.MOVES}
         collectives: dict[tuple[str, bool], dict[str, float]] = defaultdict(lambda: {"count": 0.0, "bytes": 0.0})
         for computation, line, times in self.module.kernels():
             found = self.module.work(computation, line, self.config.model.kernel_size)
@@ -249,7 +250,9 @@ class _Counter:
             for part in found:
                 _add(work[self._kind(part)], times / self.steps, flops=part.flops)
             if move := self.module.move(computation, line, self.is_map):
-                _add(moves[move], times / self.steps, bytes=self.module.traffic(computation, line))
+                moved = sum(array.bytes for array in (*computation.operands(line), *line.arrays))
+                seconds = self._compiler_seconds(kernel) or kernel.estimate_seconds
+                _add(moves[move], times / self.steps, bytes=moved, estimate_seconds=seconds)
             if collective := self.module.collective(computation, line):
                 _add(collectives[collective], times / self.steps, bytes=_reduced(computation, line))
         total = sum(kind["flops"] for kind in work.values())
@@ -305,6 +308,11 @@ class _Counter:
             overlapped=line.opcode.endswith("-start") and not collective,
         )
 
+    def _compiler_seconds(self, kernel: Kernel) -> float:
+        """A kernel's `estimated_cycles` in seconds; 0 if there are none, or the clock is not known."""
+        clock = self.target.chip.cycles_per_second
+        return kernel.estimated_cycles / clock if clock else 0.0
+
     def _kind(self, work: hlo.Work) -> str:
         if work.kind != hlo.PRODUCT:
             return work.kind
@@ -341,18 +349,15 @@ class _Counter:
         )
 
     def _by_layer(self, kernels: Iterable[Kernel]) -> list[dict[str, Any]]:
-        rows: dict[str, dict[str, Any]] = {}
+        names = ("kernels", "flops", "bytes", "estimate_seconds", "compiler_estimate_seconds")
+        rows: dict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys(names, 0.0))
         for kernel in kernels:
-            share = kernel.times / self.steps
-            row = rows.setdefault(
-                kernel.layer,
-                {"layer": kernel.layer, "kernels": 0.0, "flops": 0.0, "bytes": 0.0, "estimate_seconds": 0.0},
-            )
             seconds = 0.0 if kernel.overlapped else kernel.estimate_seconds
-            for name, value in {"kernels": 1, "flops": kernel.flops, "bytes": kernel.bytes}.items():
-                row[name] += share * value
-            row["estimate_seconds"] += share * seconds
-        return sorted(rows.values(), key=lambda row: -row["estimate_seconds"])
+            numbers = (1, kernel.flops, kernel.bytes, seconds, self._compiler_seconds(kernel))
+            for name, number in zip(names, numbers, strict=True):
+                rows[kernel.layer][name] += kernel.times / self.steps * number
+        by_time = sorted(rows.items(), key=lambda item: -item[1]["estimate_seconds"])
+        return [{"layer": layer, **row} for layer, row in by_time]
 
     def _estimate(self, kernels: Iterable[Kernel]) -> dict[str, Any]:
         chip = self.target.chip
@@ -423,6 +428,7 @@ def _memory(config: ConfigDict, compiled: Any, text: str) -> dict[str, int]:
 def table(result: dict[str, Any]) -> str:
     """What a person wants to see of a report, as text."""
     total, memory, estimate = result["flops"], result["memory"], result["estimate"]
+    by_compiler = "compiler_seconds" in estimate
     images = f"{result['examples']:,} images on the device" if result["examples"] else "streamed images"
     lines = [
         f"{result['devices']} x {result['device']} ({result['platform']} {result['topology']}), jax {result['jax']}, "
@@ -437,8 +443,10 @@ def table(result: dict[str, Any]) -> str:
         f"{_row('all', '', total['compiled'] / 1e9)}, {total['ratio']:.2f} times the definition's "
         f"{_digits(total['definition'] / 1e9)}"
     )
-    lines += ["", _row("moves of maps", "count", "MB")]
-    lines += [_row(kind, row["count"], row["bytes"] / 1e6) for kind, row in result["moves"].items() if row["count"]]
+    lines += ["", _row("moves of maps", "count", "MB", "estimate, ms")]
+    for kind, row in result["moves"].items():
+        if row["count"]:
+            lines.append(_row(kind, row["count"], row["bytes"] / 1e6, row["estimate_seconds"] * 1e3))
     if result["collectives"]:
         lines += ["", _row("collectives", "count", "MB")]
     for row in result["collectives"]:
@@ -451,10 +459,11 @@ def table(result: dict[str, Any]) -> str:
         "",
         f"memory: {donated} of the state's {state} MB donated, temporaries {temporary} MB, peak {peak} MB",
         "",
-        _row("layer", "kernels", "GFLOP", "MB", "estimate, ms"),
+        _row("layer", "kernels", "GFLOP", "MB", "estimate, ms", *["compiler's, ms"] * by_compiler),
     ]
     for row in result["layers"]:
-        numbers = (row["flops"] / 1e9, row["bytes"] / 1e6, row["estimate_seconds"] * 1e3)
+        numbers = [row["flops"] / 1e9, row["bytes"] / 1e6, row["estimate_seconds"] * 1e3]
+        numbers += [row["compiler_estimate_seconds"] * 1e3] * by_compiler
         lines.append(_row(row["layer"], row["kernels"], *numbers))
     bounds = {name: value for name, value in estimate["seconds_by_bound"].items() if value}
     lines += [
@@ -466,7 +475,7 @@ def table(result: dict[str, Any]) -> str:
     if estimate["overlapped_seconds"]:
         seconds = estimate["overlapped_seconds"]
         lines.append(f"estimate of copies beside the kernels, not in that sum: {_digits(seconds * 1e3)} ms")
-    if "compiler_seconds" in estimate:
+    if by_compiler:
         lines.append(
             f"estimate, the compiler's cycles: {_digits(estimate['compiler_seconds'] * 1e3)} ms a step, "
             f"{estimate['compiler_images_per_second']:,.0f} images/s, without collectives"
