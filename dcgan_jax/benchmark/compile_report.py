@@ -61,6 +61,7 @@ KINDS = (*hlo.CONVOLUTIONS, FOR_CONVOLUTIONS, DENSE)
 # Shapes and dtypes by name.
 Shapes = dict[str, tuple[tuple[int, ...], Any]]
 _ELEMENTS = {"bf16": "bfloat16"}
+_WIDTHS = (8, 12, 14, 14, 25)
 
 
 def report(
@@ -443,10 +444,10 @@ def table(result: dict[str, Any]) -> str:
         f"{_row('all', '', total['compiled'] / 1e9)}, {total['ratio']:.2f} times the definition's "
         f"{_digits(total['definition'] / 1e9)}"
     )
-    lines += ["", _row("moves of maps", "count", "MB", "estimate, ms")]
-    for kind, row in result["moves"].items():
-        if row["count"]:
-            lines.append(_row(kind, row["count"], row["bytes"] / 1e6, row["estimate_seconds"] * 1e3))
+    moves = {kind: row for kind, row in result["moves"].items() if row["count"]}
+    lines += ["", _row("moves of maps", "count", "MB", "estimate, ms") if moves else "moves of maps: none"]
+    for kind, row in moves.items():
+        lines.append(_row(kind, row["count"], row["bytes"] / 1e6, row["estimate_seconds"] * 1e3))
     if result["collectives"]:
         lines += ["", _row("collectives", "count", "MB")]
     for row in result["collectives"]:
@@ -459,7 +460,7 @@ def table(result: dict[str, Any]) -> str:
         "",
         f"memory: {donated} of the state's {state} MB donated, temporaries {temporary} MB, peak {peak} MB",
         "",
-        _row("layer", "kernels", "GFLOP", "MB", "estimate, ms", *["compiler's, ms"] * by_compiler),
+        _row("layer", "kernels", "GFLOP", "MB", "estimate, ms", *["compiler's estimate, ms"] * by_compiler),
     ]
     for row in result["layers"]:
         numbers = [row["flops"] / 1e9, row["bytes"] / 1e6, row["estimate_seconds"] * 1e3]
@@ -485,10 +486,10 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _row(name: str, count: str | float, *numbers: str | float) -> str:
-    first = count if isinstance(count, str) else f"{count:.4g}"
-    others = (number if isinstance(number, str) else _digits(number) for number in numbers)
-    return f"{name:32}{first:>8}" + "".join(f"{number:>14}" for number in others)
+def _row(name: str, *cells: str | float) -> str:
+    """A row of `table`: cells in columns, whose width is that of their longest heading."""
+    texts = (cell if isinstance(cell, str) else _digits(cell) for cell in cells)
+    return f"{name:32}" + "".join(f"{text:>{width}}" for text, width in zip(texts, _WIDTHS, strict=False))
 
 
 def _digits(number: float) -> str:
@@ -499,6 +500,8 @@ def _digits(number: float) -> str:
 def main() -> None:
     if not jax.config.values["jax_platforms"]:
         jax.config.update("jax_platforms", "cpu")  # an accelerator that is there is left alone
+    # Programs for devices that are not there can be kept, but not read back.
+    jax.config.update("jax_enable_compilation_cache", False)
     config = _CONFIG.value
     if _BATCH_SIZE.value:
         config.batch_size = _BATCH_SIZE.value
