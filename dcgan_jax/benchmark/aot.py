@@ -31,7 +31,7 @@ class Chip:
 
     Attributes:
       name: of the product.
-      flops: per second, by element of the factors: 'bfloat16', 'float32' as XLA multiplies it by default.
+      flops: per second: of 'bfloat16', and of float32 by config.matmul_precision, 'default', 'high' and 'highest'.
       bytes_per_second: between the device and its own memory.
       link_bytes_per_second: from the device to the others, over all links together, one way.
       launch_seconds: added for every kernel.
@@ -47,8 +47,9 @@ class Chip:
 
 
 def _tpu(name: str, teraflops: float, gigabytes: float, gigabits: float, gigahertz: float | None) -> Chip:
-    """A TPU multiplies float32 in one pass in bfloat16 unless it is asked for more."""
-    flops = dict.fromkeys(("bfloat16", "float32"), teraflops * 1e12)
+    """TPUs multiply in bfloat16: float32 takes one pass by default, rounded, three at 'high', six at 'highest'."""
+    peak = teraflops * 1e12
+    flops = {"bfloat16": peak, "default": peak, "high": peak / 3, "highest": peak / 6}
     cycles = None if gigahertz is None else gigahertz * 1e9
     return Chip(name, flops, gigabytes * 1e9, gigabits / 8 * 1e9, cycles_per_second=cycles)
 
@@ -62,10 +63,11 @@ _TPUS = {
     "v5p": _tpu("TPU v5p", 459, 2765, 4800, None),
     "v6e": _tpu("TPU v6e", 918, 1640, 3584, 1.75),
 }
-# Published for the SXM board, dense: 989 TFLOP/s in bfloat16, half of it in TF32, which XLA may use for float32; 3.35
-# TB/s; NVLink 450 GB/s one way. That products reach 80 % of the first two and passes over memory 90 % of the third are
-# assumptions, and so are 3 us for a kernel's launch.
-_H100 = Chip("NVIDIA H100 SXM", {"bfloat16": 790e12, "float32": 395e12}, 3.0e12, 450e9, launch_seconds=3e-6)
+# Published for the SXM board, dense: 989 TFLOP/s in bfloat16, 495 in TF32, which XLA uses for float32 unless asked for
+# 'highest', 67 in float32; 3.35 TB/s; NVLink 450 GB/s one way. That products reach 80 % of their peaks and passes over
+# memory 90 % of theirs are assumptions, and so are 3 us for a kernel's launch.
+_H100_FLOPS = {"bfloat16": 790e12, "default": 395e12, "high": 395e12, "highest": 54e12}
+_H100 = Chip("NVIDIA H100 SXM", _H100_FLOPS, 3.0e12, 450e9, launch_seconds=3e-6)
 
 # Keep libtpu from its lock file, of which there is one a machine, and from asking for the machine that it is not on.
 _LIBTPU = {

@@ -29,6 +29,7 @@ images are a pack on the device and batches are indices.
 """
 
 import json
+import math
 import re
 import time
 from collections import defaultdict
@@ -60,7 +61,7 @@ FOR_CONVOLUTIONS, DENSE = "product for a convolution", "dense product"
 KINDS = (*hlo.CONVOLUTIONS, FOR_CONVOLUTIONS, DENSE)
 # Shapes and dtypes by name.
 Shapes = dict[str, tuple[tuple[int, ...], Any]]
-_ELEMENTS = {"bf16": "bfloat16"}
+# Of the columns of `table`, in characters.
 _WIDTHS = (8, 12, 14, 14, 25)
 
 
@@ -150,7 +151,11 @@ def compile_step(config: ConfigDict, target: aot.Target, steps: int, examples: i
 
 def pack_shapes(config: ConfigDict, examples: int) -> Shapes:
     """Shapes and dtypes of the pack on the device, as `datasets.batches.Batches` makes it; {} without examples."""
-    return _image_shapes(config, examples) if examples else {}
+    if not examples:
+        return {}
+    shapes = _image_shapes(config, examples)
+    (count, *image), dtype = shapes["image"]
+    return shapes | {"image": ((count, math.prod(image)), dtype)}
 
 
 def _image_shapes(config: ConfigDict, count: int) -> Shapes:
@@ -290,8 +295,8 @@ class _Counter:
         traffic = self.module.traffic(computation, line)
         seconds = {"memory": traffic / chip.bytes_per_second, "compute": 0.0}
         for part in work:
-            rate = chip.flops[_ELEMENTS.get(part.operands[0].element, "float32")]
-            seconds["compute"] += part.flops / rate
+            precision = "bfloat16" if part.operands[0].element == "bf16" else self.config.matmul_precision
+            seconds["compute"] += part.flops / chip.flops[precision]
         if collective := self.module.collective(computation, line):
             devices = self.target.mesh.size
             passes = (2 if collective[0] == "all-reduce" else 1) * (devices - 1) / devices  # a ring's
