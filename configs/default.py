@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
     # --- Data ----------------------------------------------------------------------------------------------------
     config.data = data = ConfigDict()
     # 'folder:/path' (or a .zip of images), 'tfds:NAME', 'hf:NAME', 'lsun:/path/to/X_train_lmdb', 'array:/path.npz',
-    # 'idx:/path/X-images-idx3-ubyte.gz', 'parquet:/path', 'toy_bedrooms' or 'toy_faces'.
+    # 'idx:/path/X-images-idx3-ubyte.gz', 'parquet:/path', 'pack:/path', 'toy_bedrooms' or 'toy_faces'.
     data.source = "toy_bedrooms"
     # Split of a TFDS or Hugging Face set ('train', 'train[:90%]', 'train+test', ...) or of a toy set ('train', 'test').
     data.split = "train"

@@ -484,6 +484,117 @@ def test_damaged_pack_is_built_again(
     assert not caplog.records
 
 
+# --- In place --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def carried(tmp_path: Path, data: ConfigDict) -> ConfigDict:
+    """config.data with a pack of classes a and b, two images each, moved away from the cache."""
+    grey_photos(tmp_path, 2, "a")
+    grey_photos(tmp_path, 2, "b")
+    pack_there = opening.open_or_build(data, progress=False).path
+    (tmp_path / "elsewhere").mkdir()
+    pack_there.rename(tmp_path / "elsewhere" / "set")
+    shutil.rmtree(tmp_path / "photos")
+    shutil.rmtree(tmp_path / "packs")
+    data.source = f"pack:{tmp_path}/elsewhere/set/"
+    return data
+
+
+def test_carried_pack_holds_the_same(tmp_path: Path, carried: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", f"{tmp_path}/cache")
+    path = tmp_path / "elsewhere" / "set"
+    before = {file: file.read_bytes() for file in path.iterdir()}
+    dataset = opening.open_or_build(carried)
+    assert dataset.path == opening.pack_path(carried) == path
+    assert dataset.images[:, 0, 0, 0].tolist() == [0, 1, 0, 1]
+    assert dataset.labels is not None and dataset.labels.tolist() == [0, 0, 1, 1]
+    assert dataset.class_names == ["a", "b"]
+    assert dataset.keys == ["a/000.png", "a/001.png", "b/000.png", "b/001.png"]
+    assert dataset.meta["source"] == f"folder:{tmp_path}/photos"
+
+    assert dataset.companion("probe").is_relative_to(tmp_path / "cache")
+    (path / "brought").write_bytes(b"along")
+    assert dataset.companion("brought").read_bytes() == b"along"
+    (path / "brought").unlink()
+    assert {file: file.read_bytes() for file in path.iterdir()} == before
+    assert not (tmp_path / "packs").exists() and sorted(os.listdir(path.parent)) == ["set"]
+
+
+def test_carried_pack_keeps_attributes(tmp_path: Path, data: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_source(monkeypatch, list_items=lambda: Items(4, range(4)), read=numbered)
+    made = opening.open_or_build(data, progress=False)
+    monkeypatch.undo()
+    data.source = f"pack:{made.path}"
+    assert opening.open_or_build(data).attributes["square"].tolist() == [0, 1, 4, 9]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_size": 16}, r"8 x 8 pixels and 3 channels, not 16 x 16 and 3: set --config.data.image_size=8"),
+        ({"channels": 1}, "not 8 x 8 and 1"),
+        ({"split": "test"}, "data.split is 'test', but data.source pack:.* holds split 'train'"),
+        ({"crop_size": 9}, "data.crop_size is 9, but the images of data.source pack:.* are cropped already, with 0"),
+        ({"num_examples": 3}, "data.num_examples is 3, but data.source pack:.* has 4 images"),
+        ({"dedup": True}, "was packed with its near-duplicates.*--config.data.dedup=False"),
+        ({"duplicates": "list.txt"}, "was packed with its near-duplicates"),
+        ({"source": "pack:"}, "'pack:' is not one of"),
+        ({"source": "pack:/no/such"}, "pack:/no/such: there is no such folder"),
+        ({"source": f"pack:{__file__}"}, "is not a pack"),
+    ],
+)
+def test_carried_pack_that_is_not_what_the_config_asks_for(
+    changes: dict[str, Any], message: str, carried: ConfigDict
+) -> None:
+    carried.update(changes)
+    with pytest.raises(UserError, match=message):
+        opening.open_or_build(carried)
+
+
+def test_settings_that_made_a_carried_pack_may_stay(tmp_path: Path, carried: ConfigDict) -> None:
+    meta_file = tmp_path / "elsewhere" / "set" / "meta.json"
+    meta = json.loads(meta_file.read_text()) | {"split": "train[:4]", "crop_size": 9, "duplicates_left_out": 2}
+    meta_file.write_text(json.dumps(meta))
+    carried.update(split="train[:4]", crop_size=9, num_examples=6, dedup=True, small_images="skip")
+    assert len(opening.open_or_build(carried).images) == 4
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut_images, r"damaged \(.*copy it again"),
+        (other_size, r"damaged \(.*not uint8 \(4, 16, 16, 3\)"),
+        (lambda path: (path / "meta.json").write_text("{"), r"damaged \(meta\.json"),
+        (lambda path: (path / "meta.json").write_text("[]"), r"damaged \(meta\.json"),
+        (lambda path: (path / "images.npy").unlink(), r"damaged \(images\.npy: it is missing"),
+        (lambda path: (path / "labels.npy").unlink(), "labels.npy is missing or left over"),
+        (lambda path: (path / "keys.json").unlink(), "is not complete.*keys.json"),
+        (lambda path: [file.unlink() for file in path.iterdir()], "is not a pack"),
+    ],
+)
+def test_damaged_carried_pack_is_an_error(tmp_path: Path, carried: ConfigDict, damage: Any, message: str) -> None:
+    path = tmp_path / "elsewhere" / "set"
+    damage(path)
+    left = sorted(os.listdir(path))
+    with pytest.raises(UserError, match=message):
+        opening.open_or_build(carried)
+    assert sorted(os.listdir(path)) == left
+
+
+def test_names_of_a_carried_pack_that_are_damaged(tmp_path: Path, carried: ConfigDict) -> None:
+    (tmp_path / "elsewhere" / "set" / "keys.json").write_text("[]")
+    with pytest.raises(UserError, match="copy the pack again"):
+        _ = opening.open_or_build(carried).keys
+
+
+def test_carried_packs_have_no_splits_and_are_not_read(carried: ConfigDict) -> None:
+    with pytest.raises(UserError, match="this kind of source has no splits"):
+        opening.open_others(carried, split="test")
+    with pytest.raises(UserError, match="is a pack, and packs are used as they are"):
+        sources.open_source(carried)
+
+
 # --- Bad images ------------------------------------------------------------------------------------------------------
 
 

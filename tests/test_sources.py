@@ -55,7 +55,7 @@ def test_unknown_source_names_the_forms() -> None:
         with pytest.raises(UserError) as error:
             open_source(data(source))
         forms = ("tfds:NAME", "folder:/path", "lsun:/path/to/X_train_lmdb", "toy_bedrooms", "toy_faces", "hf:NAME")
-        for form in (*forms, "array:/path.npz", "idx:/path/X-images-idx3-ubyte.gz", "parquet:/path"):
+        for form in (*forms, "array:/path.npz", "idx:/path/X-images-idx3-ubyte.gz", "parquet:/path", "pack:/path"):
             assert form in str(error.value)
 
 

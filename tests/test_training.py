@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+import dcgan_jax
 from dcgan_jax import training
 from dcgan_jax.datasets import opening
 from dcgan_jax.datasets.image_dataset import ImageDataset
@@ -232,6 +234,24 @@ def test_images_may_move_but_not_change(
     (run / "data.json").unlink()  # nothing is left that says which images the run has seen
     with pytest.raises(UserError, match=r"another config:\n  data\.source"):
         training.train(run_config(others, {"num_steps": 9}), run)
+
+
+def test_a_pack_that_was_carried_elsewhere_trains_and_resumes(
+    straight: tuple[Path, GANState], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tiny.image_folder(tmp_path / "images", 20)
+    config = run_config(source, {"num_steps": 2, "data.cache_dir": f"{tmp_path}/packs"})
+    dcgan_jax.train(config, tmp_path / "run")
+    carried = opening.pack_path(config.data).rename(tmp_path / "carried")
+    shutil.rmtree(tmp_path / "images")
+    shutil.rmtree(tmp_path / "packs")
+
+    carried_config = run_config(f"pack:{carried}", {"num_steps": 2})
+    fresh = dcgan_jax.train(carried_config, tmp_path / "fresh")
+    assert fresh.step == 2 and lines(tmp_path / "fresh") == lines(tmp_path / "run")
+    run = dcgan_jax.train(run_config(f"pack:{carried}", {"num_steps": 7}), tmp_path / "run")
+    assert_equal(run.state, straight[1])
+    assert f"'pack:{carried}' from now on" in capsys.readouterr().out
 
 
 def test_a_run_with_decay_is_extended(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """An image set in memory or mapped from disk: what packs are opened as, and what batches are made from."""
 
+import contextlib
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ class ImageDataset:
     class_names: names of labels 0, 1, ..., or None.
     meta: content of meta.json.
     path: folder of the pack.
+    kept_in: folder for files that are made from the images; None: the pack's own. A pack that was brought from
+        elsewhere is only read.
     """
 
     images: np.ndarray
@@ -29,6 +32,17 @@ class ImageDataset:
     class_names: list[str] | None
     meta: dict[str, Any]
     path: Path
+    kept_in: Path | None = None
+
+    def companion(self, name: str) -> Path:
+        """Where a file that is made from these images is kept, such as a probe. A pack may have brought it along."""
+        if self.kept_in is None:
+            return self.path / name
+        here, brought = self.kept_in / name, self.path / name
+        if brought.exists() and not here.exists():
+            with contextlib.suppress(OSError):  # it is made again then
+                files.write_atomically(here, brought.read_bytes())
+        return here
 
     @functools.cached_property
     def keys(self) -> list[str]:
@@ -43,7 +57,6 @@ class ImageDataset:
             if len(keys) != len(self.images) or set(map(type, keys)) != {str}:
                 raise files.Damaged(path, f"it does not hold the names of {len(self.images)} images")
         except files.Damaged as error:
-            raise UserError(
-                f"{path} is damaged ({error.reason}): remove {self.path}, and the pack is built again."
-            ) from error
+            remedy = "copy the pack again" if self.kept_in else f"remove {self.path}, and the pack is built again"
+            raise UserError(f"{path} is damaged ({error.reason}): {remedy}.") from error
         return keys

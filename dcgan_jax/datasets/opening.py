@@ -16,17 +16,19 @@ from dcgan_jax.machine.errors import UserError
 def open_or_build(data: ConfigDict, *, progress: bool = True) -> ImageDataset:
     """The images of `config.data`, packed first if they are not yet; see `pack.open_or_build`.
 
-    With data.dedup or data.duplicates, near-duplicates are left out.
+    With data.dedup or data.duplicates, near-duplicates are left out. 'pack:/path' is opened in place.
 
     Raises:
-        UserError: as `pack.open_or_build` and `duplicates.find_duplicates`.
+        UserError: as `pack.open_or_build`, `pack.open_in_place` and `duplicates.find_duplicates`.
     """
+    if folder := sources.packed_folder(data.source):
+        return pack.open_in_place(folder, data)
     return pack.open_or_build(data, _duplicates(data, progress), progress=progress)
 
 
 def pack_path(data: ConfigDict) -> Path:
     """The folder where the pack of `config.data` is or will be. Raises UserError as `open_or_build` does."""
-    return pack.pack_path(data, _duplicates(data, progress=False))
+    return sources.packed_folder(data.source) or pack.pack_path(data, _duplicates(data, progress=False))
 
 
 def open_others(data: ConfigDict, *, source: str = "", split: str = "", folder: str = "") -> ImageDataset:

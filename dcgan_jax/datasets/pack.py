@@ -14,10 +14,12 @@ same images at 32 pixels, which is built first and stays.
 
 It is named by a fingerprint of everything that shapes its content, so a pack is never out of date: another setting or
 a changed source is another pack. Those that nobody needs any more can be listed and removed: python -m
-dcgan_jax.datasets.
+dcgan_jax.datasets. A pack holds all that training needs: it may be copied to another machine and named there as
+config.data.source, 'pack:/path'.
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -109,6 +111,75 @@ def open_or_build(data: ConfigDict, duplicates: Duplicates | None = None, *, pro
 def pack_path(data: ConfigDict, duplicates: Duplicates | None = None) -> Path:
     """The folder where the pack of `config.data` is or will be. Raises UserError as `open_or_build` does."""
     return _find(sources.open_source(data), _target(data), data, duplicates)
+
+
+def open_in_place(path: Path, data: ConfigDict) -> ImageDataset:
+    """Opens the pack in the folder `path`, wherever that is. Nothing is written there, and nothing is built.
+
+    Args:
+        path: a folder that `open_or_build` has made, on this machine or another.
+        data: config.data. What shapes a pack must be as it is there, or at its default; see `_check_settings`.
+
+    Raises:
+        UserError: there is no such folder, it is not a pack, it is damaged, or it is not what `data` asks for.
+    """
+    given = f"data.source pack:{path}"
+    try:
+        dataset = _open(path)
+        with files.reading(path):  # what a copy may lack, and what `_open` does not look at
+            (path / "keys.json").stat()
+            named = {name: dataset.meta[name] for name in ("split", "crop_size", "duplicates_left_out")}
+    except files.Missing as error:
+        if not os.path.isdir(path):
+            raise UserError(f"{given}: there is no such folder.") from error
+        raise UserError(f"{given} is not complete ({error.reason}): copy it again.") from error
+    except files.Damaged as error:
+        if not (path / "meta.json").exists() and not (path / "images.npy").exists():
+            raise UserError(
+                f"{given} is not a pack, which has images.npy and meta.json: give one of the folders that "
+                "python -m dcgan_jax.datasets lists, or another kind of source."
+            ) from error
+        raise UserError(f"{given} is damaged ({error.path.name}: {error.reason}): copy it again.") from error
+    except OSError as error:
+        raise UserError(f"{given} cannot be opened: {error}.") from error
+    _check_settings(given, dataset, data, named)
+    checksum = f"{dataset.meta['sha256']}{dataset.meta['labels_sha256']}".encode()
+    kept = cache_folder() / "of_packs" / hashlib.sha256(checksum).hexdigest()[:12]
+    return dataclasses.replace(dataset, kept_in=kept)
+
+
+def _check_settings(given: str, dataset: ImageDataset, data: ConfigDict, named: Mapping[str, Any]) -> None:
+    """Raises UserError if `data` asks for other images than those of a pack that is used as it is.
+
+    Settings of how single images are read, such as data.allow_upsampling, are not looked at.
+    """
+    count, size, _, channels = dataset.images.shape
+    if (size, channels) != (data.image_size, data.channels):
+        raise UserError(
+            f"{given} has images of {size} x {size} pixels and {channels} channels, not {data.image_size} x "
+            f"{data.image_size} and {data.channels}: set --config.data.image_size={size} "
+            f"--config.data.channels={channels}, with stages that fit, or give another pack."
+        )
+    if data.split not in ("", "train", named["split"]):
+        raise UserError(
+            f"data.split is {data.split!r}, but {given} holds split {named['split']!r}, and all of it is used: leave "
+            "it at 'train'. Each split has a pack of its own."
+        )
+    if data.crop_size not in (0, named["crop_size"]):
+        raise UserError(
+            f"data.crop_size is {data.crop_size}, but the images of {given} are cropped already, with "
+            f"{named['crop_size']}: leave it at 0."
+        )
+    if 0 < data.num_examples < count:
+        raise UserError(
+            f"data.num_examples is {data.num_examples}, but {given} has {count:,} images, and all are used: leave it "
+            "at 0, or make a pack of so many."
+        )
+    if (data.dedup or data.duplicates) and not named["duplicates_left_out"]:
+        raise UserError(
+            f"{given} was packed with its near-duplicates, and none can be left out now: set "
+            "--config.data.dedup=False --config.data.duplicates=, or make a pack without them."
+        )
 
 
 def folder_of(data_cache_dir: str) -> Path:

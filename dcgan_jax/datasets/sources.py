@@ -26,8 +26,9 @@ from dcgan_jax.machine.errors import UserError
 
 _FORMS = (
     "'folder:/path' (or a .zip), 'tfds:NAME', 'hf:NAME', 'lsun:/path/to/X_train_lmdb', 'array:/path.npz', "
-    "'idx:/path/X-images-idx3-ubyte.gz', 'parquet:/path', 'toy_bedrooms' or 'toy_faces'"
+    "'idx:/path/X-images-idx3-ubyte.gz', 'parquet:/path', 'pack:/path', 'toy_bedrooms' or 'toy_faces'"
 )
+_PACK = "pack"
 _TOY_SEEDS = {"train": 0, "test": 1}
 _TOY_COUNT = 20_000
 
@@ -36,7 +37,8 @@ def open_source(data: ConfigDict) -> Source:
     """The source that `config.data` describes.
 
     Raises:
-        UserError: unknown kind, missing path or one that may not be read, unknown split.
+        UserError: unknown kind, missing path or one that may not be read, unknown split; or it is a pack, which is
+            opened and not read, see `packed_folder`.
     """
     try:
         return _open(data)
@@ -49,8 +51,13 @@ def _open(data: ConfigDict) -> Source:
     kind, _, argument = data.source.partition(":")
     if data.source in ("toy_bedrooms", "toy_faces"):
         return _toy(data.source, data)
-    if not argument or kind not in ("tfds", "hf", *_OPENERS):
+    if not argument or kind not in ("tfds", "hf", _PACK, *_OPENERS):
         raise UserError(f"data.source {data.source!r} is not one of {_FORMS}.")
+    if kind == _PACK:
+        raise UserError(
+            f"data.source {data.source!r} is a pack, and packs are used as they are: this needs the images that it was "
+            "made from."
+        )
     if kind == "tfds":
         return tfds_source.open_tfds(argument, data.dir, data.split)
     if kind == "hf":
@@ -66,7 +73,13 @@ def _open(data: ConfigDict) -> Source:
 
 def has_splits(source: str) -> bool:
     """Whether a source of this kind has splits; others have all their images in one."""
-    return source.partition(":")[0] not in _OPENERS
+    return source.partition(":")[0] not in (_PACK, *_OPENERS)
+
+
+def packed_folder(source: str) -> Path | None:
+    """The folder of 'pack:/path'; None for sources of all other kinds. Raises UserError if it cannot be a path."""
+    kind, _, argument = source.partition(":")
+    return local_path(argument, "data.source") if kind == _PACK and argument else None
 
 
 def _open_folder(path: Path, num_examples: int) -> Source:

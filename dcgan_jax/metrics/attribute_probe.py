@@ -172,7 +172,7 @@ def open_or_train(dataset: ImageDataset) -> AttributeProbe:
             f"{dataset.meta['source']} has {len(dataset.images)} images, too few to train a probe; it needs {_FEWEST}."
         )
     return files.cached(
-        dataset.path / _FILE,
+        dataset.companion(_FILE),
         purpose=f"the probe of {dataset.meta['source']}",
         load=lambda path: _load(path, dataset),
         make=lambda: _train(dataset, truth),

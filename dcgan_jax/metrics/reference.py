@@ -62,7 +62,7 @@ def build(space: FeatureSpace, dataset: ImageDataset, count: int = 0) -> Referen
 
 
 def open_or_build(file: Path | None, space: FeatureSpace, dataset: ImageDataset, count: int = 0) -> Reference:
-    """The reference in `file`; None: in the pack's folder. Built and written there when it is not there yet.
+    """The reference in `file`; None: with the pack, see `ImageDataset.companion`. Built and written if it is not there.
 
     Raises:
       UserError: `file` cannot be read, or is of other images or features.
@@ -81,7 +81,7 @@ def open_or_build(file: Path | None, space: FeatureSpace, dataset: ImageDataset,
 def _open_beside_pack(identity: dict[str, Any], space: FeatureSpace, dataset: ImageDataset, count: int) -> Reference:
     """A file for each identity; one that is damaged is made again, one that cannot be written is a warning."""
     checksum = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-    path = dataset.path / f"reference_{space.name}_{checksum}.npz"
+    path = dataset.companion(f"reference_{space.name}_{checksum}.npz")
 
     def load_kept(path: Path) -> Reference:
         reference = _read(path)
