@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from tqdm import tqdm
 
 from dcgan_jax import command_line
 from dcgan_jax.datasets import classes
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
+from dcgan_jax.machine.progress import tqdm
 from dcgan_jax.reports import image_grid
 from dcgan_jax.runs import run_flags, sampler, trained
 

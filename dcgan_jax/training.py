@@ -26,7 +26,7 @@ from dcgan_jax.runs.divergence import Diverged
 from dcgan_jax.runs.recorder import Evaluate, Recorder
 from dcgan_jax.runs.sampler import Sampler
 from dcgan_jax.runs.trained import Run
-from dcgan_jax.train_state import Gan, GANState, build_gan, create_state
+from dcgan_jax.train_state import Gan, GANState, Player, build_gan, create_state
 from dcgan_jax.train_step import make_mapped_step
 
 # Images of the data that sample sheets are compared with, see `alarms`.
@@ -188,12 +188,8 @@ def _some_images(dataset: ImageDataset) -> np.ndarray:
 
 def overview(config: ConfigDict, state: GANState, dataset: ImageDataset, workdir: Path) -> str:
     """What is about to run: the parameters of both networks, the data, the devices, where it goes."""
-    from clu import parameter_overview
-
-    tables = [
-        f"{name}\n{parameter_overview.get_parameter_overview(player.params, include_stats=False)}"
-        for name, player in (("Generator", state.generator), ("Discriminator", state.discriminator))
-    ]
+    players = (("Generator", state.generator), ("Discriminator", state.discriminator))
+    tables = [f"{name}\n{_parameters(player)}" for name, player in players]
     count, height, width, channels = dataset.images.shape
     devices = jax.devices()
     start = int(state.step)
@@ -211,6 +207,15 @@ def overview(config: ConfigDict, state: GANState, dataset: ImageDataset, workdir
             *_notes(config),
         ]
     )
+
+
+def _parameters(player: Player) -> str:
+    """A table of a network's parameters; their number where clu, which draws the table, is not installed."""
+    try:
+        from clu import parameter_overview
+    except ImportError:
+        return f"Total: {sum(leaf.size for leaf in jax.tree.leaves(player.params)):,}"
+    return str(parameter_overview.get_parameter_overview(player.params, include_stats=False))
 
 
 def _notes(config: ConfigDict) -> list[str]:

@@ -27,9 +27,11 @@ TINY = [
 ]
 
 
-def run(*flags: str, module: str = "main") -> subprocess.CompletedProcess[str]:
+def run(
+    *flags: str, module: str = "main", environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", f"dcgan_jax.{module}", *flags]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +96,26 @@ def test_train_sample_and_tensorboard(tmp_path: Path) -> None:
     result = run(f"--workdir={workdir}", f"--out={tmp_path}/out", "--label=1", module="sample")
     assert result.returncode == 2
     assert "--label=1 is not one of the run's classes (none: the network is unconditional)" in result.stderr
+
+
+def test_train_and_sample_without_what_training_can_do_without(tmp_path: Path) -> None:
+    """Jax with what it brings, flax, optax, orbax, ml_collections, absl, numpy and Pillow are enough."""
+    absent = (
+        "array_record", "clu", "grain", "importlib_resources", "lmdb", "matplotlib", "pyarrow", "tensorboard",
+        "tensorflow", "tensorflow_datasets", "tqdm",
+    )  # fmt: skip
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nfor name in {absent}: sys.modules[name] = None\n")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    source = tiny.image_folder(tmp_path / "images", count=8)
+    train = [*TINY, f"--workdir={tmp_path}/run", f"--config.data.source={source}", "--config.num_steps=2"]
+    result = run(*train, environment=environment)
+    assert result.returncode == 0, result.stderr
+    assert "Generator\nTotal: " in result.stdout and "step 2/2" in result.stdout
+    result = run(
+        f"--workdir={tmp_path}/run", f"--out={tmp_path}/png", "--num=1", module="sample", environment=environment
+    )
+    assert result.returncode == 0, result.stderr
+    assert len(list((tmp_path / "png").iterdir())) == 1
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has this disk that is always full")

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from dcgan_jax.analysis import guided_backprop, latent_walk, turn_vector, vector_arithmetic, window_dropout
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
+from dcgan_jax.machine.progress import tqdm
 from dcgan_jax.reports import report
 from dcgan_jax.reports.report import Report
 from dcgan_jax.runs.trained import Run

@@ -46,7 +46,6 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 import dcgan_jax
 from dcgan_jax.datasets import decode, sources
@@ -55,6 +54,7 @@ from dcgan_jax.datasets.source import Example, Items, Source, local_path
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.files import cache_folder
+from dcgan_jax.machine.progress import tqdm
 
 _FORMAT = 1  # Part of the fingerprint: raise it whenever the same source would give different pixels or files.
 _CHUNK = 32  # Images per task of a decoding process.

@@ -28,9 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from tqdm import tqdm
 
 from dcgan_jax.machine import files, rng
+from dcgan_jax.machine.progress import tqdm
 
 Tree = dict[str, Any]
 

@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from tqdm import tqdm
+
+from dcgan_jax.machine.progress import tqdm
 
 _ROWS = 1024  # copied at once
 _TOLERANCE = 1e-5  # gradient, relative to that at zero

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from tqdm import tqdm
 
 from dcgan_jax import command_line
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
+from dcgan_jax.machine.progress import tqdm
 from dcgan_jax.nets.activations import LEAK
 from dcgan_jax.reports import report
 from dcgan_jax.reports.report import Figure, Report

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from dcgan_jax.datasets import decode, image_folder
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
+from dcgan_jax.machine.progress import tqdm
 
 _SHEET = "sheet.png"  # which `python -m dcgan_jax.sample` leaves beside its images
 

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from dcgan_jax.datasets import batches
 from dcgan_jax.machine import rng
+from dcgan_jax.machine.progress import tqdm
 from dcgan_jax.nets import models, pixels
 from dcgan_jax.nets.models import Discriminator, Tree
 from dcgan_jax.runs.sampler import full_batches

@@ -21,13 +21,13 @@ import jax
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
-from tqdm import tqdm
 
 from dcgan_jax import command_line, training
 from dcgan_jax.config import check_config
 from dcgan_jax.datasets import opening
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
+from dcgan_jax.machine.progress import tqdm
 from dcgan_jax.metrics import attribute_probe
 from dcgan_jax.metrics.attribute_probe import AttributeProbe
 from dcgan_jax.metrics.frechet import Moments, frechet_distance

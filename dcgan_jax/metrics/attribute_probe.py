@@ -28,12 +28,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from tqdm import tqdm
 
 from dcgan_jax.datasets import batches, classes
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine import files, rng
 from dcgan_jax.machine.errors import UserError
+from dcgan_jax.machine.progress import tqdm
 from dcgan_jax.nets import models
 from dcgan_jax.nets.activations import leaky_relu
 from dcgan_jax.nets.models import Tree

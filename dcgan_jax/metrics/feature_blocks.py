@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from dcgan_jax.machine.errors import UserError
+from dcgan_jax.machine.progress import tqdm
 
 BLOCK = 2048  # rows; two blocks of 2,048 features and their products are 48 MB, and keep a GPU busy
 

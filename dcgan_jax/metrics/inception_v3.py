@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import lax
-from tqdm import tqdm
 
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.files import cache_folder
+from dcgan_jax.machine.progress import tqdm
 from dcgan_jax.metrics import resize, torch_file
 from dcgan_jax.nets.models import Tree
 

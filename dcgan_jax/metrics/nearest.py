@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
+from dcgan_jax.machine.progress import tqdm
 from dcgan_jax.nets import pixels
 from dcgan_jax.nets.models import Generator, Tree
 from dcgan_jax.runs.sampler import full_batches, noise_of

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
+from dcgan_jax.machine.progress import tqdm
 from dcgan_jax.metrics.feature_spaces import FeatureSpace
 from dcgan_jax.metrics.frechet import Moments
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from dcgan_jax.machine import files, processes
+from dcgan_jax.machine.progress import tqdm
 from dcgan_jax.runs import run_folder
 
 

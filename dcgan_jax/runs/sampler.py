@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from dcgan_jax.machine import rng
+from dcgan_jax.machine.progress import tqdm
 from dcgan_jax.nets import frozen_statistics, models, pixels
 from dcgan_jax.nets.models import Generator, Tree
 from dcgan_jax.train_state import Gan, GANState
