@@ -4,7 +4,11 @@
 
 Every system runs in a process of its own and keeps its memory and compiled programs. In each round, all of them take
 their turn: a step, or as many as fill a second. Ratios are taken within a round, so that whatever else slows the
-machine down slows both sides; the table and the JSON give medians over rounds.
+machine down slows both sides; the table and the JSON give medians over rounds. A TPU's chips are held by one process:
+there, and with --one_by_one (for memory that does not suffice for all), a system ends before the next one starts.
+
+Each process says what it computed on. One that does not compute on the accelerator that the machine has (or that
+JAX_PLATFORMS or --platform names) is an error.
 
 Peers: 'torch' trains the same networks in PyTorch (torch_peer.py); 'lax' is this package with XLA's own
 convolutions. --scaling adds runs at other batch sizes and widths, and a plot beside the JSON.
@@ -24,7 +28,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from dcgan_jax import command_line
-from dcgan_jax.benchmark import trainer, worker
+from dcgan_jax.benchmark import devices, trainer, worker
 from dcgan_jax.config import check_config
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
@@ -44,29 +48,33 @@ class System:
     Attributes:
       facts: see `trainer.Facts`.
       seconds: of one step, by round.
+      peak_bytes: peak memory; known when it has been stopped.
     """
 
-    def __init__(self, name: str, config: ConfigDict) -> None:
+    def __init__(self, name: str, config: ConfigDict, platform: str | None) -> None:
+        """Raises UserError if it cannot train these networks, or does not compute on `platform`."""
         context = multiprocessing.get_context("spawn")
         self._connection: Connection
         self._connection, theirs = context.Pipe()
         # A daemon: it does not outlive this process, whatever happens here.
-        self._process = context.Process(target=worker.serve, args=(theirs, name, config.to_json()), daemon=True)
+        arguments = (theirs, name, config.to_json(), platform)
+        self._process = context.Process(target=worker.serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
         self.name, self.seconds = name, list[float]()
+        self.peak_bytes = 0
         self.facts: trainer.Facts = self._receive()
+        devices.check(name, platform, self.facts.platform)
         self._steps = max(1, round(_TURN_SECONDS / self._run(1)))
 
     def take_turn(self) -> None:
         self.seconds.append(self._run(self._steps))
 
-    def stop(self) -> int:
-        """Ends the process; returns its peak memory in bytes."""
+    def stop(self) -> None:
+        """Ends the process, which frees its device."""
         self._connection.send(None)
-        peak: int = self._receive()
+        self.peak_bytes = self._receive()
         self._process.join()
-        return peak
 
     def _run(self, steps: int) -> float:
         self._connection.send(steps)
@@ -83,26 +91,27 @@ class System:
         return answer
 
 
-def measure(config: ConfigDict, peers: Sequence[str], rounds: int) -> dict[str, Any]:
+def measure(
+    config: ConfigDict, peers: Sequence[str], rounds: int, *, platform: str | None = None, one_by_one: bool = False
+) -> dict[str, Any]:
     """Measures the training step beside its peers and a matrix product.
 
     Args:
       config: see configs/default.py; batch_size is the measured one.
       peers: names from PEERS; the first one is the peer of the JSON's `peer_...` and `ratio`.
       rounds: how often every system takes its turn.
+      platform: 'cpu', 'gpu' or 'tpu': what all compute on; None: what the first one does.
+      one_by_one: one process at a time, which has all its turns; always on a TPU.
 
     Returns:
       What --output writes, see docs/performance.md.
 
     Raises:
-      UserError: a peer is not installed, or cannot train these networks.
+      UserError: a peer is not installed, or cannot train these networks; or a system does not compute on `platform`.
     """
-    systems = [System(name, config) for name in ("dcgan_jax", *peers, "streamed_input", "matrix_product")]
-    for _ in range(rounds):
-        for system in systems:
-            system.take_turn()
-    peaks = [system.stop() for system in systems]
-
+    systems = _take_turns(
+        ("dcgan_jax", *peers, "streamed_input", "matrix_product"), config, rounds, platform, one_by_one
+    )
     ours, *others, streamed, product = systems
     speeds = [config.batch_size / seconds for seconds in ours.seconds]
     speed = statistics.median(speeds)
@@ -113,15 +122,19 @@ def measure(config: ConfigDict, peers: Sequence[str], rounds: int) -> dict[str, 
         "images_per_second_max": max(speeds),
         "settings": ours.facts.settings,
         "device": ours.facts.device,
+        "platform": ours.facts.platform,
+        "one_by_one": one_by_one or ours.facts.platform == "tpu",
         "batch_size": config.batch_size,
         "rounds": rounds,
         "streamed_images_per_second": statistics.median(config.batch_size / seconds for seconds in streamed.seconds),
         "compile_seconds": ours.facts.compile_seconds,
-        "peak_memory_bytes": peaks[0],
+        "peak_memory_bytes": ours.peak_bytes,
         "activation_bytes": flops.activation_bytes_per_image(config) * config.batch_size,
         "flops_per_image": per_image,
         "achieved_flops": per_image * speed,
-        "gemm_flops": statistics.median(2 * worker.matrix_size() ** 3 / seconds for seconds in product.seconds),
+        "gemm_flops": statistics.median(
+            2 * worker.matrix_size(product.facts.platform) ** 3 / seconds for seconds in product.seconds
+        ),
     }
     rows = [
         {
@@ -129,9 +142,11 @@ def measure(config: ConfigDict, peers: Sequence[str], rounds: int) -> dict[str, 
             "peer_images_per_second": statistics.median(config.batch_size / seconds for seconds in peer.seconds),
             "ratio": statistics.median(b / a for a, b in zip(ours.seconds, peer.seconds, strict=True)),
             "peer_settings": peer.facts.settings,
-            "peer_peak_memory_bytes": peak,
+            "peer_device": peer.facts.device,
+            "peer_platform": peer.facts.platform,
+            "peer_peak_memory_bytes": peer.peak_bytes,
         }
-        for peer, peak in zip(others, peaks[1:], strict=False)
+        for peer in others
     ]
     if rows:
         result |= rows[0]
@@ -139,7 +154,31 @@ def measure(config: ConfigDict, peers: Sequence[str], rounds: int) -> dict[str, 
     return result
 
 
-def scaling(config: ConfigDict, rounds: int) -> list[dict[str, Any]]:
+def _take_turns(
+    names: Sequence[str], config: ConfigDict, rounds: int, platform: str | None, one_by_one: bool
+) -> list[System]:
+    """The systems, measured and stopped; see `measure`."""
+    systems = list[System]()
+    for name in names:
+        system = System(name, config, platform)
+        platform = platform or system.facts.platform
+        systems.append(system)
+        if one_by_one or platform == "tpu":
+            for _ in range(rounds):
+                system.take_turn()
+            system.stop()
+    if not (one_by_one or platform == "tpu"):
+        for _ in range(rounds):
+            for system in systems:
+                system.take_turn()
+        for system in systems:
+            system.stop()
+    return systems
+
+
+def scaling(
+    config: ConfigDict, rounds: int, *, platform: str | None = None, one_by_one: bool = False
+) -> list[dict[str, Any]]:
     """`measure` without peers at other batch sizes, then at other widths."""
     batches = [max(1, round(config.batch_size * factor)) for factor in _SCALING_BATCH]
     widths = [config.model.width * factor for factor in _SCALING_WIDTH]
@@ -148,7 +187,7 @@ def scaling(config: ConfigDict, rounds: int) -> list[dict[str, Any]]:
     for batch, width in runs:
         changed = config.copy_and_resolve_references()
         changed.batch_size, changed.model.width = batch, width
-        results.append({"width": width, **measure(changed, (), rounds)})
+        results.append({"width": width, **measure(changed, (), rounds, platform=platform, one_by_one=one_by_one)})
     return results
 
 
@@ -156,7 +195,7 @@ def table(result: dict[str, Any]) -> str:
     """What a person wants to see of a result, as text."""
     share = result["achieved_flops"] / result["gemm_flops"]
     lines = [
-        f"device        {result['device']}",
+        f"device        {result['device']}, {result['batch_size']} images a step",
         f"dcgan_jax     {result['images_per_second']:.1f} images/s "
         f"({result['images_per_second_min']:.1f} to {result['images_per_second_max']:.1f}), {result['settings']}",
         f"              first step after {result['compile_seconds']:.1f} s, "
@@ -203,9 +242,11 @@ def main() -> None:
     if _BATCH_SIZE.value:
         config.batch_size = _BATCH_SIZE.value
     check_config(config)
-    result = measure(config, _PEER.value, _ITERATIONS.value)
+    platform = _PLATFORM.value or devices.expected_platform()
+    settings: dict[str, Any] = {"platform": platform, "one_by_one": _ONE_BY_ONE.value}
+    result = measure(config, _PEER.value, _ITERATIONS.value, **settings)
     if _SCALING.value:
-        result["scaling"] = scaling(config, _ITERATIONS.value)
+        result["scaling"] = scaling(config, _ITERATIONS.value, **settings)
     print(table(result))
     if _OUTPUT.value:
         output = Path(_OUTPUT.value)
@@ -220,6 +261,8 @@ if __name__ == "__main__":
     _ITERATIONS = flags.DEFINE_integer("iterations", 10, "Rounds; a step or more of each system.", lower_bound=1)
     _OUTPUT = command_line.define_path("output", None, "JSON file for the result.")
     _PEER = flags.DEFINE_multi_enum("peer", [], PEERS, "A system to run beside ours; may be given twice.")
+    _PLATFORM = flags.DEFINE_enum("platform", None, devices.PLATFORMS, "What to measure; default: the best there is.")
+    _ONE_BY_ONE = flags.DEFINE_bool("one_by_one", False, "One system after the other, as on a TPU; not in rounds.")
     _SCALING = flags.DEFINE_bool("scaling", False, "Also sweep batch size and width, and plot it beside --output.")
     flags.mark_flag_as_required("config")
     command_line.run(main)

@@ -145,7 +145,8 @@ class TorchTrainer:
         if self._device.type == "cuda":
             self._step, settings = self._fastest()
             name = torch.cuda.get_device_name()
-        self.facts = Facts(f"torch {torch.__version__}, channels_last, fused Adam, {settings}", name, seconds)
+        platform = "gpu" if self._device.type == "cuda" else "cpu"
+        self.facts = Facts(f"torch {torch.__version__}, channels_last, fused Adam, {settings}", name, seconds, platform)
 
     def run(self, steps: int) -> int:
         """Runs training steps and waits for them."""

@@ -4,11 +4,15 @@ from typing import NamedTuple, Protocol
 
 
 class Facts(NamedTuple):
-    """Of a system that is ready: `settings` in words, the device, seconds up to the end of the first step."""
+    """Of a system that is ready: `settings` in words, the device's name, seconds up to the end of the first step.
+
+    platform: of the device that holds what was computed, 'cpu', 'gpu' or 'tpu'.
+    """
 
     settings: str
     device: str
     compile_seconds: float
+    platform: str
 
 
 class Trainer(Protocol):

@@ -20,6 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dcgan_jax import machine
+from dcgan_jax.benchmark import devices
 from dcgan_jax.benchmark.trainer import Facts, Trainer
 from dcgan_jax.config import from_json
 from dcgan_jax.datasets.batches import Batches
@@ -53,7 +54,7 @@ class JaxTrainer:
         settings = f"jax {jax.__version__}, conv {config.conv}, {config.precision}"
         if self._batches.steps_per_call > 1:
             settings += f", {self._batches.steps_per_call} steps a call"
-        self.facts = Facts(settings, jax.devices()[0].device_kind, time.perf_counter() - start)
+        self.facts = _facts(settings, self._state.step, start)
 
     def run(self, steps: int) -> int:
         calls = -(-steps // self._batches.steps_per_call)
@@ -83,7 +84,8 @@ class StreamedInput:
         self._stream = Batches(streamed, dataset, make_mesh(config.batch_size)).from_step(0)
         start = time.perf_counter()
         self.run(1)
-        self.facts = Facts("streamed", jax.devices()[0].device_kind, time.perf_counter() - start)
+        _, call = next(self._stream)
+        self.facts = _facts("streamed", next(iter(call.values())), start)
 
     def run(self, steps: int) -> int:
         for _, call in itertools.islice(self._stream, steps):
@@ -98,13 +100,13 @@ class MatrixProduct:
     """Products of square matrices: the most that the device can do, measured beside the training steps."""
 
     def __init__(self, config: ConfigDict) -> None:
-        self.size = matrix_size()
+        self.size = matrix_size(jax.default_backend())
         self._factor = jnp.ones((self.size, self.size), config.precision)
         self._product = jax.jit(jnp.matmul)
         start = time.perf_counter()
         self.run(1)
         settings = f"{self.size} x {self.size} matrices, {config.precision}"
-        self.facts = Facts(settings, jax.devices()[0].device_kind, time.perf_counter() - start)
+        self.facts = _facts(settings, self._product(self._factor, self._factor), start)
 
     def run(self, steps: int) -> int:
         for _ in range(steps):
@@ -116,25 +118,36 @@ class MatrixProduct:
         return None
 
 
-def matrix_size() -> int:
-    """Rows of the matrices of `MatrixProduct` on this machine."""
-    return 2048 if jax.default_backend() == "cpu" else 8192
+def _facts(settings: str, result: jax.Array, start: float) -> Facts:
+    """Those of a system that has just made `result`, begun at `start` of time.perf_counter."""
+    seconds = time.perf_counter() - start
+    (device, *_) = result.devices()
+    return Facts(settings, device.device_kind, seconds, devices.platform_of(device))
 
 
-def serve(connection: Connection, system: str, config_json: str) -> None:
+def matrix_size(platform: str) -> int:
+    """Rows of the matrices of `MatrixProduct`."""
+    return 2048 if platform == "cpu" else 8192
+
+
+def serve(connection: Connection, system: str, config_json: str, platform: str | None = None) -> None:
     """Builds a system, sends its `Facts`, then answers every number of steps with the seconds that each of them took.
 
-    The request None ends it; the answer is its peak memory in bytes. A UserError is sent as it is.
+    The request None ends it; the answer is its peak memory in bytes. A UserError is sent as it is, such as that it
+    would not compute on `platform`.
 
     Args:
       connection: to the process that measures.
       system: 'dcgan_jax', 'torch', 'lax' (this package with XLA's own convolutions), 'streamed_input' or
         'matrix_product'.
       config_json: the config, see `config.from_json`.
+      platform: 'cpu', 'gpu' or 'tpu', which is expected; None: any.
     """
+    devices.prepare(platform)
     machine.set_up()
     config = from_json(config_json)
     try:
+        devices.check(system, platform, _found_platform(system))  # before minutes go by on the wrong one
         trainer = _make_trainer(system, config)
     except UserError as error:
         connection.send(error)
@@ -149,16 +162,23 @@ def serve(connection: Connection, system: str, config_json: str) -> None:
         connection.send(trainer.memory_bytes() or _resident_bytes())
 
 
+def _found_platform(system: str) -> str:
+    try:
+        return devices.found_platform(system)
+    except ImportError as error:
+        raise UserError(f"--peer=torch needs PyTorch ({error}): pip install -e '.[bench]'.") from error
+    except RuntimeError as error:
+        raise UserError(f"{system} finds no device to compute on: {error}") from error
+
+
 def _make_trainer(system: str, config: ConfigDict) -> Trainer:
     if system == "matrix_product":
         return MatrixProduct(config)
     if system == "streamed_input":
         return StreamedInput(config)
     if system == "torch":
-        try:
-            from dcgan_jax.benchmark.torch_peer import TorchTrainer
-        except ImportError as error:
-            raise UserError(f"--peer=torch needs PyTorch ({error}): pip install -e '.[bench]'.") from error
+        from dcgan_jax.benchmark.torch_peer import TorchTrainer
+
         return TorchTrainer(config)
     if system == "lax":
         config.conv = "lax"
