@@ -17,10 +17,8 @@ Needs neither a data set nor tensorflow, tensorflow-datasets, clu or grain. PyTo
 """
 
 import json
-import multiprocessing
 import statistics
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -28,67 +26,16 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from dcgan_jax import command_line
-from dcgan_jax.benchmark import devices, trainer, worker
+from dcgan_jax.benchmark import devices, worker
+from dcgan_jax.benchmark.system import System
 from dcgan_jax.config import check_config
 from dcgan_jax.machine import files
-from dcgan_jax.machine.errors import UserError
 from dcgan_jax.nets import flops
 
 PEERS = ("torch", "lax")
-# A turn is one step or as many as fill this time, in seconds.
-_TURN_SECONDS = 1.0
 # Factors on batch size and width that --scaling goes through.
 _SCALING_BATCH = (0.25, 0.5, 1.0, 2.0)
 _SCALING_WIDTH = (0.25, 0.5, 1.0)
-
-
-class System:
-    """A system in its process.
-
-    Attributes:
-      facts: see `trainer.Facts`.
-      seconds: of one step, by round.
-      peak_bytes: peak memory; known when it has been stopped.
-    """
-
-    def __init__(self, name: str, config: ConfigDict, platform: str | None) -> None:
-        """Raises UserError if it cannot train these networks, or does not compute on `platform`."""
-        context = multiprocessing.get_context("spawn")
-        self._connection: Connection
-        self._connection, theirs = context.Pipe()
-        # A daemon: it does not outlive this process, whatever happens here.
-        arguments = (theirs, name, config.to_json(), platform)
-        self._process = context.Process(target=worker.serve, args=arguments, daemon=True)
-        self._process.start()
-        theirs.close()
-        self.name, self.seconds = name, list[float]()
-        self.peak_bytes = 0
-        self.facts: trainer.Facts = self._receive()
-        devices.check(name, platform, self.facts.platform)
-        self._steps = max(1, round(_TURN_SECONDS / self._run(1)))
-
-    def take_turn(self) -> None:
-        self.seconds.append(self._run(self._steps))
-
-    def stop(self) -> None:
-        """Ends the process, which frees its device."""
-        self._connection.send(None)
-        self.peak_bytes = self._receive()
-        self._process.join()
-
-    def _run(self, steps: int) -> float:
-        self._connection.send(steps)
-        return self._receive()
-
-    def _receive(self) -> Any:
-        try:
-            answer = self._connection.recv()
-        except EOFError:
-            self._process.join()
-            raise UserError(f"{self.name} ended with status {self._process.exitcode}; its output is above.") from None
-        if isinstance(answer, UserError):
-            raise answer
-        return answer
 
 
 def measure(

@@ -31,7 +31,7 @@ from dcgan_jax.train_state import build_gan, create_state
 from dcgan_jax.train_step import make_mapped_step
 
 # Batches of random images that the steps go through.
-_POOL_BATCHES = 4
+POOL_BATCHES = 4
 # Size of the pack that `StreamedInput` reads.
 _PACK_BYTES = 1 << 28
 # Steps before the first measured one: the heap grows until it has seen every size of buffer a few times.
@@ -43,7 +43,7 @@ class JaxTrainer:
 
     def __init__(self, config: ConfigDict) -> None:
         mesh = make_mesh(config.batch_size)
-        self._batches = Batches(config, _random_images(config, _POOL_BATCHES * config.batch_size), mesh)
+        self._batches = Batches(config, _random_images(config, POOL_BATCHES * config.batch_size), mesh)
         self._stream = self._batches.from_step(0)
         gan = build_gan(config)
         fresh = jax.jit(lambda: create_state(gan))
