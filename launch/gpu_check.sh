@@ -3,8 +3,8 @@
 #
 #     bash launch/gpu_check.sh [flags of dcgan_jax.benchmark.gpu_check]
 #
-# The results go to gpu_check/, a page index.html and results.json, unless --out says otherwise. It needs no network, but
-# jax 0.10 or newer with the accelerator's plugin, flax, optax, orbax-checkpoint, ml_collections, absl-py and Pillow.
+# The results go to runs/gpu_check/, a page index.html and results.json, unless --out says otherwise. It needs no network,
+# but jax 0.10 or newer with the accelerator's plugin, flax, optax, orbax-checkpoint, ml_collections, absl-py and Pillow.
 # PyTorch is measured beside it if it is there.
 #
 # PYTHON names the interpreter (default: .venv/bin/python, or python3 where there is none). WHEELS names a folder of
@@ -30,7 +30,7 @@ if [[ -n ${WHEELS:-} ]]; then
 fi
 export PYTHONPATH=$path${PYTHONPATH:+:$PYTHONPATH}
 
-out=(--out=gpu_check)
+out=(--out=runs/gpu_check)
 for flag in "$@"; do
     case $flag in --out | -out | --out=* | -out=*) out=() ;; esac
 done

@@ -179,7 +179,7 @@ def test_dry_runs_of_what_is_not_on_path() -> None:
     assert launch("gpu_box.sh", "--dry-run", "run", "--a=b c").stdout == "bash launch/background.sh start '--a=b c'\n"
     check = shlex.split(launch("gpu_check.sh", "--dry-run", "--quick", variables={"PYTHON": "/opt/my python"}).stdout)
     assert check[0] == "env" and check[1].startswith(f"PYTHONPATH={ROOT}")
-    assert check[2:] == ["/opt/my python", "-m", "dcgan_jax.benchmark.gpu_check", "--out=gpu_check", "--quick"]
+    assert check[2:] == ["/opt/my python", "-m", "dcgan_jax.benchmark.gpu_check", "--out=runs/gpu_check", "--quick"]
     assert launch("background.sh", "--dry-run", "stop").stdout == "kill -TERM $(cat runs/background.pid)\n"
     assert "set_up_env tpu" in launch("tpu_host.sh", "--dry-run", "setup").stdout
     step, *_ = launch("slurm.sh", "--dry-run", *TRAIN, *AWKWARD).stdout.splitlines()

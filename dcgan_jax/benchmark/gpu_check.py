@@ -15,9 +15,9 @@ page, check/index.html, and again after every part, so that what is known stays 
                     of the same precision, and the share of it that the step reaches by definition (nets/flops.py)
     training        a real run of two minutes, with its last sheet
 
-A part for which no time is left is skipped, and the page says so; the speeds that matter most come first. One card is
-measured, the first, unless CUDA_VISIBLE_DEVICES says otherwise; on a TPU all chips of the host. float32 means what the
-device makes of it: TF32 on newer GPUs, products of bfloat16 on TPUs.
+A part for which no time is left is skipped, and the page says so; the speeds that matter most come first, and all of
+them need more than ten minutes. One card is measured, the first, unless CUDA_VISIBLE_DEVICES says otherwise; on a TPU
+all chips of the host. float32 means what the device makes of it: TF32 on newer GPUs, products of bfloat16 on TPUs.
 """
 
 import contextlib
@@ -111,7 +111,9 @@ def full_plan(minutes: float, train_minutes: float, config: str, source: str) ->
         Case("example", 1024, "float32"),
     )
     # Rendering takes a second for 500 images on each core: 2,000 are enough for two minutes.
-    images = (f"--config.data.source={source}",) if source else ("--config.data.num_examples=2000",)
+    images: tuple[str, ...] = ("--config.data.num_examples=2000",)
+    if source:  # all of it: a pack is refused when a config asks for a part, or leaves duplicates out
+        images = (f"--config.data.source={source}", "--config.data.num_examples=0", "--config.data.dedup=False")
     training = (
         f"--config={config}", *images, "--config.num_steps=1000000", "--config.log_every=50",
         "--config.sample_every=200", "--config.checkpoint_every=2000",
