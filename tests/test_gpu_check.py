@@ -7,6 +7,7 @@ import sys
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import jax
@@ -186,6 +187,32 @@ def test_library_calls_are_counted_by_kind() -> None:
         "__cublas$gemm": 1,
         "convolution": 1,
     }
+
+
+def test_kernels_are_summed_over_streams() -> None:
+    def line(name: str, **nanoseconds: float) -> SimpleNamespace:
+        events = [SimpleNamespace(name=kernel, duration_ns=ns) for kernel, ns in nanoseconds.items()]
+        return SimpleNamespace(name=name, events=events)
+
+    planes = [
+        SimpleNamespace(name="/host:CPU", lines=[line("Stream of nothing", python=9e9)]),
+        SimpleNamespace(
+            name="/device:GPU:0",
+            lines=[
+                line("Stream #1(Compute)", conv=6e6, fusion=1e6),
+                line("Stream #2(Compute)", conv=3e6),
+                line("XLA Modules", step=10e6),
+            ],
+        ),
+    ]
+    assert examination.top_kernels(planes, 2) == {
+        "ms_a_step": 5.0,
+        "kernels": [
+            {"kernel": "conv", "calls_a_step": 1.0, "ms_a_step": 4.5, "share": 0.9},
+            {"kernel": "fusion", "calls_a_step": 0.5, "ms_a_step": 0.5, "share": 0.1},
+        ],
+    }
+    assert examination.top_kernels(planes[:1], 2)["kernels"] == []
 
 
 def test_differences_name_the_worst_tensor() -> None:

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -287,23 +287,33 @@ def profile(config: ConfigDict) -> Part:
             steps = trainer.run(_PROFILED_CALLS * per_call)
         (file,) = Path(folder).rglob("*.xplane.pb")
         data = ProfileData.from_file(str(file))
+    found = top_kernels(data.planes, steps)
+    if not found["kernels"]:
+        return {"skipped": "the profiler gives no kernels of this device"}
+    return _of(config, jax.devices()[0]) | {"steps_per_call": per_call} | found
+
+
+def top_kernels(planes: Iterable[Any], steps: int) -> Part:
+    """The longest kernels of a profile of so many steps.
+
+    Args:
+      planes: of `jax.profiler.ProfileData`; those of devices count. Of a GPU's lines, those of streams hold what ran;
+        of a TPU's, 'XLA Ops'. The other lines sum these up again.
+      steps: that were profiled.
+
+    Returns:
+      'ms_a_step', of all kernels, and 'kernels', the longest first: 'kernel', 'calls_a_step', 'ms_a_step', 'share'.
+    """
     times: Counter[str] = Counter()
     calls: Counter[str] = Counter()
-    for plane in data.planes:
-        if not plane.name.startswith("/device:"):
-            continue
-        for line in plane.lines:
-            # Of a GPU: what ran on each stream. Of a TPU: one line of operations. Others sum these up again.
-            if line.name.startswith("Stream") or line.name == "XLA Ops":
-                for event in line.events:
-                    times[event.name] += event.duration_ns
-                    calls[event.name] += 1
+    for line in (line for plane in planes if plane.name.startswith("/device:") for line in plane.lines):
+        if line.name.startswith("Stream") or line.name == "XLA Ops":
+            for event in line.events:
+                times[event.name] += event.duration_ns
+                calls[event.name] += 1
     total = sum(times.values())
-    if not total:
-        return {"skipped": "the profiler gives no kernels of this device"}
     kernels = [
         {"kernel": name[:160], "calls_a_step": calls[name] / steps, "ms_a_step": ns / steps / 1e6, "share": ns / total}
         for name, ns in times.most_common(_TOP_KERNELS)
     ]
-    about = {"steps_per_call": per_call, "ms_a_step": total / steps / 1e6, "kernels": kernels}
-    return _of(config, jax.devices()[0]) | about
+    return {"ms_a_step": total / steps / 1e6, "kernels": kernels}
