@@ -131,6 +131,52 @@ def test_values_and_gradients(case: Case) -> None:
     assert here == pytest.approx(there, abs=bound * float(np.linalg.norm(values) * np.linalg.norm(small)))
 
 
+# Norm of the error over norm of the values with bfloat16 maps: the rounding of the result itself is 0.2 %.
+BFLOAT16_BOUNDS = {"m4": 0.02, "m2": 0.01, "im2col": 0.005, "": 0.005}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.method}-{case.plan}-k{case.size}s{case.stride}")
+def test_bfloat16_maps_under_float32_kernels(case: Case) -> None:
+    """Maps come and go as bfloat16; gradients of kernels are float32, as the kernels."""
+    large, kernel, small = arrays(case)
+    large, small = (np.asarray(jnp.asarray(array, jnp.bfloat16), np.float32) for array in (large, small))
+    values, transposed, kernel_gradient = reference(large, kernel, small, case.stride)
+    expected = {
+        "conv": values,
+        "conv_image_gradient": transposed,
+        "conv_kernel_gradient": kernel_gradient,
+        "transpose": transposed,
+        "transpose_image_gradient": values,
+        "transpose_kernel_gradient": kernel_gradient,
+    }
+    maps = jnp.asarray(large, jnp.bfloat16), jnp.asarray(kernel), jnp.asarray(small, jnp.bfloat16)
+    results = both_directions(*maps, case.stride, case.method)
+    for name, want in expected.items():
+        got = results[name]
+        assert got.dtype == (jnp.float32 if "kernel" in name else jnp.bfloat16), name
+        error = np.linalg.norm(np.asarray(got, np.float64) - want) / np.linalg.norm(want)
+        assert error < BFLOAT16_BOUNDS[case.plan], (name, error)
+
+
+def test_points_for_bfloat16_are_better_than_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what a tile loses when its transformed values are rounded, here a layer of 5x5 and one of 4x4."""
+
+    def error(case: Case) -> float:
+        large, kernel, small = arrays(case)
+        values, _, _ = reference(large, kernel, small, case.stride)
+        got = conv.conv(jnp.asarray(large, jnp.bfloat16), jnp.asarray(kernel), case.stride, "winograd")
+        return float(np.linalg.norm(np.asarray(got, np.float64) - values) / np.linalg.norm(values))
+
+    layers = [case for case in CASES if case.plan == "m4" and case.stride == 2 and case.size >= 4]
+    assert len(layers) == 2
+    better = [error(case) for case in layers]
+    monkeypatch.setattr(conv_gemm, "_COARSE_POINTS", conv_gemm._POINTS)
+    conv_gemm.toom_cook.cache_clear()
+    worse = [error(case) for case in layers]
+    conv_gemm.toom_cook.cache_clear()
+    assert all(a < 0.75 * b for a, b in zip(better, worse, strict=True)), (better, worse)
+
+
 def test_rows_of_the_products_decide_between_m_4_and_m_2() -> None:
     """An image of 16x16 has 16 tiles of 4x4. One image less than enough is too few."""
     enough = conv_gemm._MIN_ROWS // 16
@@ -180,8 +226,9 @@ def test_one_pixel_transposed(method: str) -> None:
 
 
 @pytest.mark.parametrize(("m", "r"), [(1, 2), (2, 2), (4, 2), (2, 3), (4, 3), (2, 4), (2, 5), (3, 3)])
-def test_toom_cook_correlates(m: int, r: int) -> None:
-    a, b_t, g = conv_gemm.toom_cook(m, r)
+@pytest.mark.parametrize("coarse", [False, True])
+def test_toom_cook_correlates(m: int, r: int, coarse: bool) -> None:
+    a, b_t, g = conv_gemm.toom_cook(m, r, coarse)
     assert (a.shape, b_t.shape, g.shape) == ((m + r - 1, m), (m + r - 1, m + r - 1), (m + r - 1, r))
     generator = np.random.default_rng(0)
     for _ in range(20):

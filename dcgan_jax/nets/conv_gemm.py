@@ -19,6 +19,9 @@ The three linear maps of a plan (`large`, `kernel`, `small`) and their transpose
 writes its result once and reads its input once or from cache: on a CPU these passes over memory, not their arithmetic,
 are what a transform costs. `lax.optimization_barrier` marks where a result is to be stored; XLA would otherwise
 recompute it inside each of its consumers.
+
+*bfloat16.* Matrices and maps are bfloat16 then, and their products float32. Transforms add in float32 and round each
+value once, when it is stored. Kernels come as float32 and so do their gradients.
 """
 
 import dataclasses
@@ -29,10 +32,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 # Evaluation points besides infinity, by the number of points n. Small integers keep float32 rounding small:
 # errors relative to lax.conv stay below 2e-6 (m = 2) and 1e-5 (m = 4).
 _POINTS = {2: (0,), 3: (0, 1), 4: (0, 1, -1), 5: (0, 1, -1, 2), 6: (0, 1, -1, 2, -2)}
+# For bfloat16, whose rounding of the transformed values outweighs everything else: two thirds (n = 5) and half (n = 6)
+# of the error that the integers give (measured).
+_COARSE_POINTS = _POINTS | {5: (0, 1, -1 / 2, -2), 6: (0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)}
 # With fewer rows than this the matrix products of m = 4 are too thin and m = 2 is faster (measured on the paper's
 # network at batch 64: m = 4 for 64 rows makes its step 3 % faster on jax 0.12, 9 % slower on 0.10).
 _MIN_ROWS = 64 if jax.__version_info__ >= (0, 11) else 128
@@ -43,7 +50,12 @@ _stored = lax.optimization_barrier
 
 
 def make_plan(
-    large_shape: tuple[int, ...], kernel_shape: tuple[int, ...], stride: int, pad: int, method: str
+    large_shape: tuple[int, ...],
+    kernel_shape: tuple[int, ...],
+    stride: int,
+    pad: int,
+    method: str,
+    dtype: DTypeLike = jnp.float32,
 ) -> "Winograd | Im2col":
     """Chooses the formulation of one layer.
 
@@ -53,6 +65,7 @@ def make_plan(
       stride: 1 or 2.
       pad: zeros before the first row and column.
       method: 'winograd' (falls back on im2col where that is faster) or 'im2col'.
+      dtype: of the maps, float32 or bfloat16.
 
     Raises:
       ValueError: the kernel does not match the map, or the map's sides are no multiples of the stride.
@@ -64,7 +77,7 @@ def make_plan(
     if large_height % stride or large_width % stride:
         raise ValueError(f"sides {large_height} x {large_width} are not multiples of stride {stride}")
     height, width = large_height // stride, large_width // stride
-    shape = (batch, height, width, features, small_features, size, stride, pad)
+    shape = (jnp.dtype(dtype), batch, height, width, features, small_features, size, stride, pad)
     taps = -(-size // stride)
     for m in (4, 2):
         # taps - 1 <= m: a tile overlaps only with the next one (5x5 and 4x4 kernels at stride 1 do not fit).
@@ -76,13 +89,15 @@ def make_plan(
 
 
 @functools.cache
-def toom_cook(m: int, r: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def toom_cook(m: int, r: int, coarse: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The matrices (A [n, m], B^T [n, n], G [n, r]) of F(m, r), n = m + r - 1; the last point is infinity.
+
+    `coarse` chooses the points for bfloat16.
 
     For any x [n] and k [r], A^T ((G k) * (B^T x)) are the m outputs sum_t k[t] x[i + t].
     """
     n = m + r - 1
-    points = _POINTS[n]
+    points = (_COARSE_POINTS if coarse else _POINTS)[n]
     powers = np.array([[float(p) ** i for i in range(n)] for p in points] + [[0.0] * (n - 1) + [1.0]])
     a, g = powers[:, :m].copy(), powers[:, :r].copy()
     a[-1], g[-1] = np.arange(m) == m - 1, np.arange(r) == r - 1
@@ -91,14 +106,19 @@ def toom_cook(m: int, r: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         denominator = np.prod([p - q for q in points if q != p])
         b_t[j] *= denominator
         g[j] /= denominator
-    return a, np.round(b_t, 9), g
+    return a, np.round(b_t, 12), g
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class _Layer:
-    """Shapes of one layer."""
+    """Shapes of one layer.
 
+    Attributes:
+      dtype: of the maps and of the matrices that are multiplied; products and sums are float32.
+    """
+
+    dtype: np.dtype
     batch: int
     height: int  # of the small map
     width: int
@@ -111,6 +131,10 @@ class _Layer:
     @property
     def taps(self) -> int:  # r
         return -(-self.size // self.stride)
+
+    def rounded(self, values: jax.Array) -> jax.Array:
+        """Sums in the layer's dtype, stored."""
+        return _stored(values.astype(self.dtype))
 
     def padded(self, large: jax.Array) -> jax.Array:
         """Large map -> [batch, stride * (h + r - 1), stride * (w + r - 1), large_features]."""
@@ -147,12 +171,13 @@ class Im2col(_Layer):
         rows = jnp.pad(_stored(columns), ((0, 0), (0, 0), (0, 0), (0, missing), (0, 0)))
         rows = rows.transpose(0, 1, 3, 2, 4).reshape(self.batch, h, r, s, -1)
         pixels = sum(_shifted_in(rows[:, :, y], 1, y, r) for y in range(r))
-        pixels = _stored(pixels).reshape(self.batch, s * (h + r - 1), s * (w + r - 1), self.large_features)
+        pixels = self.rounded(pixels).reshape(self.batch, s * (h + r - 1), s * (w + r - 1), self.large_features)
         return pixels[:, self.pad : self.pad + s * h, self.pad : self.pad + s * w]
 
     def kernel(self, kernel: jax.Array) -> list[jax.Array]:
         missing = self.stride * self.taps - self.size
-        return [jnp.pad(kernel, ((0, 0), (0, missing), (0, 0), (0, 0))).reshape(-1, self.small_features)]
+        taps = jnp.pad(kernel.astype(self.dtype), ((0, 0), (0, missing), (0, 0), (0, 0)))
+        return [taps.reshape(-1, self.small_features)]
 
     def kernel_transpose(self, matrices: list[jax.Array]) -> jax.Array:
         shape = (self.size, self.stride * self.taps, self.large_features, self.small_features)
@@ -162,7 +187,8 @@ class Im2col(_Layer):
         return [small.reshape(-1, self.small_features)]
 
     def small_transpose(self, matrices: list[jax.Array]) -> jax.Array:
-        return matrices[0].reshape(self.batch, self.height, self.width, self.small_features)
+        small = matrices[0].reshape(self.batch, self.height, self.width, self.small_features)
+        return small.astype(self.dtype)
 
 
 @jax.tree_util.register_static
@@ -182,6 +208,10 @@ class Winograd(_Layer):
     m: int  # outputs per tile and axis
 
     @property
+    def _matrices(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return toom_cook(self.m, self.taps, coarse=self.dtype == jnp.bfloat16)
+
+    @property
     def points(self) -> int:  # n
         return self.m + self.taps - 1
 
@@ -198,19 +228,19 @@ class Winograd(_Layer):
         return [(y, x, p, q) for y, p in axis for x, q in axis]
 
     def large(self, large: jax.Array) -> list[jax.Array]:
-        _, b_t, _ = toom_cook(self.m, self.taps)
+        _, b_t, _ = self._matrices
         m, n, s, (rows, columns) = self.m, self.points, self.stride, self.tiles
         pixels = self.padded(large)
         pixels = pixels.reshape(self.batch, self.height + self.taps - 1, s, -1)  # N block p (column and feature)
         # Tile t covers blocks m*t .. m*t + n - 1, so the i-th block of all tiles is a slice with step m.
-        by_row = _stored(_combine(b_t, [pixels[:, i : i + m * (rows - 1) + 1 : m] for i in range(n)], axis=2))
+        by_row = self.rounded(_combine(b_t, [pixels[:, i : i + m * (rows - 1) + 1 : m] for i in range(n)], axis=2))
         by_row = by_row.reshape(self.batch, rows, n, s, self.width + self.taps - 1, s, self.large_features)
         by_row = by_row.transpose(2, 0, 1, 4, 3, 5, 6)  # y N t block p q C
         stacks = []
         for y, x, p, q in self._stacks:
             part = by_row[y, :, :, :, :p, :q]
             terms = [part[:, :, :, j : j + m * (columns - 1) + 1 : m] for j in range(n)]
-            matrices = _stored(_combine(b_t[x], terms, axis=1))  # y x N t t p q C
+            matrices = self.rounded(_combine(b_t[x], terms, axis=1))  # y x N t t p q C
             stacks.append(matrices.reshape(-1, self.batch * rows * columns, p * q * self.large_features))
         return stacks
 
@@ -231,22 +261,23 @@ class Winograd(_Layer):
         return pixels.reshape(self.batch, s * self.height, s * self.width, self.large_features)
 
     def kernel(self, kernel: jax.Array) -> list[jax.Array]:
-        by_row = _stored(self._evaluate_taps(_stored(kernel), axis=0, at=0))  # y p tap C S
+        by_row = self.rounded(self._evaluate_taps(_stored(kernel), axis=0, at=0))  # y p tap C S
         stacks = []
         for y, x, p, q in self._stacks:
-            matrices = _stored(self._evaluate_taps(by_row[y, :p], axis=2, at=1, points=x)[:, :, :, :q])  # y x p q C S
+            matrices = self._evaluate_taps(by_row[y, :p], axis=2, at=1, points=x)[:, :, :, :q]
+            matrices = self.rounded(matrices)  # y x p q C S
             stacks.append(matrices.reshape(-1, p * q * self.large_features, self.small_features))
         return stacks
 
     def _evaluate_taps(self, kernel: jax.Array, axis: int, at: int, points: slice = slice(None)) -> jax.Array:
         """The polynomials of each phase: phases replace the k taps at `axis`, points are a new axis `at` <= `axis`."""
-        _, _, g = toom_cook(self.m, self.taps)
+        _, _, g = self._matrices
         terms = []
         for i in range(self.taps):
             taps = lax.slice_in_dim(kernel, self.stride * i, min(self.stride * (i + 1), self.size), axis=axis)
             exists = np.arange(self.stride) < taps.shape[axis]  # a missing tap is left out
             weights = (g[points, i, None] * exists).reshape(-1, *[1] * (axis - at), self.stride)
-            terms.append(jnp.expand_dims(taps, at) * _along(weights, at, taps))
+            terms.append(_scaled(taps, weights, at))
         return functools.reduce(jnp.add, terms)
 
     def kernel_transpose(self, matrices: list[jax.Array]) -> jax.Array:
@@ -266,28 +297,28 @@ class Winograd(_Layer):
 
     def _sum_points(self, terms: list[jax.Array], phase: int, at: int) -> jax.Array:
         """Transpose of `_evaluate_taps`: of a term per point, with phases along `phase`, to taps on a new axis `at`."""
-        _, _, g = toom_cook(self.m, self.taps)
+        _, _, g = self._matrices
         products = []
         for row, term in zip(g, terms, strict=True):
             exists = np.arange(self.stride) < term.shape[phase]  # a missing phase is left out
             exists = exists.astype(term.dtype).reshape(*[1] * phase, -1, *[1] * (term.ndim - phase - 1))
-            products.append(jnp.expand_dims(term * exists, at) * _along(row, at, term))
+            products.append(_scaled(term * exists, row, at))
         return functools.reduce(jnp.add, products)
 
     def small(self, small: jax.Array) -> list[jax.Array]:
-        a_, _, _ = toom_cook(self.m, self.taps)
+        a_, _, _ = self._matrices
         m, (rows, columns) = self.m, self.tiles
         pixels = _stored(small).reshape(self.batch, rows, m, columns, m, self.small_features)
-        by_row = _stored(_combine(a_, [pixels[:, :, i] for i in range(m)], axis=2))  # N t y t j S
+        by_row = self.rounded(_combine(a_, [pixels[:, :, i] for i in range(m)], axis=2))  # N t y t j S
         by_row = by_row.transpose(2, 0, 1, 3, 4, 5)
         stacks = []
         for y, x, _, _ in self._stacks:
             matrices = _combine(a_[x], [by_row[y, :, :, :, j] for j in range(m)], axis=1)  # y x N t t S
-            stacks.append(_stored(matrices).reshape(-1, self.batch * rows * columns, self.small_features))
+            stacks.append(self.rounded(matrices).reshape(-1, self.batch * rows * columns, self.small_features))
         return stacks
 
     def small_transpose(self, matrices: list[jax.Array]) -> jax.Array:
-        a_, _, _ = toom_cook(self.m, self.taps)
+        a_, _, _ = self._matrices
         rows, columns = self.tiles
         maps = [
             stack.reshape(len(range(self.points)[y]), -1, self.batch, rows, columns, self.small_features)
@@ -295,10 +326,11 @@ class Winograd(_Layer):
         ]
         maps = [part.transpose(0, 2, 3, 1, 4, 5) for part in maps]  # y N t x t S
         by_row = [
-            _stored(_combine(a_.T, [terms for part in parts for terms in part], axis=2)) for parts in self._by_x(maps)
+            self.rounded(_combine(a_.T, [terms for part in parts for terms in part], axis=2))
+            for parts in self._by_x(maps)
         ]  # N t i x t S
         terms = [part[:, :, :, x] for part in by_row for x in range(part.shape[3])]
-        pixels = _stored(_combine(a_.T, terms, axis=4))  # N t i t j S
+        pixels = self.rounded(_combine(a_.T, terms, axis=4))  # N t i t j S
         return pixels.reshape(self.batch, self.height, self.width, self.small_features)
 
     def _by_x(self, maps: list[jax.Array]) -> list[list[jax.Array]]:
@@ -316,7 +348,7 @@ class Winograd(_Layer):
         Returns:
           The maps with axis `phase` replaced by (m, stride): the pixels of a tile.
         """
-        _, b_t, _ = toom_cook(self.m, self.taps)
+        _, b_t, _ = self._matrices
         m, s = self.m, self.stride
         if self.pad % s:  # the first pixel of the unpadded map is the second one of a block
             terms = [jnp.flip(term, phase) for term in terms]
@@ -333,24 +365,22 @@ class Winograd(_Layer):
                 weight = weight * (phases < term.shape[phase])
                 if weight.any():
                     neighbour = term if shift == 0 else _shifted(term, tile, shift)
-                    products.append(jnp.expand_dims(neighbour, phase) * _along(weight, phase, term))
-        return _stored(functools.reduce(jnp.add, products))
+                    products.append(_scaled(neighbour, weight, phase))
+        return self.rounded(functools.reduce(jnp.add, products))
 
 
 def _combine(weights: np.ndarray, terms: Sequence[jax.Array], axis: int) -> jax.Array:
-    """sum_i weights[:, i] * terms[i], with a new axis for the rows of `weights`."""
-    products = [
-        jnp.expand_dims(term, axis) * _along(column, axis, term)
-        for column, term in zip(weights.T, terms, strict=True)
-        if column.any()
-    ]
+    """sum_i weights[:, i] * terms[i] in float32, with a new axis for the rows of `weights`."""
+    products = [_scaled(term, column, axis) for column, term in zip(weights.T, terms, strict=True) if column.any()]
     return functools.reduce(jnp.add, products)
 
 
-def _along(weights: np.ndarray, axis: int, term: jax.Array) -> jax.Array:
-    """`weights` as a factor of `term` with one axis more, beginning at `axis`."""
+def _scaled(term: jax.Array, weights: np.ndarray, axis: int) -> jax.Array:
+    """`term` with a new axis at `axis`, times weights whose axes begin there, in float32."""
+    dtype = jnp.float32 if term.dtype == jnp.bfloat16 else term.dtype
     trailing = term.ndim + 1 - axis - weights.ndim
-    return jnp.asarray(weights.reshape(*[1] * axis, *weights.shape, *[1] * trailing), term.dtype)
+    factors = jnp.asarray(weights.reshape(*[1] * axis, *weights.shape, *[1] * trailing), dtype)
+    return jnp.expand_dims(term.astype(dtype), axis) * factors
 
 
 def _shifted(array: jax.Array, axis: int, shift: int) -> jax.Array:

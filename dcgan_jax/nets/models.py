@@ -118,7 +118,7 @@ class _Network(nn.Module):
 
     def _kernel(self, name: str, large: int, small: int) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, large, small)
-        return self.param(name, _weights, shape).astype(self.dtype)
+        return self.param(name, _weights, shape)
 
     def _normalise(self, x: jax.Array, name: str, *, end: bool, train: bool, groups: int = 1) -> jax.Array:
         """`end` marks the layers that the paper leaves out: the generator's output and the discriminator's input."""
