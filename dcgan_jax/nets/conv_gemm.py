@@ -170,7 +170,7 @@ class Im2col(_Layer):
         missing = s * r - self.size
         rows = jnp.pad(_stored(columns), ((0, 0), (0, 0), (0, 0), (0, missing), (0, 0)))
         rows = rows.transpose(0, 1, 3, 2, 4).reshape(self.batch, h, r, s, -1)
-        pixels = sum(_shifted_in(rows[:, :, y], 1, y, r) for y in range(r))
+        pixels = jnp.asarray(sum(_shifted_in(rows[:, :, y], 1, y, r) for y in range(r)))
         pixels = self.rounded(pixels).reshape(self.batch, s * (h + r - 1), s * (w + r - 1), self.large_features)
         return pixels[:, self.pad : self.pad + s * h, self.pad : self.pad + s * w]
 
