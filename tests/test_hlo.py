@@ -345,3 +345,20 @@ def test_collectives(line: str, expected: tuple[str, bool] | None) -> None:
     )
     parsed, computation, kernel = only(f"  %a = f32[24]{{0}} parameter(0)\n  ROOT %b = {line}", wrapped)
     assert parsed.collective(computation, kernel) == expected
+
+
+@pytest.mark.parametrize(
+    "branches",
+    ["branch_computations={%usual, %rare}", "true_computation=%rare, false_computation=%usual"],
+)
+def test_of_a_conditional_the_branch_of_false_counts(branches: str) -> None:
+    """The other one, which reads a map again, hardly ever runs."""
+    usual = "%usual (p: f32[8]) -> f32[8] {\n  %p = f32[8]{0} parameter(0)\n  ROOT %one = f32[8]{0} negate(%p)\n}"
+    rare = "%rare (q: f32[8]) -> f32[8] {\n  %q = f32[8]{0} parameter(0)\n  ROOT %two = f32[8]{0} sine(%q)\n}"
+    parsed = module(
+        "  %a = pred[] parameter(0)\n  %b = f32[8]{0} parameter(1)\n"
+        f"  ROOT %c = f32[8]{{0}} conditional(%a, %b, %b), {branches}",
+        usual,
+        rare,
+    )
+    assert [kernel.name for _, kernel, _ in parsed.kernels()] == ["one"]

@@ -13,6 +13,9 @@ products, as the program does them and not as they were meant:
   count that fall on a row of the operand.
 - Zeros around a map count like the map, as in `nets/flops.py`.
 
+Of a conditional the branch for False counts: the training step takes the other one where batch statistics were far from
+what it expected (`nets/batch_norm.py`).
+
 Bytes of a kernel are its operands and results, each once. Of an operand that is only sliced or gathered from, what is
 taken counts. Arrays in the memory on a TPU's chip (`S(1)`) count as nothing.
 """
@@ -108,10 +111,10 @@ class Instruction:
 
     @cached_property
     def called(self) -> tuple[str, ...]:
-        """Computations that it calls."""
-        one = re.findall(r"\b(?:calls|body|to_apply|(?:true|false)_computation)=%?([\w.\-]+)", self.attributes)
-        many = self.attribute(r"branch_computations=\{([^}]*)\}")
-        return (*one, *_OPERAND.findall(many))
+        """Computations that it calls; of a conditional's that for False is the first."""
+        one = re.findall(r"\b(?:calls|body|to_apply|false_computation)=%?([\w.\-]+)", self.attributes)
+        many = _OPERAND.findall(self.attribute(r"branch_computations=\{([^}]*)\}"))
+        return (*one, *many, *re.findall(r"\btrue_computation=%?([\w.\-]+)", self.attributes))
 
     @property
     def cycles(self) -> int:
@@ -210,7 +213,9 @@ class Module:
         for instruction in computation.instructions.values():
             if instruction.opcode in _CONTROL:
                 trips = self._trips(instruction) if instruction.opcode == "while" else 1
-                for name in instruction.called:
+                # Of a conditional one branch runs. The first is that of False, where nothing was out of the ordinary.
+                ran = instruction.called[:1] if instruction.opcode == "conditional" else instruction.called
+                for name in ran:
                     yield from self._kernels(self.computations[name], times * trips)
             elif not _is_idle(instruction):
                 yield computation, instruction, times
