@@ -26,7 +26,7 @@ if __name__ == "__main__":
     _DETERMINISTIC = flags.DEFINE_bool(
         "deterministic",
         False,
-        "GPUs: the same bits at every start, from slower programs. CPUs and TPUs do so anyway.",
+        "GPUs: the same bits at every start, from slower programs.",
     )
     flags.mark_flag_as_required("config")
     command_line.run(main)

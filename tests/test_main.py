@@ -153,3 +153,16 @@ def test_a_config_outside_the_repository(tmp_path: Path) -> None:
         timeout=120,
     )
     assert process.returncode == 0 and process.stdout.strip() == "128", process.stderr
+
+
+def test_deterministic_keeps_the_flags_that_are_set_and_gives_xla_none_that_it_does_not_know() -> None:
+    """XLA ends a process with an unknown flag when JAX is first used."""
+    code = (
+        "import os; from dcgan_jax import machine; machine.repeat_exactly(); import jax; "
+        "print(jax.device_count(), os.environ['XLA_FLAGS'])"
+    )
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
+    process = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    devices, *flags = process.stdout.split()
+    assert devices == "3" and "--xla_gpu_exclude_nondeterministic_ops=true" in flags

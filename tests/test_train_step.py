@@ -1,5 +1,6 @@
 """The training step against independent computations: plain gradients, hand-written Adam, other device counts."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -7,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from dcgan_jax import train_step
-from dcgan_jax.machine import rng
+from dcgan_jax.machine import mesh, rng
+from dcgan_jax.machine.mesh import AXIS
 from dcgan_jax.nets import models, pixels
 from dcgan_jax.nets.losses import LOSSES
 from dcgan_jax.train_state import GANState, build_gan, make_optimizer
@@ -250,3 +253,34 @@ def test_noise_differs_between_steps_and_uses() -> None:
     for i, a in enumerate(draws):
         for b in draws[:i]:
             assert not np.allclose(a, b)
+
+
+def test_gradients_are_averaged_in_bfloat16_if_the_config_says_so() -> None:
+    """Two devices with 1 and 2^-9 more: float32 keeps half the difference, bfloat16, of 8 bits, rounds it away."""
+    values = jnp.array([1.0, 1.0 + 2.0**-9])
+    for precision, expected in (("float32", 1.0 + 2.0**-10), ("bfloat16", 1.0)):
+        gan = build_gan(tiny.config({"reduce_precision": precision}))
+        mapped = jax.shard_map(
+            lambda x, gan=gan: gan.average({"kernel": x})["kernel"],
+            mesh=tiny.mesh(2),
+            in_specs=P(AXIS),
+            out_specs=P(),
+            check_vma=False,
+        )
+        averaged = jax.jit(mapped)(values)
+        assert averaged.dtype == jnp.float32 and averaged.tolist() == [expected]
+
+
+def test_means_over_devices_of_small_and_large_arrays() -> None:
+    """Small ones share a collective, so each must come back in its place and shape; a large one has its own."""
+    shapes = {"a": (2, 3), "b": (), "large": (mesh._SMALL + 1,), "z": (4,)}
+    tree = {name: jnp.arange(2.0 * math.prod(shape)).reshape(2, *shape) for name, shape in shapes.items()}
+    mapped = jax.shard_map(
+        lambda tree: mesh.mean_over_devices(jax.tree.map(lambda leaf: leaf[0], tree)),
+        mesh=tiny.mesh(2),
+        in_specs=P(AXIS),
+        out_specs=P(),
+        check_vma=False,
+    )
+    for name, mean in jax.jit(mapped)(tree).items():
+        np.testing.assert_array_equal(mean, tree[name].mean(0))

@@ -361,7 +361,8 @@ def main() -> None:
     seed, label = _RUN.seed.value, _RUN.label.value
     file = Path(_BOXES.value) if _BOXES.value else out / BOXES_FILE
     if _ANNOTATE.value:
-        _Layer(run, _LAYER.value or default_layer(run.config), run.one_label(label))  # refuses before anybody draws
+        # A layer that does not exist is an error before anybody has drawn boxes.
+        _Layer(run, _LAYER.value or default_layer(run.config), run.one_label(label))
         _annotate(run, file, seed, label, _PORT.value)
     found = measure(
         run,

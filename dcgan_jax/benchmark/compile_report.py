@@ -245,6 +245,7 @@ class _Counter:
         self.sides |= {(side, features - config.model.num_classes) for side, features in self.sides}
 
     def count(self) -> dict[str, Any]:
+        """See the function `count`."""
         kernels: list[Kernel] = []
         work = {kind: {"count": 0.0, "flops": 0.0} for kind in KINDS}
         moves = {kind: {"count": 0.0, "bytes": 0.0, "estimate_seconds": 0.0} for kind in hlo.MOVES}

@@ -311,7 +311,7 @@ class Module:
         return next((opcode for opcode in MOVES if opcode in opcodes), None)
 
     def collective(self, computation: Computation, kernel: Instruction) -> tuple[str, bool] | None:
-        """The kind of a kernel that talks to other devices, and whether other work goes on meanwhile; else None."""
+        """The kind of a collective, and whether it is asynchronous; None for all other kernels."""
         for _, line in self.within(computation, kernel):
             opcode = line.opcode.removesuffix("-start")
             if opcode in COLLECTIVES:

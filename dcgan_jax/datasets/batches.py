@@ -116,8 +116,8 @@ class Batches:
 
     Attributes:
       pack: replicated arrays that every call receives: 'image' uint8 [examples, height * width * channels] and 'label'
-        int32 [examples] when the data lives on the device, nothing when it is streamed. Images are rows there, since
-        a TPU would lay out maps anew, at several times their size, to gather from them.
+        int32 [examples] when the data lives on the device, nothing when it is streamed. Images are flat rows: from
+        [examples, height, width, channels] a TPU can only gather after copying the whole set into another layout.
       steps_per_call: training steps that one call of the mapped step makes.
     """
 

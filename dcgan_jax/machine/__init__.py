@@ -25,8 +25,9 @@ def set_up() -> None:
 
 
 def repeat_exactly() -> None:
-    """Lets programs for GPUs compute the same bits in every process. Works until JAX is first used in this one.
+    """Sets XLA's flags for GPUs so that a program gives the same bits in every process.
 
-    Elsewhere it changes nothing: programs for CPUs and TPUs do so anyway.
+    Call it before JAX is first used. It keeps the flags that XLA_FLAGS holds already, and changes nothing on CPUs and
+    TPUs.
     """
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_DETERMINISTIC]).strip()

@@ -128,7 +128,8 @@ def make_estimate_statistics(gan: Gan) -> Callable[[Tree, Tree], Tree]:
         return z, (i * BATCH_SIZE + jnp.arange(BATCH_SIZE)) % classes if classes else None
 
     def estimate_statistics(params: Tree, batch_stats: Tree) -> Tree:
-        return estimate(params, batch_stats, (draw(jnp.int32(i)) for i in range(STATISTICS_BATCHES)))
+        with gan.multiplying():
+            return estimate(params, batch_stats, (draw(jnp.int32(i)) for i in range(STATISTICS_BATCHES)))
 
     return estimate_statistics
 
