@@ -12,7 +12,7 @@ from PIL import Image
 from dcgan_jax import sample
 from dcgan_jax.machine import rng
 from dcgan_jax.machine.errors import UserError
-from dcgan_jax.nets import models, pixels
+from dcgan_jax.nets import frozen_statistics, models, pixels
 from dcgan_jax.runs import checkpoint, run_folder, sampler, trained
 from dcgan_jax.runs.sampler import Sampler
 from dcgan_jax.train_state import build_gan
@@ -144,3 +144,18 @@ def test_a_checkpoint_that_a_run_deletes_meanwhile(
     assert run_folder.steps(tmp_path) == [2]
     with pytest.raises(UserError, match=r"no checkpoint of step 1 \(available steps: 2\)"):
         trained.load(tmp_path, 1)
+
+
+@pytest.mark.parametrize(("matmul_precision", "expected"), [("default", None), ("highest", "highest")])
+def test_frozen_statistics_multiply_as_training_does(
+    matmul_precision: str, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def make_estimate(network: Any) -> Any:
+        return lambda *arguments: seen.append(jax.config.values["jax_default_matmul_precision"])
+
+    monkeypatch.setattr(frozen_statistics, "make_estimate", make_estimate)
+    gan = build_gan(tiny.config({"matmul_precision": matmul_precision}))
+    sampler.make_estimate_statistics(gan)({}, {})
+    assert seen == [expected]
