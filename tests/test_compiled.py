@@ -1,6 +1,6 @@
 """What compilers make of layers and steps for a TPU v5e and an H100, neither of which is needed.
 
-The wheels of the extras `aot_tpu` and `aot_cuda` are; without them these tests are skipped.
+The wheels of the extras `aot-tpu` and `aot-cuda` are; without them these tests are skipped.
 """
 
 import math
@@ -28,7 +28,7 @@ BATCH, LARGE, SMALL = 32, 64, 128
 
 def installed(platform: str) -> Any:
     absent = not aot.available(platform)
-    return pytest.param(platform, marks=pytest.mark.skipif(absent, reason=f"the wheels of aot_{platform} are absent"))
+    return pytest.param(platform, marks=pytest.mark.skipif(absent, reason=f"the wheels of aot-{platform} are absent"))
 
 
 everywhere = pytest.mark.parametrize("platform", [installed(platform) for platform in aot.PLATFORMS])
@@ -227,7 +227,7 @@ def test_bad_targets(platform: str, topology: str, words: str) -> None:
 @pytest.mark.parametrize("platform", aot.PLATFORMS)
 def test_absent_wheels(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aot, "available", lambda platform: False)
-    with pytest.raises(UserError, match=rf"install dcgan_jax\[aot_{platform}\]"):
+    with pytest.raises(UserError, match=rf"install dcgan_jax\[aot-{platform}\]"):
         compile_report.report(tiny.config(), platform, TOPOLOGIES[platform])
 
 

@@ -1,6 +1,6 @@
 """Accelerators that are not there: what XLA needs to compile for them, and published figures of what they can do.
 
-The compilers come with the wheels of the extras `aot_tpu` (libtpu) and `aot_cuda` (the CUDA plugin, without NVIDIA's
+The compilers come with the wheels of the extras `aot-tpu` (libtpu) and `aot-cuda` (the CUDA plugin, without NVIDIA's
 libraries). Neither needs the hardware.
 """
 
@@ -135,7 +135,7 @@ def check(platform: str, topology: str) -> None:
     if not available(platform):
         raise UserError(
             f"--platform={platform} needs the compiler's wheels, and they are not installed: install "
-            f"dcgan_jax[aot_{platform}] (see the notes in setup.cfg)."
+            f"dcgan_jax[aot-{platform}] (see the notes in setup.cfg)."
         )
 
 

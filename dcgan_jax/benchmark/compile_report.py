@@ -4,7 +4,7 @@
     python -m dcgan_jax.benchmark.compile_report --config=configs/cifar10.py --config.precision=bfloat16 \
         --platform=tpu --topology=v5e:2x2 --steps_per_call=50 --examples=50000 --out=report.json
 
-compiles ahead of time and reads the optimised program. It needs the compiler's wheels, extra `aot_tpu` or `aot_cuda`,
+compiles ahead of time and reads the optimised program. It needs the compiler's wheels, extra `aot-tpu` or `aot-cuda`,
 and no accelerator. The paper's network takes one to ten minutes on two cores; small ones take seconds.
 
 Exact, for this version of the compiler:
