@@ -158,6 +158,24 @@ def test_bfloat16_maps_under_float32_kernels(case: Case) -> None:
         assert error < BFLOAT16_BOUNDS[case.plan], (name, error)
 
 
+@pytest.mark.parametrize("method", conv.METHODS)
+@pytest.mark.parametrize("kernel_dtype", [jnp.float32, jnp.bfloat16])
+def test_gradients_have_the_dtypes_of_what_they_are_of(method: str, kernel_dtype: Any) -> None:
+    """On every platform: the branches of 'auto' must agree on them, or programs for GPUs and TPUs cannot be lowered."""
+    large, kernel, small = (
+        jnp.zeros((2, 16, 16, 16), jnp.bfloat16),
+        jnp.zeros((5, 5, 16, 8), kernel_dtype),
+        (2, 8, 8, 8),
+    )
+
+    def gradients(large: jax.Array, kernel: jax.Array) -> Any:
+        return jax.vjp(partial(conv.conv, stride=2, method=method), large, kernel)[1](jnp.zeros(small, jnp.bfloat16))
+
+    for platform in ("cpu", "cuda", "tpu"):
+        exported = jax.export.export(jax.jit(gradients), platforms=[platform])(large, kernel)
+        assert [aval.dtype for aval in exported.out_avals] == [jnp.bfloat16, kernel_dtype]
+
+
 def test_points_for_bfloat16_are_better_than_integers(monkeypatch: pytest.MonkeyPatch) -> None:
     """By what a tile loses when its transformed values are rounded, here a layer of 5x5 and one of 4x4."""
 

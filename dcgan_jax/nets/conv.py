@@ -37,20 +37,20 @@ def conv(large: jax.Array, kernel: jax.Array, stride: int, method: str = "auto")
 
     Args:
       large: [batch, stride*h, stride*w, large_features].
-      kernel: [k, k, large_features, small_features], k >= stride; float32, also where maps are bfloat16, and so is its
-        gradient.
+      kernel: [k, k, large_features, small_features], k >= stride; float32, also where maps are bfloat16. Its gradient
+        has its dtype.
       stride: 1 or 2.
       method: see the module's docstring.
 
     Returns:
       [batch, h, w, small_features].
     """
-    return _choose(method, _gemm_conv, _lax_conv)(large, kernel, stride)
+    return _choose(method, _gemm_conv, _lax_conv)(large, _float32(kernel), stride)
 
 
 def conv_transpose(small: jax.Array, kernel: jax.Array, stride: int, method: str = "auto") -> jax.Array:
     """Transpose of `conv` in its image argument: a small map in, a large one out; arguments as there."""
-    return _choose(method, _gemm_conv_transpose, _lax_conv_transpose)(small, kernel, stride)
+    return _choose(method, _gemm_conv_transpose, _lax_conv_transpose)(small, _float32(kernel), stride)
 
 
 def _choose(method: str, gemm: Formulation, plain: Formulation) -> Callable[[jax.Array, jax.Array, int], jax.Array]:
@@ -66,6 +66,11 @@ def _choose(method: str, gemm: Formulation, plain: Formulation) -> Callable[[jax
         return lax.platform_dependent(image, kernel, cpu=on_cpu, default=elsewhere)
 
     return per_platform
+
+
+def _float32(kernel: jax.Array) -> jax.Array:
+    """All formulations take float32 kernels. A bfloat16 one is cast here, and so its gradient comes back as bfloat16."""
+    return kernel.astype(jnp.float32) if kernel.dtype == jnp.bfloat16 else kernel
 
 
 def _lax_conv(large: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
