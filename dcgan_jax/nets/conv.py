@@ -69,7 +69,7 @@ def _choose(method: str, gemm: Formulation, plain: Formulation) -> Callable[[jax
 
 
 def _float32(kernel: jax.Array) -> jax.Array:
-    """All formulations take float32 kernels. A bfloat16 one is cast here, and so its gradient comes back as bfloat16."""
+    """All formulations take float32 kernels. A bfloat16 one is cast here, so that its gradient is bfloat16 again."""
     return kernel.astype(jnp.float32) if kernel.dtype == jnp.bfloat16 else kernel
 
 
