@@ -156,7 +156,7 @@ def targets_of(dataset: ImageDataset) -> dict[str, Target]:
 
 
 def open_or_train(dataset: ImageDataset) -> AttributeProbe:
-    """The probe of a pack; trained (about two minutes on two CPU cores) when it is not there yet.
+    """The probe of a pack; trained (two to six minutes on two CPU cores) when it is not there yet.
 
     Raises:
       UserError: the images have neither labels nor attributes, or are too few.
