@@ -183,7 +183,7 @@ def test_every_config_fits_one_device_with_its_whole_set(name: str, count: int, 
     assert resident == ((name, platform) != ("lsun", "tpu"))
     steps, examples = (10, count) if resident else (1, None)
     result = compile_report.report(config, platform, TOPOLOGIES[platform], steps, examples)
-    # Seen, not explained: mnist_dense does 0.6 % more on an H100; on a v5e it and mnist are counted with up to 3.7 % less.
+    # Seen, not explained: mnist_dense does 0.6 % more on an H100; on a v5e both are counted with up to 3.7 % less.
     more, less = (1.01 if name == "mnist_dense" else 1.001), (0.96 if name.startswith("mnist") else 0.999)
     assert less < result["flops"]["ratio"] < more
     memory = result["memory"]
