@@ -1,6 +1,8 @@
 """Networks of a config with variables and inputs, and ways to run them, for the tests of dcgan_jax.nets.models."""
 
+from collections.abc import Mapping
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,6 +12,9 @@ from ml_collections import ConfigDict
 
 from dcgan_jax.nets import models
 from dcgan_jax.nets.models import Discriminator, Generator
+from dcgan_jax.runs import weights_file
+from dcgan_jax.runs.weights_file import Weights
+from tests import tiny
 
 Variables = dict[str, Any]
 
@@ -86,3 +91,28 @@ def normalised(x: np.ndarray, axes: int | tuple[int, ...], epsilon: float) -> np
     """Zero mean and unit variance over `axes`, in float64."""
     x = np.asarray(x, np.float64)
     return (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + epsilon)
+
+
+def of_a_trained_network(variables: Variables) -> Any:
+    """The same tree with values of a trained network's size, none of them 0 or 1."""
+    rng = np.random.default_rng(0)
+
+    def draw(path: Any, leaf: jax.Array) -> np.ndarray:
+        low, high = (0.5, 2.0) if path[-1].key in ("var", "gain") else (-0.6, 0.6)
+        return rng.uniform(low, high, leaf.shape).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, variables)
+
+
+def trained_file(
+    folder: Path, changes: Mapping[str, Any] = {}, class_names: list[str] | None = None, discriminator: bool = True
+) -> Path:
+    """Writes a weights file of step 7 with the networks of `tiny.config(changes)`, as if trained; returns its path."""
+    config = tiny.config(changes)
+    generator, discriminator_variables = (
+        of_a_trained_network(part(config)[1]) for part in (generator_of, discriminator_of)
+    )
+    weights = Weights(config, 7, generator, discriminator_variables if discriminator else None, class_names)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / weights_file.FILE).write_bytes(weights_file.encode(weights))
+    return folder / weights_file.FILE
