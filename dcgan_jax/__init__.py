@@ -1,6 +1,7 @@
 """Deep convolutional GANs in JAX: train them, and run every experiment of the paper.
 
 import dcgan_jax
+run = dcgan_jax.load("toy_faces")                         # a network that comes with the package
 run = dcgan_jax.load("runs/faces", step="best")           # a trained run
 dcgan_jax.grid(run.sample(64, seed=1))                    # uint8 [64, height, width, channels] as one picture
 config = dcgan_jax.load_config("configs/cifar10.py")
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
     from dcgan_jax.config import load_config
     from dcgan_jax.reports.image_grid import grid
     from dcgan_jax.runs.trained import Run, load
+    from dcgan_jax.runs.weights_file import pretrained
     from dcgan_jax.training import train
 
 __version__ = "0.1.0"
-__all__ = ["Run", "grid", "load", "load_config", "train"]
+__all__ = ["Run", "grid", "load", "load_config", "pretrained", "train"]
 
 # XLA and TensorFlow remark on missing GPUs and CPU features at every start; they read this once, when jax is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -28,6 +30,7 @@ _HOMES = {
     "grid": "dcgan_jax.reports.image_grid",
     "load": "dcgan_jax.runs.trained",
     "load_config": "dcgan_jax.config",
+    "pretrained": "dcgan_jax.runs.weights_file",
     "train": "dcgan_jax.training",
 }
 

@@ -46,6 +46,13 @@ def test_a_class_is_found_by_its_name_first() -> None:
     assert classes.find_label("7", None, count=8) == 7
 
 
+def test_a_list_of_classes_in_its_parts() -> None:
+    assert classes.listed("dog, 3,10-12", None) == ["dog", "3", "10", "11", "12"]
+    assert classes.listed("1-2,1-3,t-shirt", ["1-2", "t-shirt"]) == ["1-2", "1", "2", "3", "t-shirt"]
+    with pytest.raises(UserError, match="the range 3-1 runs backwards: write 1-3"):
+        classes.listed("3-1", None)
+
+
 @pytest.mark.parametrize(
     ("text", "names", "count", "message"),
     [

@@ -39,6 +39,30 @@ def test_grid_wider_than_its_images() -> None:
     assert (grid[:, :2] == 0).all() and (grid[:, 2:] == 255).all()
 
 
+def test_numbers_are_written_on_enlarged_images() -> None:
+    """Images of 20 pixels become 60; what is written on the first is not on the second; the rest is as it was."""
+    images = np.zeros((2, 20, 20, 3), np.uint8)
+    images[:, 10:] = 200
+    numbered, others = image_grid.number(images), image_grid.number(images, [100, 1])
+    assert numbered.shape == (2, 60, 60, 3)
+    np.testing.assert_array_equal(numbered[1], others[1])
+    assert not np.array_equal(numbered[0], numbered[1]) and not np.array_equal(numbered[0], others[0])
+    np.testing.assert_array_equal(numbered[0, 30:], np.full((30, 60, 3), 200))
+
+
+def test_captions_stand_above_their_images() -> None:
+    """As wide as the longest text: black on white; below it the images, at the left."""
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
+    captioned = image_grid.caption(images, ["", "step 1,000"])
+    strip = captioned.shape[1] - 8
+    assert captioned.shape[2] > 40 and 10 < strip < 30
+    np.testing.assert_array_equal(captioned[:, strip:, :8], images)
+    assert (captioned[:, strip:, 8:] == 255).all()
+    assert (captioned[0, :strip] == 255).all()
+    written = captioned[1, :strip, :, 0]
+    assert written.min() < 50 and (written[[0, -1]] == 255).all() and (written[:, [0, -1]] == 255).all()
+
+
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
 def test_png_holds_the_pixels(channels: int, mode: str, tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (5, 7, channels), np.uint8)

@@ -1,14 +1,16 @@
 """Latent walks: the path, the figures by hand, and the command on a trained run."""
 
+import io
 import json
 import math
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from dcgan_jax.analysis import latent_walk
 from dcgan_jax.analysis.latent_walk import interpolate, smoothness
@@ -34,6 +36,50 @@ def test_spherical_path_by_hand() -> None:
 def test_spherical_path_between_parallel_points_is_straight() -> None:
     path = interpolate(np.array([[1.0, 1.0], [3.0, 3.0]]), 3, "spherical")
     np.testing.assert_allclose(path, [[1, 1], [2, 2], [3, 3]])
+
+
+def test_smooth_path_by_hand() -> None:
+    """Catmull-Rom at t = 1/2 is (-p0 + 9 p1 + 9 p2 - p3) / 16, at t = 1/4 (-9 p0 + 111 p1 + 29 p2 - 3 p3) / 128.
+
+    Beyond the ends of 0, 4, 0, 8 lie -4 and 16.
+    """
+    path = interpolate(np.array([[0.0], [4.0], [0.0], [8.0]]), 13, "smooth")[:, 0]
+    np.testing.assert_allclose(path[::4], [0, 4, 0, 8], atol=1e-12)
+    middles = [(4 + 36 - 0) / 16, (-0 + 36 + 0 - 8) / 16, (-4 + 0 + 72 - 16) / 16]
+    np.testing.assert_allclose(path[2::4], middles)
+    quarters = [(36 + 0 + 116 - 0) / 128, (0 + 444 + 0 - 24) / 128, (-36 + 0 + 232 - 48) / 128]
+    np.testing.assert_allclose(path[1::4], quarters)
+
+
+def test_smooth_path_through_two_points_is_straight() -> None:
+    path = interpolate(np.array([[0.0, 2.0], [4.0, 0.0]]), 5, "smooth")
+    np.testing.assert_allclose(path, np.array([[0, 2], [1, 1.5], [2, 1], [3, 0.5], [4, 0]]))
+
+
+def test_smooth_loop_by_hand() -> None:
+    """0, 4, 8 and 0 again: before 0 comes 8, after 8 come 0 and 4."""
+    path = interpolate(np.array([[0.0], [4.0], [8.0]]), 6, "smooth", loop=True)[:, 0]
+    middles = [(-8 + 0 + 36 - 8) / 16, (-0 + 36 + 72 - 0) / 16, (-4 + 72 + 0 - 4) / 16]
+    np.testing.assert_allclose(path[::2], [0, 4, 8])
+    np.testing.assert_allclose(path[1::2], middles)
+
+
+def test_linear_loop_by_hand() -> None:
+    """The next step would be the first frame again."""
+    points = np.array([[0.0, 0.0], [2.0, 0.0], [2.0, 4.0]])
+    path = interpolate(points, 6, "linear", loop=True)
+    np.testing.assert_allclose(path, [[0, 0], [1, 0], [2, 0], [2, 2], [2, 4], [1, 2]])
+
+
+@pytest.mark.parametrize("interpolation", latent_walk.INTERPOLATIONS)
+def test_a_loop_has_no_seam(interpolation: str) -> None:
+    """Begun at another point, it is the same loop; no frame comes twice."""
+    points = np.random.default_rng(0).normal(size=(4, 3))
+    path = interpolate(points, 20, interpolation, loop=True)
+    np.testing.assert_allclose(path[::5], points)
+    shifted = interpolate(np.roll(points, -1, 0), 20, interpolation, loop=True)
+    np.testing.assert_allclose(shifted, np.roll(path, -5, 0), atol=1e-12)
+    assert np.linalg.norm(path - np.roll(path, -1, 0), axis=1).min() > 0.01
 
 
 def test_smoothness_by_hand() -> None:
@@ -67,6 +113,62 @@ def test_the_command_and_the_function_give_the_same(trained_run: Path, tmp_path:
     assert again["mean_change"] == results["mean_change"]
     for name in ("walk.png", "walk.gif"):
         assert (tmp_path / "walk" / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_smoothness_of_several_walks() -> None:
+    """From 10 to 40 is no step of the walks 0, 10 and 40, 50."""
+    walks = np.array([[0, 10], [40, 50]], np.uint8).reshape(2, 2, 1, 1, 1)
+    figures = smoothness(walks, np.array([0, 100], np.uint8).reshape(2, 1, 1, 1))
+    assert (figures["mean_change"], figures["largest_change"]) == (10.0, 10.0)
+
+
+def test_walks_through_chosen_images(trained_run: Path) -> None:
+    """Two loops side by side; frame 0 shows the first point of each, frame 2 of 4 the second."""
+    run = trained.load(trained_run)
+    report = latent_walk.measure(run, seeds=[3, 14, 15, 9], frames=4, loop=True, columns=2, format="webp", fps=10)
+    assert (report["points"], report["frames"], report["loop"], report["seeds"]) == (2, 4, True, [3, 14, 15, 9])
+    sheet, film = report.pictures
+    images = run.sample([3, 14, 15, 9])
+    assert isinstance(sheet.content, np.ndarray) and isinstance(film.content, bytes)
+    assert sheet.content.shape == (8, 168, 3)  # two rows of ten, eight pixels between them
+    np.testing.assert_array_equal(sheet.content[:, :8], images[0])
+    np.testing.assert_array_equal(sheet.content[:, 16:24], images[1])
+    np.testing.assert_array_equal(sheet.content[:, 88:96], images[2])
+    np.testing.assert_array_equal(sheet.content[:, 104:112], images[3])
+    unrelated = run.sample(range(16, 16 + 512))  # none of the points
+    assert report["unrelated_change"] == smoothness(unrelated, unrelated)["unrelated_change"]
+    assert film.file == "walk.webp"
+    with Image.open(io.BytesIO(film.content)) as opened:
+        assert opened.size == (16, 8)
+    closed = latent_walk.measure(run, seeds=[3, 14, 3], frames=5)
+    looped = latent_walk.measure(run, seeds=[3, 14], frames=4, loop=True)
+    assert closed["mean_change"] == looped["mean_change"]  # the way back to the first frame counts
+
+
+def test_a_film_of_seconds(trained_run: Path, tmp_path: Path) -> None:
+    """12 frames of an eighth; Pillow joins frames that are the same."""
+    shutil.copytree(trained_run, tmp_path / "run", ignore=shutil.ignore_patterns("analysis"))
+    flags = ("--seeds=1,5-6", "--loop", "--interpolation=smooth", "--seconds=1.5", "--fps=8")
+    process = analyse("latent_walk", tmp_path / "run", *flags)
+    assert process.returncode == 0, process.stderr
+    results = json.loads((tmp_path / "run" / "analysis" / "latent_walk" / "results.json").read_text())
+    assert (results["frames"], results["points"], results["seeds"]) == (12, 3, [1, 5, 6])
+    with Image.open(tmp_path / "run" / "analysis" / "latent_walk" / "walk.gif") as film:
+        assert sum(frame.info["duration"] for frame in ImageSequence.Iterator(film)) == 1500
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seeds": [1]}, "1 points make no 1 walks of one length"),
+        ({"seeds": [1, 2, 3], "columns": 2}, "3 points make no 2 walks"),
+        ({"format": "avi"}, "cannot have the format 'avi'"),
+        ({"fps": 70.0}, "a gif film cannot have 70 frames per second: choose 0.1 to 50"),
+    ],
+)
+def test_walks_that_cannot_be_had(settings: dict[str, Any], message: str, trained_run: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        latent_walk.measure(trained.load(trained_run), **settings)
 
 
 def test_bad_input(trained_run: Path) -> None:

@@ -1,5 +1,7 @@
 """Drawing from a generator: statistics of batch normalisation, files, and runs that are not there."""
 
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,18 +78,151 @@ def test_noise_of_an_image_depends_on_its_number_only() -> None:
     np.testing.assert_array_equal(drawing.noise(3, 0, 10)[4:6], drawing.noise(3, 4, 2))
 
 
+@pytest.mark.parametrize("norm", ["running", "frozen"])
+def test_numbered_images_are_those_of_a_longer_row(norm: str) -> None:
+    """Also where the numbers fill more than a batch, and where the same is asked for twice."""
+    config = tiny.config()
+    state, drawing = tiny.fresh_state(config), Sampler(build_gan(config), norm)
+    everything = drawing.images(state, 300, seed=1)
+    numbers = [299, 4, 4, *range(130)]
+    np.testing.assert_array_equal(drawing.images(state, numbers, seed=1), everything[numbers])
+    assert drawing.images(state, [], seed=1).shape == (0, 8, 8, 3)
+
+
+def test_numbered_images_have_the_class_of_their_number() -> None:
+    """5 % 3 is 2; of classes 2 and 0 in turn, image 5 has the second."""
+    config = tiny.config({"model.num_classes": 3})
+    state, drawing = tiny.fresh_state(config), Sampler(build_gan(config))
+    np.testing.assert_array_equal(drawing.labels_of(np.array([5, 0, 4])), [2, 0, 1])
+    np.testing.assert_array_equal(drawing.labels_of(np.array([5, 0, 4]), [2, 0]), [0, 2, 2])
+    np.testing.assert_array_equal(drawing.images(state, [5, 4], 0), drawing.images(state, 6, 0)[[5, 4]])
+    only_0, only_2 = (drawing.images(state, 6, 0, [label]) for label in (0, 2))
+    expected = np.stack([only_0[5], only_2[4]])
+    np.testing.assert_array_equal(drawing.images(state, [5, 4], 0, [2, 0]), expected)
+    assert not np.array_equal(only_0[5], only_2[5])
+
+
+def test_whole_batches_keep_their_statistics() -> None:
+    """With norm=batch the first images are the same however many are drawn; single ones cannot be had."""
+    config = tiny.config()
+    state, drawing = tiny.fresh_state(config), Sampler(build_gan(config), "batch")
+    np.testing.assert_array_equal(drawing.images(state, 3, 0), drawing.images(state, 128, 0)[:3])
+    with pytest.raises(UserError, match="with --norm=batch an image depends on those that are drawn beside it"):
+        drawing.images(state, [4], 0)
+
+
+@pytest.mark.parametrize("numbers", [[-1], [2**31], [0.5], [[1]]])
+def test_numbers_that_no_image_has(numbers: Any) -> None:
+    with pytest.raises(UserError, match="numbers of images must be whole numbers from 0 on"):
+        sampler.image_numbers(numbers)
+
+
 def test_files(tmp_path: Path) -> None:
     images = tiny.images(5)
     (tmp_path / "npz").mkdir()
-    sample.write_pngs(tmp_path / "png", iter([images[:3], images[3:]]))
+    names = sample.names(range(5), by_number=False)
+    sample.write_pngs(tmp_path / "png", names, iter(images))
     for i, image in enumerate(images):
         with Image.open(tmp_path / "png" / f"{i:06d}.png") as file:
             np.testing.assert_array_equal(np.asarray(file), image)
-    sample.write_npz(tmp_path / "npz", iter([images[:3], images[3:]]))
+    sample.write_npz(tmp_path / "npz", iter(images))
     with np.load(tmp_path / "npz" / "samples.npz") as file:
         np.testing.assert_array_equal(file["images"], images)
-    with Image.open(tmp_path / "npz_sheet.png") as sheet:
-        assert sheet.size == (80, 8)
+    assert [path.name for path in (tmp_path / "npz").iterdir()] == ["samples.npz"]
+
+
+def test_names_of_numbered_files_sort_like_their_numbers() -> None:
+    assert sample.names([4, 0], by_number=True) == ["seed0004", "seed0000"]
+    assert sample.names([4, 123456], by_number=True) == ["seed000004", "seed123456"]
+
+
+def draw(workdir: Path, out: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dcgan_jax.sample", f"--workdir={workdir}", f"--out={out}", *flags]
+    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], timeout=300)
+
+
+def pngs(folder: Path) -> dict[str, np.ndarray]:
+    found = {}
+    for path in sorted(folder.iterdir()):
+        with Image.open(path) as file:
+            found[path.name] = np.asarray(file)
+    return found
+
+
+def test_the_command_draws_images_by_number(trained_run: Path, tmp_path: Path) -> None:
+    """And draws them again from the noise that it saved. Their sheet has 4 columns of 56 pixels, the numbers on it."""
+    process = draw(trained_run, tmp_path / "seeds", "--seeds=4,2-3,130", "--save_z", "--scale_z=0.5", "--grid=4x1")
+    assert process.returncode == 0, process.stderr
+    found = pngs(tmp_path / "seeds")
+    assert list(found) == ["seed0002.png", "seed0003.png", "seed0004.png", "seed0130.png"]
+    run = trained.load(trained_run)
+    expected = run.generate(0.5 * run.noise(131)[[4, 2, 3, 130]])
+    np.testing.assert_array_equal(
+        [found[f"seed{i:04d}.png"] for i in (4, 2, 3, 130)], expected, "scaled images of `sample`"
+    )
+    z = np.load(tmp_path / "seeds_z.npy")
+    np.testing.assert_array_equal(z, 0.5 * run.noise([4, 2, 3, 130]))
+    with Image.open(tmp_path / "seeds_sheet.png") as sheet:
+        assert sheet.size == (4 * 56, 56)
+        corners = np.asarray(sheet)[:12, ::56]
+    assert (corners[0] == 255).all()  # where the numbers stand
+
+    process = draw(trained_run, tmp_path / "again", f"--z={tmp_path}/seeds_z.npy", "--format=npz", "--grid=2x1")
+    assert process.returncode == 0, process.stderr
+    with np.load(tmp_path / "again" / "samples.npz") as file:
+        np.testing.assert_array_equal(file["images"], expected)
+    with Image.open(tmp_path / "again_sheet.png") as sheet:  # the first two, nothing written on them
+        np.testing.assert_array_equal(np.asarray(sheet), np.concatenate([expected[0], expected[1]], 1))
+
+
+def test_the_command_draws_classes_in_turn(conditional_run: Path, tmp_path: Path) -> None:
+    process = draw(conditional_run, tmp_path / "out", "--num=3", "--classes=class1,0,1", "--save_z")
+    assert process.returncode == 0, process.stderr
+    run = trained.load(conditional_run)
+    expected = [run.sample(3, label=label)[i] for i, label in enumerate([1, 0, 1])]
+    np.testing.assert_array_equal(list(pngs(tmp_path / "out").values()), expected)
+    assert "class 1 class1, 0 class0, 1 class1" in process.stdout
+    np.testing.assert_array_equal(np.load(tmp_path / "out_z.npy"), run.noise(3))
+    np.testing.assert_array_equal(run.sample(3, label=["class1", 0, 1]), expected)
+    np.testing.assert_array_equal(run.sample([2, 1], label=["class1", 0, 1]), [expected[2], expected[1]])
+    np.testing.assert_array_equal(run.generate(run.noise(3), label=[1, 0, 1]), expected)
+    with pytest.raises(UserError, match="the list of classes is empty"):
+        run.sample(1, label=[])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--seeds=4", "--norm=batch"], "with --norm=batch an image depends on those that are drawn beside it"),
+        (["--seeds=4", "--num=5"], "At most one of (num, seeds, z)"),
+        (["--seeds=20-10"], "the range 20-10 runs backwards: write 10-20."),
+        (["--grid=8"], "write 8x4 for 8 columns, 4 rows"),
+    ],
+)
+def test_the_command_refuses(flags: list[str], message: str, trained_run: Path, tmp_path: Path) -> None:
+    process = draw(trained_run, tmp_path / "out", *flags)
+    assert (process.returncode, process.stdout) == (2, "")
+    assert message in process.stderr and "Traceback" not in process.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("z", "message"),
+    [
+        (
+            np.zeros((2, 4)),
+            r"float64 of shape \[2, 4\]; it must be finite floating-point numbers of shape \[count, 5\]",
+        ),
+        (np.zeros(5), r"of shape \[5\]"),
+        (np.zeros((0, 5)), r"of shape \[0, 5\]"),
+        (np.zeros((2, 5), int), "int64"),
+        (np.full((2, 5), np.nan), "must be finite"),
+    ],
+)
+def test_noise_of_another_kind_in_a_file(z: np.ndarray, message: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "z.npy", z)
+    with pytest.raises(UserError, match=message):
+        sample.read_z(tmp_path / "z.npy", 5)
 
 
 def test_runs_that_are_not_there(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dcgan_jax import command_line
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine.errors import UserError
 
@@ -87,6 +88,21 @@ def find_label(text: str, class_names: Sequence[str] | None, count: int | None =
     else:
         known = "numbers from 0 on" if count is None else f"0 to {count - 1}"
     raise UserError(f"there is no class {text!r}; the classes are: {known}.")
+
+
+def listed(text: str, class_names: Sequence[str] | None) -> list[str]:
+    """A list of classes in its parts, for `find_label`: "dog,3,10-12" is dog, 3, 10, 11, 12.
+
+    A name that holds a hyphen is a name; one that holds a comma cannot be listed, but its number can.
+
+    Raises:
+      UserError: a range runs backwards or has too many numbers.
+    """
+    names, parts = list(class_names or ()), list[str]()
+    for part in (part.strip() for part in text.split(",")):
+        is_range = part not in names and re.fullmatch(r"[0-9]{1,9}-[0-9]{1,9}", part)
+        parts += map(str, command_line.parse_numbers(part)) if is_range else [part]
+    return parts
 
 
 def numbered_like(

@@ -1,6 +1,8 @@
 """Sheets of images."""
 
 import io
+import itertools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,21 +32,43 @@ def grid(images: np.ndarray, columns: int = 8) -> Image.Image:
     if images.dtype != np.uint8 or images.ndim != 4 or not len(images) or images.shape[3] not in (1, 3):
         shape = "uint8 [count, height, width, 1 or 3]"
         raise UserError(f"images are {images.dtype} {list(images.shape)}; they must be {shape}.")
-    return Image.fromarray(_as_pillow(make_grid(images, columns)))
+    return Image.fromarray(as_pillow(make_grid(images, columns)))
 
 
-def number(images: np.ndarray) -> np.ndarray:
-    """The images with 0, 1, 2, ... written in the corner; small ones are enlarged to 56 pixels at least."""
+def number(images: np.ndarray, numbers: Iterable[int] | None = None) -> np.ndarray:
+    """The images with their numbers written in the corner; small ones are enlarged to 56 pixels at least.
+
+    `numbers`: one per image; None: 0, 1, 2, ...
+    """
     scale = -(-56 // images.shape[1])
     numbered = images.repeat(scale, 1).repeat(scale, 2)
-    for i, image in enumerate(numbered):
-        picture = Image.fromarray(_as_pillow(image))
+    for image, written in zip(numbered, itertools.count() if numbers is None else numbers):  # noqa: B905  # no end
+        picture = Image.fromarray(as_pillow(image))
         draw = ImageDraw.Draw(picture)
-        box = draw.textbbox((2, 1), str(i))
+        box = draw.textbbox((2, 1), str(written))
         draw.rectangle((0, 0, box[2] + 2, box[3] + 2), fill="white")
-        draw.text((2, 1), str(i), fill="black")
-        numbered[i] = np.asarray(picture).reshape(image.shape)
+        draw.text((2, 1), str(written), fill="black")
+        image[:] = np.asarray(picture).reshape(image.shape)
     return numbered
+
+
+def caption(images: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+    """Images uint8 [count, height, width, channels], each under a white strip with its text.
+
+    All are widened, in white, to what the longest text needs.
+    """
+    count, height, width, channels = images.shape
+    boxes = [ImageDraw.Draw(Image.new("L", (1, 1))).textbbox((2, 2), text) for text in texts]
+    strip = int(max(box[3] for box in boxes)) + 4
+    captioned = np.full(
+        (count, strip + height, max(width, int(max(box[2] for box in boxes)) + 3), channels), 255, np.uint8
+    )
+    for frame, image, text in zip(captioned, images, texts, strict=True):
+        frame[strip:, :width] = image
+        line = Image.new("L", (frame.shape[1], strip), "white")
+        ImageDraw.Draw(line).text((2, 2), text, fill="black")
+        frame[:strip] = np.asarray(line)[..., None]
+    return captioned
 
 
 def row(*blocks: np.ndarray, gap: int = 8) -> np.ndarray:
@@ -66,7 +90,7 @@ def column(*blocks: np.ndarray, gap: int = 8) -> np.ndarray:
 def png(image: np.ndarray) -> bytes:
     """A uint8 image [height, width, 1 or 3] as a PNG file."""
     buffer = io.BytesIO()
-    Image.fromarray(_as_pillow(image)).save(buffer, "PNG")
+    Image.fromarray(as_pillow(image)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -75,6 +99,6 @@ def save_png(path: Path, image: np.ndarray) -> None:
     files.write_atomically(path, png(image))
 
 
-def _as_pillow(image: np.ndarray) -> np.ndarray:
+def as_pillow(image: np.ndarray) -> np.ndarray:
     """[height, width, 1] becomes [height, width], which is how Pillow takes grey images."""
     return image[..., 0] if image.shape[-1] == 1 else image

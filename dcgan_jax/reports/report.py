@@ -1,5 +1,6 @@
-"""What analyses and evaluations leave in a run's folder, <workdir>/analysis/<name>/: pictures and results.json."""
+"""What analyses and evaluations leave in a run's folder, <workdir>/analysis/<name>/: results.json, pictures, arrays."""
 
+import io
 import json
 import math
 import shlex
@@ -44,7 +45,7 @@ class Picture(NamedTuple):
     """A file beside results.json.
 
     Attributes:
-      file: its name, ending in .png or .gif.
+      file: its name, ending in .png, or in .gif, .webp or .mp4 for a film.
       content: uint8 [height, width, 1 or 3] for a PNG, or the bytes of the file.
       caption: one sentence or two.
     """
@@ -64,6 +65,7 @@ class Report:
       pictures: see `Picture`.
       source: of those of the paper's figures that the paper does not print.
       paper: the paper's figures that belong to none of `figures`, by name.
+      arrays: kept beside the pictures, by the name of the file, which ends in .npy.
     """
 
     title: str
@@ -71,6 +73,7 @@ class Report:
     pictures: Sequence[Picture] = ()
     source: str = ""
     paper: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Any:
         """The value of a figure by its name. Raises KeyError if there is none."""
@@ -96,7 +99,7 @@ class Report:
         )
 
     def save(self, folder: str | Path, command: str = "") -> None:
-        """Writes the pictures and then results.json into `folder`, which is made if need be.
+        """Writes the pictures, the arrays and then results.json into `folder`, which is made if need be.
 
         `command`: what makes the report again on the command line; the page shows it.
         """
@@ -106,6 +109,8 @@ class Report:
                 files.write_atomically(folder / picture.file, picture.content)
             else:
                 image_grid.save_png(folder / picture.file, picture.content)
+        for name, array in self.arrays.items():
+            files.write_atomically(folder / name, _npy(array))
         paper = {figure.name: figure.paper for figure in self.figures if figure.name and figure.paper is not None}
         content = {
             **self.values(),
@@ -128,7 +133,14 @@ def publish(out: Path, report: Report) -> None:
     """Saves a report in the folder `out`, with this process's command, and prints its table."""
     report.save(out, shlex.join(["python", "-m", _module(), *sys.argv[1:]]))
     print(report.table())
-    print(", ".join([*(picture.file for picture in report.pictures), "results.json"]), "in", out)
+    print(", ".join([*(picture.file for picture in report.pictures), *report.arrays, "results.json"]), "in", out)
+
+
+def _npy(array: np.ndarray) -> bytes:
+    """An array as a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def _without_nan(value: Any) -> Any:

@@ -38,6 +38,15 @@ def define_flags() -> RunFlags:
     )
 
 
+def define_seeds_flag(default: str) -> flags.FlagHolder:
+    """--seeds: numbers of images, a list; `default` says what is drawn without it."""
+    text = (
+        'Numbers of the images: "0,4,10-12" is 0, 4, 10, 11 and 12. Image i is a function of (seed, i), the same as '
+        f"image i of `dcgan_jax.sample`; default: {default}."
+    )
+    return command_line.define_numbers("seeds", text)
+
+
 class _StepParser(flags.ArgumentParser):
     """A number of steps, or BEST."""
 

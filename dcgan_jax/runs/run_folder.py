@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,12 @@ def metrics(workdir: Path) -> Path:
 
 def sample_sheet(workdir: Path, step: int) -> Path:
     return _samples(workdir) / f"step_{step:08d}.png"
+
+
+def sample_sheets(workdir: Path) -> dict[int, Path]:
+    """The sheets of samples that training has left, by step, ascending."""
+    found = [(re.fullmatch(r"step_([0-9]+)\.png", path.name), path) for path in _samples(workdir).glob("step_*.png")]
+    return dict(sorted((int(name[1]), path) for name, path in found if name))
 
 
 def _samples(workdir: Path) -> Path:
@@ -183,6 +190,19 @@ def class_names(workdir: Path) -> list[str] | None:
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 
 
+def imported_layers(workdir: Path) -> int | None:
+    """How many of the discriminator's first layers were imported, the others being untrained; None: it is whole.
+
+    Raises:
+      UserError: data.json cannot be read.
+    """
+    try:
+        layers = files.read_json(_data(workdir), dict).get("layers")
+    except files.Missing:
+        return None
+    return layers if isinstance(layers, int) else None
+
+
 def steps(workdir: Path) -> list[int]:
     """Steps of the checkpoints, ascending. Looks at names only: those that Orbax has not finished have longer ones."""
     return sorted(int(path.name) for path in checkpoints(workdir).glob("*") if path.name.isdecimal())
@@ -225,18 +245,27 @@ def load_config(workdir: Path) -> ConfigDict:
     _check_name(workdir)
     path = _config(workdir)
     try:
-        content = files.read_json(path, dict)
+        return config_of(files.read_json(path, dict), path)
     except files.Missing:
         raise UserError(
-            f"{workdir} is not a run's folder: it has no config.json. Give the --workdir of a run."
+            f"{workdir} is not a run's folder: it has no config.json. Give the --workdir of a run, or a name of "
+            "dcgan_jax.pretrained()."
         ) from None
+
+
+def config_of(content: dict[str, Any], path: Path) -> ConfigDict:
+    """The config in the JSON of the file `path`, which may come from an older version with fewer fields.
+
+    Raises:
+      UserError: it is not a config.
+    """
     try:
         for name, before in [(name, field.before) for name, field in FIELDS.items() if field.before is not None]:
             *groups, last = name.split(".")
             node = functools.reduce(lambda node, group: node.setdefault(group, {}), groups, content)
             node.setdefault(last, before)
         return ConfigDict(with_tuples(content))
-    except (AttributeError, RecursionError, ValueError) as error:  # numbers that should be groups of fields, odd names
+    except (AttributeError, RecursionError, TypeError, ValueError) as error:  # numbers that should be groups, odd names
         raise UserError(f"{path} is not the config of a run: {error}.") from error
 
 

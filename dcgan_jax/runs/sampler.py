@@ -11,13 +11,14 @@ Statistics of batch normalisation (`norm`):
     batch     statistics of the batch, as the authors' code samples
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dcgan_jax.machine import rng
+from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.progress import tqdm
 from dcgan_jax.nets import frozen_statistics, models, pixels
 from dcgan_jax.nets.models import Generator, Tree
@@ -60,7 +61,9 @@ class Sampler:
             batch_stats = self._estimate(params, batch_stats)
         return {"params": params, "batch_stats": batch_stats}
 
-    def generate(self, variables: dict[str, Tree], z: jax.Array | np.ndarray, labels: jax.Array | None) -> jax.Array:
+    def generate(
+        self, variables: dict[str, Tree], z: jax.Array | np.ndarray, labels: jax.Array | np.ndarray | None
+    ) -> jax.Array:
         """uint8 [batch, height, width, channels] of noise [batch, z_dim] and labels int32 [batch], in one batch."""
         return self._generate(**variables, z=z, labels=labels)
 
@@ -73,30 +76,83 @@ class Sampler:
 
         None for networks without labels.
         """
+        labels = self.labels_of(first + np.arange(count), label)
+        return None if labels is None else jnp.asarray(labels)
+
+    def labels_of(self, numbers: np.ndarray, label: int | Sequence[int] | None = None) -> np.ndarray | None:
+        """Labels int32 [count] of the images with these numbers, int [count].
+
+        `label`: of all; or several that take turns, image i has label[i % len(label)]; None: all classes in turn. The
+        result is None for networks without labels.
+        """
         classes = self.generator.num_classes
         if not classes:
             return None
-        return (first + jnp.arange(count)) % classes if label is None else jnp.full(count, label)
+        in_turn = np.arange(classes) if label is None else np.atleast_1d(label)
+        return in_turn[numbers % len(in_turn)].astype(np.int32)
 
-    def batches(self, state: GANState, num: int, seed: int, label: int | None = None) -> Iterator[np.ndarray]:
-        """Yields images 0 ... num - 1 in batches, uint8 [batch, height, width, channels].
+    def batches(
+        self, state: GANState, num: int | Sequence[int], seed: int, label: int | Sequence[int] | None = None
+    ) -> Iterator[np.ndarray]:
+        """Yields images in batches, uint8 [batch, height, width, channels].
 
-        `label`: class of all images of a conditional network; None draws the classes in turn.
+        Args:
+          state: the weights.
+          num: how many, images 0 ... num - 1; or the numbers of the images.
+          seed: of the noise.
+          label: of a conditional network, see `labels_of`.
+
+        Raises:
+          UserError: see `image_numbers`; or there are numbers and `norm` is 'batch'.
         """
-        variables = self.variables(state)
-        for first in range(0, num, BATCH_SIZE):
-            labels = self.labels(first, BATCH_SIZE, label)
-            images = self.generate(variables, self.noise(seed, first, BATCH_SIZE), labels)
-            yield np.asarray(images)[: num - first]
+        numbers, variables = image_numbers(num), self.variables(state)
+        if isinstance(num, int):
+            filled = image_numbers(whole_batches(num))  # with norm='batch' the last images depend on those beside them
+        else:
+            self.check_independent()
+            filled = np.resize(numbers, whole_batches(len(numbers)))
+        for first in range(0, len(numbers), BATCH_SIZE):
+            part = filled[first : first + BATCH_SIZE]
+            images = self.generate(variables, noise_of(self.generator, seed, part), self.labels_of(part, label))
+            yield np.asarray(images)[: len(numbers) - first]
 
-    def images(self, state: GANState, num: int, seed: int, label: int | None = None) -> np.ndarray:
-        """Images 0 ... num - 1 in one array, uint8 [num, height, width, channels], see `batches`."""
+    def images(
+        self, state: GANState, num: int | Sequence[int], seed: int, label: int | Sequence[int] | None = None
+    ) -> np.ndarray:
+        """The same in one array, uint8 [count, height, width, channels], see `batches`."""
+        return self._gather(self.batches(state, num, seed, label), len(image_numbers(num)))
+
+    def draw(
+        self, variables: dict[str, Tree], z: np.ndarray, labels: np.ndarray | None, progress: str = ""
+    ) -> Iterator[np.ndarray]:
+        """Yields the images of noise [count, z_dim] and labels [count] in batches, as `batches` does."""
+        done = 0
+        for batch, count in full_batches(z, progress):
+            of_batch = None if labels is None else np.resize(labels[done : done + count], len(batch))
+            yield np.asarray(self.generate(variables, batch, of_batch))[:count]
+            done += count
+
+    def drawn(
+        self, variables: dict[str, Tree], z: np.ndarray, labels: np.ndarray | None, progress: str = ""
+    ) -> np.ndarray:
+        """The same in one array, uint8 [count, height, width, channels]."""
+        return self._gather(self.draw(variables, z, labels, progress), len(z))
+
+    def _gather(self, batches: Iterator[np.ndarray], count: int) -> np.ndarray:
         size, channels = self.generator.image_size, self.generator.channels
-        images, done = np.empty((num, size, size, channels), np.uint8), 0  # no second copy of them
-        for batch in self.batches(state, num, seed, label):
+        images, done = np.empty((count, size, size, channels), np.uint8), 0  # no second copy of them
+        for batch in batches:
             images[done : done + len(batch)] = batch
             done += len(batch)
         return images
+
+    def check_independent(self) -> None:
+        """Raises UserError if an image depends on those that are drawn beside it, so that none can be drawn alone."""
+        if self.norm == "batch":
+            raise UserError(
+                "with --norm=batch an image depends on those that are drawn beside it, so single ones cannot be drawn "
+                "again: choose --norm=running or --norm=frozen, or --num."
+            )
 
     def sheet_inputs(self, seed: int) -> tuple[jax.Array, jax.Array | None, int]:
         """Noise, labels and number of columns of a sample sheet: 8 x 8 images, or 8 rows with a class per column."""
@@ -106,7 +162,24 @@ class Sampler:
         return self.noise(seed, 0, 8 * columns), labels, columns
 
 
-def noise_of(generator: Generator, seed: int, numbers: jax.Array) -> jax.Array:
+def image_numbers(num: int | Sequence[int]) -> np.ndarray:
+    """Numbers of images, int32 [count]: 0 ... num - 1, or those given.
+
+    Raises:
+      UserError: one of them is negative, not whole, or 2**31 or more.
+    """
+    numbers = np.arange(num) if isinstance(num, int) else np.array(num, dtype=None if len(num) else int)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu" or (numbers < 0).any() or (numbers >= 2**31).any():
+        raise UserError("numbers of images must be whole numbers from 0 on, such as [0, 4, 10].")
+    return numbers.astype(np.int32)
+
+
+def whole_batches(count: int) -> int:
+    """`count` rounded up to whole batches."""
+    return -(-count // BATCH_SIZE) * BATCH_SIZE
+
+
+def noise_of(generator: Generator, seed: int, numbers: jax.Array | np.ndarray) -> jax.Array:
     """Noise float32 [count, z_dim] of the images with these numbers, int32 [count]."""
     key = rng.stream(seed, "sample")
     keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
