@@ -35,6 +35,9 @@ SIZES = {
     "mnist_dense": (1_982_112, 1_872_906),
     "cifar10": (3_448_576, 2_637_312),
     "cifar10_best": (3_448_576, 2_637_312),
+    # 100 x 8,192 + 16 x (512 x 256 + 256 x 128 + 128 x 64 + 64 x 3), and gains and shifts of 512 + 256 + 128 + 64; of D
+    # the same kernels, gains and shifts of 128 + 256 + 512, and 8,192 for the logit.
+    "pytorch_example": (3_576_704, 2_765_568),
     "toy_bedrooms": (1_107_904, 694_656),
     "toy_faces": (1_107_904, 694_656),
 }

@@ -1,10 +1,12 @@
-"""Importing the authors' weights: the imported networks against theirs, written out in NumPy as Theano computes them.
+"""Importing weights: those of the authors, of PyTorch, and our own.
 
-Theano's convolutions flip the kernel, its maps are [batch, features, height, width], its weights [out, in, k, k] (in a
-transposed convolution [in, out, k, k]), and the authors' networks normalise with batch statistics.
+The authors' networks are written out in NumPy as Theano computes them. Its convolutions flip the kernel, its maps are
+[batch, features, height, width], its weights [out, in, k, k] (in a transposed convolution [in, out, k, k]), and the
+authors' networks normalise with batch statistics.
 """
 
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
@@ -15,12 +17,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 from ml_collections import ConfigDict
 
+from configs import pytorch_example
 from dcgan_jax import import_weights
+from dcgan_jax.analysis import guided_backprop
+from dcgan_jax.exchange import torch_layout, torch_state
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.nets import models
-from dcgan_jax.runs import run_folder, trained
+from dcgan_jax.runs import run_folder, trained, weights_file
 from tests import tiny
 
 BATCH = 6
@@ -150,7 +156,7 @@ def authors_discriminator(images: Array, arrays: list[Array], stages: Stages, fl
 def test_imported_networks_compute_what_the_authors_do(network: str, tmp_path: Path) -> None:
     config = config_of(network)
     g, d = random_arrays(config)
-    state = import_weights.import_weights(config, write(tmp_path / "weights", g, d))
+    state = import_weights.import_weights(config, write(tmp_path / "weights", g, d)).state
     generator, discriminator = models.build_generator(config), models.build_discriminator(config)
 
     def run(model: Any, player: Any, inputs: Array) -> Array:
@@ -177,7 +183,8 @@ def test_imported_networks_compute_what_the_authors_do(network: str, tmp_path: P
 
 def test_state_around_the_weights(folder: Path) -> None:
     config = config_of(changes={"ema_decay": 0.9})
-    state = import_weights.import_weights(config, folder)
+    (folder / "another.pth").touch()  # the authors' files go before
+    state = import_weights.import_weights(config, folder).state
     assert int(state.step) == 0
     assert tiny.largest_difference(state.ema, state.generator.params) == 0
     for player in (state.generator, state.discriminator):
@@ -238,18 +245,301 @@ def test_config_of_another_network(changes: dict[str, Any], message: str, folder
         import_weights.import_weights(config_of("5x5", changes), folder)
 
 
+def command(monkeypatch: pytest.MonkeyPatch, config: ConfigDict, weights: str, workdir: Path, layers: int = 0) -> None:
+    """What the command does with these flags."""
+    for name, value in (("CONFIG", config), ("WEIGHTS", weights), ("WORKDIR", str(workdir)), ("LAYERS", layers)):
+        monkeypatch.setattr(import_weights, f"_{name}", SimpleNamespace(value=value), raising=False)
+    import_weights.main()
+
+
 def test_a_run_is_made_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the command writes is a run like any other; a second import does not overwrite it."""
     workdir, config = tmp_path / "run", config_of()
-    for name, value in (("_CONFIG", config), ("_WEIGHTS", str(folder)), ("_WORKDIR", str(workdir))):
-        monkeypatch.setattr(import_weights, name, SimpleNamespace(value=value), raising=False)
-    import_weights.main()
+    command(monkeypatch, config, str(folder), workdir)
     run = trained.load(workdir)
     assert run.config.to_dict() == config.to_dict()
-    expected = import_weights.import_weights(config, folder)
+    expected = import_weights.import_weights(config, folder).state
     assert tiny.largest_difference(run.state, expected) == 0
 
     before = sorted(run_folder.checkpoints(workdir).rglob("*"))
     with pytest.raises(UserError, match=r"already holds a run: choose another --workdir"):
         import_weights.main()
     assert sorted(run_folder.checkpoints(workdir).rglob("*")) == before
+
+
+# --- The first layers alone ----------------------------------------------------------------------------------------
+
+
+def test_first_layers_of_an_incomplete_discriminator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of the authors' ImageNet network: there are no files of G, and those of a layer of D are missing."""
+    config = config_of("3x3")
+    folder = write(tmp_path / "weights", *random_arrays(config))
+    for file in [*folder.glob("*gen_params*"), folder / "200_discrim_params.jl_05.npy"]:
+        file.unlink()
+    with pytest.raises(
+        UserError, match=r"no files \*gen_params.*or --layers, if the first layers of the discriminator"
+    ):
+        import_weights.import_weights(config, folder)
+    with pytest.raises(UserError, match=r"has no 200_discrim_params\.jl_05\.npy\. .*--layers takes those alone"):
+        import_weights.import_weights(config, folder, layers=3)
+    with pytest.raises(UserError, match="--layers=4, but the discriminator has 3 convolutions"):
+        import_weights.import_weights(config, folder, layers=4)
+
+    command(monkeypatch, config, str(folder), tmp_path / "run", layers=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert [" ".join(line.split()) for line in lines[:4]] == [
+        "200_discrim_params.jl_01.npy [4, 3, 3, 3] -> conv1 [3, 3, 3, 4]",
+        "200_discrim_params.jl_02.npy [5, 4, 3, 3] -> conv2 [3, 3, 4, 5]",
+        "200_discrim_params.jl_03.npy [5] -> conv2_norm/gain [5]",
+        "200_discrim_params.jl_04.npy [5] -> conv2_norm/shift [5]",
+    ]
+    assert lines[4:] == [
+        "not imported, at initial values: the generator, and the discriminator's layers behind conv2",
+        f"imported into {tmp_path / 'run'}",
+    ]
+    assert run_folder.imported_layers(tmp_path / "run") == 2
+    params, fresh = trained.load(tmp_path / "run").state.discriminator.params, tiny.fresh_state(config)
+    second = np.load(folder / "200_discrim_params.jl_02.npy")
+    np.testing.assert_array_equal(params["conv2"][0, 1, 3, 2], second[2, 3, 2, 1])
+    np.testing.assert_array_equal(params["conv2_norm"]["shift"], np.load(folder / "200_discrim_params.jl_04.npy"))
+    for name in ("conv3", "conv3_norm", "logit"):
+        assert tiny.largest_difference(params[name], fresh.discriminator.params[name]) == 0
+    # Nothing takes the layers that were not imported for trained ones.
+    run = trained.load(tmp_path / "run")
+    run.need_discriminator(whole=False)
+    for use in (guided_backprop.measure, lambda run: run.discriminate(run.sample(2))):
+        with pytest.raises(UserError, match=r"run has the first 2 layers of an imported discriminator, .* all of them"):
+            use(run)
+    assert run.weights.discriminator is None
+    assert "discriminator.pt" not in [file.name for file in torch_state.write(tmp_path / "out", run)]
+
+
+# --- PyTorch -------------------------------------------------------------------------------------------------------
+
+TORCH_FILES = Path(__file__).parent / "torch_files"
+NET_G, NET_D = (TORCH_FILES / f"example_{name}.pth" for name in ("generator", "discriminator"))
+
+
+def example_config(changes: Mapping[str, Any] = {}) -> ConfigDict:
+    """configs/pytorch_example.py at the size of tests/torch_files."""
+    config = pytorch_example.get_config()
+    config.update_from_flattened_dict({"model.width": 1 / 32, "model.z_dim": 8, "conv": "lax", **changes})
+    return config
+
+
+def nested(file: Path, states: Mapping[str, Mapping[str, Array]]) -> Path:
+    """A checkpoint that holds state_dicts by name, as one state_dict with longer names: both are read alike."""
+    flat = {f"{name}.{key}": value for name, state in states.items() for key, value in state.items()}
+    file.write_bytes(torch_state.dumps(flat))
+    return file
+
+
+def test_pytorchs_files_become_a_run_that_draws_their_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    golden = np.load(TORCH_FILES / "example.npz")
+    command(monkeypatch, example_config(), f"{NET_G},{NET_D}", tmp_path / "run")
+    lines = [line.split("  ->  ") for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["main.0.weight [8, 16, 4, 4]".ljust(len(lines[0][0])), "projection/kernel [8, 256]"]
+    assert "main.13.weight" not in str(lines) and len(lines) == 5 + 4 * 4 + 5 + 3 * 4 + 1
+    run = trained.load(tmp_path / "run")
+    images = run.generate(golden["z"])
+    assert golden["images"].std() > 0.1
+    expected = np.rint((golden["images"] + 1) * 127.5)
+    assert np.abs(images[:, :32, 16:48] - expected).max() <= 1  # float32 rounds to the other side of a half
+    (drawn, _), variables = run.generator.apply(run.variables, golden["z"], train=False, mutable=[])
+    assert not variables
+    np.testing.assert_allclose(drawn[:, :32, 16:48], golden["images"], atol=1e-5)
+    result: Any = run.discriminator.apply(run.state.discriminator.variables, drawn, train=False)
+    np.testing.assert_allclose(result[0], golden["logits"], atol=1e-5)
+    # And back: what is written of the run is what PyTorch wrote, but for the count of its batches.
+    for written, file in zip(torch_state.write(tmp_path / "out", run), (NET_G, NET_D), strict=True):
+        found, before = torch_state.read(written), torch_state.read(file)
+        assert list(found) == list(before)
+        for name in (name for name in found if not name.endswith("tracked")):
+            np.testing.assert_allclose(found[name], before[name], rtol=1e-6, err_msg=name)
+
+
+def test_names_of_checkpoints(tmp_path: Path) -> None:
+    """Both networks in one file, wrapped, beside a third one; or one under any names, found by its shapes."""
+    g, d = torch_state.read(NET_G), torch_state.read(NET_D)
+    for names in (("netG", "netD"), ("generator_state_dict", "discriminator_state_dict"), ("module.G", "state_dict.D")):
+        file = nested(tmp_path / "both.pth", {names[0]: g, names[1]: d, "netG_average": g})
+        found = import_weights._players([file])
+        assert {player: list(tensors) for player, (_, tensors) in found.items()} == {
+            "generator": [f"{names[0]}.{name}" for name in g],
+            "discriminator": [f"{names[1]}.{name}" for name in d],
+        }
+    alone = nested(tmp_path / "alone.pth", {"state_dict.module": g})
+    safetensors.numpy.save_file(d, tmp_path / "d.safetensors")
+    found = import_weights._players([alone, tmp_path / "d.safetensors"])
+    assert {player: path.name for player, (path, _) in found.items()} == {
+        "generator": "alone.pth",
+        "discriminator": "d.safetensors",
+    }
+    with pytest.raises(UserError, match="both hold a generator: give one of them"):
+        import_weights.import_weights(example_config(), [NET_G, alone])
+    with pytest.raises(UserError, match="--layers=2 is for a folder of the authors' files"):
+        import_weights.import_weights(example_config(), NET_D, layers=2)
+
+
+def test_a_generator_alone_leaves_the_discriminator_as_it_begins() -> None:
+    """The names do not matter, their order does."""
+    config, state = example_config(), torch_state.read(NET_G)
+    found, mapped, *_ = import_weights.import_weights(config, NET_G)
+    fresh = tiny.fresh_state(config)
+    assert tiny.largest_difference(found.discriminator.params, fresh.discriminator.params) == 0
+    kernel = np.asarray(found.generator.params["deconv2"])
+    np.testing.assert_array_equal(kernel[1, 3], state["main.6.weight"][:, :, 1, 3].T)
+    np.testing.assert_array_equal(found.generator.batch_stats["deconv2_norm"]["var"], state["main.7.running_var"])
+    assert [one.source for one in mapped] == [name for name in state if not name.endswith("tracked")]
+    generator, like = models.build_generator(config), fresh.generator.variables
+    renamed = {
+        re.sub(r"main.(\d+)", lambda found: f"layer{99 - int(found[1])}", name): one for name, one in state.items()
+    }
+    again, _ = torch_layout.from_state_dict(generator, renamed, like, 4, "g.pth")
+    assert tiny.largest_difference(again, found.generator.variables) == 0
+
+
+def test_pytorchs_files_in_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As PyTorch's example leaves them, among pictures. With a generator alone, the discriminator is not used."""
+    folder, config = tmp_path / "outf", example_config()
+    folder.mkdir()
+    (folder / "fake_samples_epoch_000.png").touch()
+    shutil.copy(NET_G, folder / "netG_epoch_0.pth")
+    command(monkeypatch, config, str(folder), tmp_path / "alone")
+    assert "not imported, at initial values: the discriminator\n" in capsys.readouterr().out
+    alone = trained.load(tmp_path / "alone")
+    for whole in (True, False):
+        with pytest.raises(UserError, match="alone holds a generator only, and this needs the discriminator"):
+            alone.need_discriminator(whole)
+    shutil.copy(NET_D, folder / "netD_epoch_0.pth")
+    command(monkeypatch, config, str(folder), tmp_path / "both")
+    assert "not imported" not in capsys.readouterr().out
+    both, files = trained.load(tmp_path / "both"), import_weights.import_weights(config, [NET_G, NET_D])
+    assert both.has_discriminator and tiny.largest_difference(both.state, files.state) == 0
+    shutil.copy(NET_G, folder / "netG_epoch_1.pth")
+    with pytest.raises(UserError, match=r"netG_epoch_0.pth and .*netG_epoch_1.pth both hold a generator: give one"):
+        import_weights.import_weights(config, folder)
+
+
+def test_biases_before_a_normalisation_are_taken_off_its_mean() -> None:
+    """mean(x + b) - b: dcgan.torch has biases, which its normalisation removes. Behind none, they are refused."""
+    config = example_config()
+    like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), tiny.abstract_state(config)).generator.variables
+    generator, tensors = models.build_generator(config), torch_state.read(NET_G)
+    plain, _ = torch_layout.from_state_dict(generator, tensors, like, 4, "g.pth")
+    bias = np.arange(16, dtype=np.float32)
+    found, _ = torch_layout.from_state_dict(generator, {**tensors, "main.0.bias": bias}, like, 4, "g.pth")
+    shifted = plain["batch_stats"]["projection_norm"]["mean"] - found["batch_stats"]["projection_norm"]["mean"]
+    np.testing.assert_allclose(shifted, bias, atol=1e-6)
+    with pytest.raises(UserError, match=r"g.pth: main.12.bias is not zero, but our deconv4 has no bias"):
+        torch_layout.from_state_dict(generator, {**tensors, "main.12.bias": bias[1:4]}, like, 4, "g.pth")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model.norm_epsilon": 1e-8},
+            "config.model.norm_epsilon is 1e-08, but PyTorch's networks have 1e-05: give --",
+        ),
+        ({"model.generator.projection_norm": "unit"}, "give --config.model.generator.projection_norm=channel"),
+        ({"model.num_classes": 2}, "give --config.model.num_classes=0"),
+        ({"model.z_dim": 9}, "main.0.weight is [8, 16, 4, 4], but the config's projection needs [9, 16, 4, 4] there"),
+        ({"model.kernel_size": 5}, "main.3.weight is [16, 8, 4, 4], but the config's deconv1 needs [16, 8, 5, 5]"),
+        ({"data.channels": 1}, "main.12.weight is [2, 3, 4, 4], but the config's deconv4 needs [2, 1, 4, 4] there"),
+        (
+            {"model.generator.stages": ((512, 2), (256, 2), (128, 2), (64, 2), (32, 2)), "data.image_size": 128},
+            "main.12.weight is [2, 3, 4, 4], but the config's deconv4 needs [2, 1, 4, 4] there",
+        ),
+        (
+            {"model.generator.stages": ((512, 2), (256, 2), (128, 2)), "data.image_size": 32},
+            "main.9.weight is [4, 2, 4, 4], but",
+        ),
+    ],
+)
+def test_configs_of_other_networks_than_pytorchs(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        import_weights.import_weights(example_config(changes), NET_G)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("main.12.weight"), "has fewer layers than the config's network: deconv4 is missing"),
+        (lambda state: state.update({"main.15.weight": np.zeros(3, np.float32)}), "more layers .*: main.15 is left"),
+        (
+            lambda state: state.pop("main.4.running_var"),
+            "main.4 has .*, but the config's deconv1_norm needs .*running",
+        ),
+        (lambda state: state["main.3.weight"].fill(np.nan), "main.3.weight has numbers that are not finite"),
+        (lambda state: state["main.4.running_var"].fill(-1e-6), "main.4.running_var has negative variances"),
+        (lambda state: state.update({"main.0.weight": np.zeros((8, 16, 4, 4), np.int64)}), "main.0.weight holds int64"),
+        (lambda state: [state.pop(name) for name in list(state) if state[name].ndim == 4], "has no convolutions"),
+    ],
+)
+def test_state_dicts_of_other_networks(change: Any, message: str, tmp_path: Path) -> None:
+    state = torch_state.read(NET_G)
+    change(state)
+    (tmp_path / "g.pth").write_bytes(torch_state.dumps(state))
+    with pytest.raises(UserError, match=f"g.pth.*{message}"):
+        import_weights.import_weights(example_config(), tmp_path / "g.pth")
+
+
+def test_with_pytorch_there_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example's networks, G with the biases of dcgan.torch -> a checkpoint -> a run -> their classes, strictly."""
+    torch = pytest.importorskip("torch")
+    from tests import torch_example
+
+    first = torch_example.randomise(torch_example.generator(bias=True), 3)
+    judge = torch_example.randomise(torch_example.discriminator(), 4)
+    states = {"epoch": 3, "netG": torch.nn.DataParallel(first).state_dict(), "netD": judge.state_dict()}
+    torch.save({**states, "optimizerG": torch.optim.Adam(first.parameters()).state_dict()}, tmp_path / "both.pth")
+    command(monkeypatch, example_config(), str(tmp_path / "both.pth"), tmp_path / "run")
+    run = trained.load(tmp_path / "run")
+    z = run.noise(3)
+    images = torch_example.draw(first, z)
+    assert images.std() > 0.1
+    ours: Any = run.generator.apply(run.variables, z, train=False)
+    np.testing.assert_allclose(ours[0], images, atol=1e-5)
+    logits: Any = run.discriminator.apply(run.state.discriminator.variables, images, train=False)
+    np.testing.assert_allclose(logits[0], torch_example.judge(judge, images), atol=1e-5)
+    again = {"generator": torch_example.generator(), "discriminator": torch_example.discriminator()}
+    torch_state.write(tmp_path / "out", run)
+    for name, network in again.items():
+        network.load_state_dict(torch.load(tmp_path / "out" / f"{name}.pt", weights_only=True), strict=True)
+        network.eval()
+    np.testing.assert_allclose(torch_example.draw(again["generator"], z), images, atol=1e-5)
+    np.testing.assert_allclose(
+        torch_example.judge(again["discriminator"], images), torch_example.judge(judge, images), atol=1e-5
+    )
+
+
+# --- Our own -------------------------------------------------------------------------------------------------------
+
+
+def test_our_own_weights_file(tmp_path: Path, trained_run: Path) -> None:
+    run = trained.load(trained_run)
+    content = weights_file.encode(
+        weights_file.Weights(run.config, run.step, run.variables, run.state.discriminator.variables, None)
+    )
+    (tmp_path / weights_file.FILE).write_bytes(content)
+    for path in (tmp_path, tmp_path / weights_file.FILE):
+        state, mapped, *_ = import_weights.import_weights(run.config, path)
+        assert int(state.step) == 0
+        for player in ("generator", "discriminator"):
+            ours, theirs = getattr(state, player), getattr(run.state, player)
+            assert tiny.largest_difference(ours.variables, theirs.variables) < 1e-3  # float16
+            assert all((leaf == 0).all() for leaf in map(np.asarray, jax.tree.leaves(ours.opt_state)))
+        names = {(one.source, one.name) for one in mapped}
+        assert {
+            ("generator.projection.kernel", "projection/kernel"),
+            ("discriminator.conv2_norm.mean", "conv2_norm/mean"),
+        } <= names
+    with pytest.raises(UserError, match=r"config.model.output is 'sigmoid', but 'tanh' in .*: give --config.model.out"):
+        import_weights.import_weights(tiny.config({"model.output": "sigmoid"}), tmp_path)

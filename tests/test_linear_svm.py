@@ -1,5 +1,6 @@
 """The protocols of the linear SVM, on a trained run and as a command."""
 
+import dataclasses
 import json
 import math
 import re
@@ -143,6 +144,21 @@ def test_of_a_run(labelled_run: Path, other_images: str) -> None:
     assert len(found["supervised"]["trials"]) == 2
     assert found.rows()[0]["what"].startswith("trained: accuracy, 88 features, C = ")
     assert not list(labelled_run.glob("tmp*"))
+
+
+def test_first_layers_alone(labelled_run: Path, other_images: str, tmp_path: Path) -> None:
+    """Of a run whose data.json says that the others are untrained, and on demand."""
+    run = trained.load(labelled_run)
+    settings: dict[str, Any] = {"source": source_of(run), "test_source": other_images, "test_split": "train", "c": (1,)}
+    assert linear_svm.measure(run, layers=1, **settings)["trained"]["features"] == 4 * 4 * 4
+    with pytest.raises(UserError, match="--layers=3, but the discriminator has 2 convolutions"):
+        linear_svm.measure(run, layers=3, **settings)
+    (tmp_path / "data.json").write_text('{"layers": 1}')
+    found = linear_svm.measure(dataclasses.replace(run, workdir=tmp_path), **settings)
+    assert (found["layers"], found["trained"]["features"]) == (1, 4 * 4 * 4)
+    (tmp_path / "data.json").write_text('{"layers": 0}')
+    with pytest.raises(UserError, match="holds a generator only, and this needs the discriminator as well"):
+        linear_svm.measure(dataclasses.replace(run, workdir=tmp_path), **settings)
 
 
 def test_command(labelled_run: Path, other_images: str) -> None:

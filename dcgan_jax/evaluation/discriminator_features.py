@@ -35,9 +35,10 @@ def pool(maps: jax.Array, grid: int = GRID) -> jax.Array:
     return jnp.stack([rows[:, :, cell].max(2) for cell in cells], 2)
 
 
-def flatten(taps: models.Taps) -> jax.Array:
-    """Features [batch, features] of a discriminator's taps."""
-    pooled = [pool(maps) for name, maps in taps.items() if name.startswith("conv")]
+def flatten(taps: models.Taps, layers: int = 0) -> jax.Array:
+    """Features [batch, features] of a discriminator's taps, of the first `layers` convolutions; 0: of all."""
+    convolutions = [maps for name, maps in taps.items() if name.startswith("conv")]
+    pooled = [pool(maps) for maps in convolutions[: layers or None]]
     return jnp.concatenate([maps.reshape(len(maps), -1) for maps in pooled], 1).astype(jnp.float32)
 
 
@@ -49,7 +50,7 @@ def check_config(config: ConfigDict) -> None:
 
 
 def make_extractor(
-    config: ConfigDict, variables: dict[str, Tree], images: np.ndarray, progress: str
+    config: ConfigDict, variables: dict[str, Tree], images: np.ndarray, progress: str, layers: int = 0
 ) -> Callable[[np.ndarray, Path, str], np.ndarray]:
     """`extract(images, file, progress) -> features`, with batch statistics of `images`.
 
@@ -58,6 +59,7 @@ def make_extractor(
       variables: 'params' and 'batch_stats' of its discriminator.
       images: uint8 [count, height, width, channels], all of them are seen once.
       progress: stands beside the progress bar.
+      layers: how many of the first convolutions give features; 0: all.
 
     Returns:
       A function that writes float32 [count, features] of uint8 images to `file` and gives them memory-mapped.
@@ -77,7 +79,7 @@ def make_extractor(
     @jax.jit
     def features(variables: Tree, images: jax.Array) -> jax.Array:
         outputs: Any = network.apply(variables, pixels.to_network(images, config.model.output), train=False)
-        return flatten(outputs[1])
+        return flatten(outputs[1], layers)
 
     def extract(images: np.ndarray, file: Path, progress: str) -> np.ndarray:
         width = jax.eval_shape(features, frozen, images[:1]).shape[1]

@@ -162,6 +162,7 @@ def measure(
     supervised_trials: int = 0,
     supervised_steps: int = 1000,
     c: Sequence[float | str] = C_GRID,
+    layers: int | None = None,
     seed: int = 0,
 ) -> Report:
     """Measures the trained network, the untrained one and pixels, one after the other; see the module.
@@ -180,6 +181,8 @@ def measure(
       supervised_trials: networks of the random search of a supervised baseline; 0: no baseline.
       supervised_steps: training steps of each.
       c: values of C to choose from, or their texts; a single one is taken as it is.
+      layers: how many of the discriminator's first convolutions give features; 0: all; None: those that were
+        imported, where a run has some only (dcgan_jax.import_weights --layers), otherwise all.
       seed: of draws and held-out images.
 
     Returns:
@@ -189,7 +192,12 @@ def measure(
     Raises:
       UserError: the network gives no features, or the images have no labels, or too few.
     """
+    run.need_discriminator(whole=False)
     discriminator_features.check_config(run.config)
+    if layers is None:
+        layers = run.imported_layers or 0
+    if layers > (count := len(run.discriminator.stages)):
+        raise UserError(f"--layers={layers}, but the discriminator has {count} convolutions.")
     protocol = Protocol(_read_grid(c), labels_per_class, draws, test_draws or draws, seed)
     train, test, classes = _open_labelled(
         run.config, (source, train_split), (test_source or source, test_split), data_dir
@@ -204,7 +212,7 @@ def measure(
             f"{len(held_out):,} that choose C."
         )
 
-    figures = [Figure("step", run.step), Figure("source", source)]
+    figures = [Figure("step", run.step), Figure("source", source), Figure("layers", layers)]
     figures += [Figure(name, value) for name, value in protocol._asdict().items()]
     fresh = jax.jit(partial(create_state, run.gan))().discriminator
     with tempfile.TemporaryDirectory(dir=run.workdir) as folder:
@@ -213,7 +221,7 @@ def measure(
                 sets = [Split(_pixels(data.features), data.labels) for data in (train, test)]
             else:
                 extract = discriminator_features.make_extractor(
-                    run.config, player.variables, train.features, f"{name}: batch statistics"
+                    run.config, player.variables, train.features, f"{name}: batch statistics", layers
                 )
                 sets = [
                     Split(extract(data.features, Path(folder) / f"{which}.npy", f"{name}: {which}"), data.labels)
@@ -250,6 +258,7 @@ def main() -> None:
         supervised_trials=_SUPERVISED_TRIALS.value,
         supervised_steps=_SUPERVISED_STEPS.value,
         c=_C.value,
+        layers=_LAYERS.value,
         seed=_SEED.value,
     )
     report.publish(report.folder(run.workdir, "evaluation", NAME), found)
@@ -342,5 +351,8 @@ if __name__ == "__main__":
     )
     _SUPERVISED_STEPS = flags.DEFINE_integer("supervised_steps", 1000, "Training steps of each.", lower_bound=1)
     _C = flags.DEFINE_list("c", list(C_GRID), "Values of C to choose from; a single one is taken as it is.")
+    _LAYERS = flags.DEFINE_integer(
+        "layers", None, "First convolutions that give features, 0: all; default: those imported, or all.", lower_bound=0
+    )
     _SEED = flags.DEFINE_integer("seed", 0, "Of draws and held-out images.", lower_bound=0)
     command_line.run(main)

@@ -155,6 +155,11 @@ def targets_of(dataset: ImageDataset) -> dict[str, Target]:
     return targets
 
 
+def is_trained(dataset: ImageDataset) -> bool:
+    """Whether `open_or_train` only has to open the probe."""
+    return dataset.companion(_FILE).exists()
+
+
 def open_or_train(dataset: ImageDataset) -> AttributeProbe:
     """The probe of a pack; trained (two to six minutes on two CPU cores) when it is not there yet.
 

@@ -21,6 +21,7 @@ import numpy as np
 from dcgan_jax.machine.errors import UserError
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older format (torch/serialization.py)
+_MOST_COPIES = 4  # tensors may share a storage, such as tied weights; with many, a small file would fill the memory
 _STORAGES = {
     "DoubleStorage": "<f8",
     "FloatStorage": "<f4",
@@ -53,9 +54,25 @@ def read_state_dict(file: Path) -> dict[str, np.ndarray]:
     Raises:
       UserError: the file is missing, truncated or damaged, or holds something else than a dictionary of dense tensors.
     """
+    return _read(file, _tensors)
+
+
+def read_tensors(file: Path) -> dict[str, np.ndarray]:
+    """All tensors of a dictionary, or of dictionaries within it: 'netG.main.0.weight'. What is no tensor is left out.
+
+    Raises:
+      UserError: the file is missing, truncated or damaged, asks for more than dictionaries of tensors and plain Python
+        values, or holds no tensors.
+    """
+    return _read(file, _tensors_within)
+
+
+def _read(file: Path, select: "_Select") -> dict[str, np.ndarray]:
     try:
         with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return _read_zip(file, opened) if zipfile.is_zipfile(opened) else _read_pickles(file, content)
+            if zipfile.is_zipfile(opened):
+                return _read_zip(file, opened, select)
+            return _read_pickles(file, content, select)
     except OSError as error:
         raise UserError(f"{file}: {error.strerror or error}.") from error
     except UserError:
@@ -64,7 +81,7 @@ def read_state_dict(file: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{file} is not a file of torch.save, or is damaged ({error}): download it again.") from error
 
 
-def _read_zip(file: Path, opened: BinaryIO) -> dict[str, np.ndarray]:
+def _read_zip(file: Path, opened: BinaryIO, select: "_Select") -> dict[str, np.ndarray]:
     """FOLDER/data.pkl and, for each storage, its bytes in FOLDER/data/KEY; the archive is not compressed."""
     with zipfile.ZipFile(opened) as archive:
         members = {member.filename: member for member in archive.infolist()}
@@ -83,20 +100,21 @@ def _read_zip(file: Path, opened: BinaryIO) -> dict[str, np.ndarray]:
 
         if f"{folder}byteorder" in members and read(f"{folder}byteorder") != b"little":
             raise UserError(f"{file} was saved on a big-endian machine: save it on a little-endian one.")
-        tree = _load_pickle(file, io.BytesIO(read(pickles[0])))
-        return _make_arrays(file, tree, lambda one: read(f"{folder}data/{one.key}", one.length * one.dtype.itemsize))
+        tensors = select(file, _load_pickle(file, io.BytesIO(read(pickles[0]))))
+        return _make_arrays(file, tensors, lambda one: read(f"{folder}data/{one.key}", one.length * one.dtype.itemsize))
 
 
-def _read_pickles(file: Path, content: mmap.mmap) -> dict[str, np.ndarray]:
+def _read_pickles(file: Path, content: mmap.mmap, select: "_Select") -> dict[str, np.ndarray]:
     """Pickles: magic number, version, machine, the tensors, keys of the storages; then count and bytes of each."""
     if _load_pickle(file, content) != _MAGIC or _load_pickle(file, content) != _PROTOCOL:
         raise UserError(f"{file} is not a file of torch.save.")
     if not _load_pickle(file, content)["little_endian"]:
         raise UserError(f"{file} was saved on a big-endian machine: save it on a little-endian one.")
-    tree = _load_pickle(file, content)
+    stream = _Unpickler(file, content)
+    tensors = select(file, _load_pickle(file, content, stream))
     keys = _load_pickle(file, content)
     begins, counts, position = {}, {}, content.tell()
-    storages = {one.storage.key: one.storage for one in _tensors(file, tree).values()}
+    storages = stream.storages
     for key in keys:
         (counts[key],) = struct.unpack_from("<q", content, position)
         begins[key] = position + 8
@@ -109,13 +127,14 @@ def _read_pickles(file: Path, content: mmap.mmap) -> dict[str, np.ndarray]:
             raise UserError(f"{file} is damaged: storage {one.key} has {counts[one.key]} numbers, not {one.length}.")
         return content[begins[one.key] : begins[one.key] + one.length * one.dtype.itemsize]
 
-    return _make_arrays(file, tree, read)
+    return _make_arrays(file, tensors, read)
 
 
 class _Unpickler(pickle.Unpickler):
     def __init__(self, file: Path, stream: Any) -> None:
         super().__init__(stream, encoding="utf-8")
         self._file = file
+        self.storages: dict[str, _Storage] = {}  # all that the pickle names
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -132,7 +151,7 @@ class _Unpickler(pickle.Unpickler):
         kind, dtype, key, _, count, *view = pid
         if kind != "storage" or not isinstance(dtype, np.dtype) or any(part is not None for part in view):
             raise UserError(f"{self._file} has a storage of an unknown kind: save its state_dict again.")
-        return _Storage(str(key), dtype, int(count))
+        return self.storages.setdefault(str(key), _Storage(str(key), dtype, int(count)))
 
 
 def _rebuild_tensor(storage: _Storage, offset: int, shape: Any, strides: Any, *_: Any) -> _Tensor:
@@ -142,14 +161,14 @@ def _rebuild_tensor(storage: _Storage, offset: int, shape: Any, strides: Any, *_
     return _Tensor(storage, int(offset), tuple(int(one) for one in shape), tuple(int(one) for one in strides))
 
 
-def _load_pickle(file: Path, stream: Any) -> Any:
+def _load_pickle(file: Path, stream: Any, unpickler: _Unpickler | None = None) -> Any:
     """The next object of a stream. Memo numbers are checked first: Python would reserve memory for the largest."""
     begin = stream.tell()
     for opcode, argument, position in pickletools.genops(stream):
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > (position or 0):
             raise pickle.UnpicklingError("a memo number is out of range")
     stream.seek(begin)
-    return _Unpickler(file, stream).load()
+    return (unpickler or _Unpickler(file, stream)).load()
 
 
 def _tensors(file: Path, tree: Any) -> Mapping[str, _Tensor]:
@@ -161,16 +180,47 @@ def _tensors(file: Path, tree: Any) -> Mapping[str, _Tensor]:
     return tree
 
 
-def _make_arrays(file: Path, tree: Any, read: Callable[[_Storage], bytes]) -> dict[str, np.ndarray]:
+def _tensors_within(file: Path, tree: Any) -> Mapping[str, _Tensor]:
+    if not isinstance(tree, dict):
+        raise UserError(f"{file} holds {type(tree).__name__}, but dictionaries of tensors are needed.")
+    found: dict[str, _Tensor] = {}
+    seen = set()  # a dictionary may hold itself, or another one twice
+
+    def collect(group: dict[Any, Any], prefix: str) -> None:
+        if id(group) in seen:
+            return
+        seen.add(id(group))
+        for name, one in group.items():
+            if isinstance(name, str) and isinstance(one, _Tensor):
+                found[f"{prefix}{name}"] = one
+            elif isinstance(name, str) and isinstance(one, dict):
+                collect(one, f"{prefix}{name}.")
+
+    collect(tree, "")
+    if not found:
+        raise UserError(f"{file} holds no tensors: save the networks' state_dicts.")
+    return found
+
+
+_Select = Callable[[Path, Any], Mapping[str, _Tensor]]  # the tensors that are wanted of what a file holds
+
+
+def _make_arrays(
+    file: Path, tensors: Mapping[str, _Tensor], read: Callable[[_Storage], bytes]
+) -> dict[str, np.ndarray]:
     storages: dict[str, np.ndarray] = {}
     arrays = {}
-    for name, (storage, offset, shape, strides) in _tensors(file, tree).items():
+    room = _MOST_COPIES * file.stat().st_size
+    for name, (storage, offset, shape, strides) in tensors.items():
         if storage.key not in storages:
             storages[storage.key] = np.frombuffer(read(storage), storage.dtype)
         last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
         count = int(np.prod(shape, dtype=object))
         if min(offset, *shape, *strides, 0) < 0 or (count and max(last + 1, count) > storage.length):
             raise UserError(f"{file} is damaged: {name} does not lie within its storage.")
+        room -= count * storage.dtype.itemsize
+        if room < 0:
+            raise UserError(f"{file}: its tensors are more than {_MOST_COPIES} times as large as the file: refused.")
         numbers = storages[storage.key]
         steps = [stride * numbers.itemsize for stride in strides]
         view = np.lib.stride_tricks.as_strided(numbers[offset:], shape, steps, writeable=False)

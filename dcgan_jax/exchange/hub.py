@@ -1,0 +1,139 @@
+"""A folder of weights that others can load, and the model card that the Hugging Face Hub shows of it.
+
+    model.safetensors   config.json   samples.png   README.md
+
+`dcgan_jax.load(folder)` reads it. Uploading it is the user's own step: `hf upload USER/NAME FOLDER`.
+"""
+
+import contextlib
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import dcgan_jax
+from dcgan_jax.machine import files
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.reports import image_grid
+from dcgan_jax.runs import run_folder, weights_file
+from dcgan_jax.runs.trained import Run
+
+CONFIG, SHEET, CARD = "config.json", "samples.png", "README.md"
+_SHEET_IMAGES = 32
+# Numbers that the card shows, where they were measured.
+_SHOWN = (*run_folder.DISTANCES, "precision", "recall", "memorized", "nnc_accuracy")
+
+_CARD = """\
+---
+library_name: dcgan_jax
+license: {license}
+{task}tags: [gan, dcgan, jax, flax, image-generation]
+---
+
+# {name}
+
+![{images} samples of seed 0](samples.png)
+
+A deep convolutional GAN ([Radford, Metz, Chintala, ICLR 2016](https://arxiv.org/abs/1511.06434)) of
+{size} x {size} pixels, trained with dcgan_jax {version}.
+
+| | |
+| --- | --- |
+{rows}
+
+## How to load it
+
+```python
+import dcgan_jax
+
+run = dcgan_jax.load("PATH/OF/THIS/FOLDER")
+images = run.sample(64, seed=0)  # uint8 [64, {size}, {size}, {channels}]
+dcgan_jax.grid(images).save("samples.png")
+```
+
+`config.json` holds every setting of the training. `model.safetensors` holds float16 kernels and float32 statistics; the
+optimizers are left out.
+"""
+
+
+def write_weights(folder: Path, run: Run) -> list[Path]:
+    """Writes the weights file and the config into a folder; returns both files."""
+    files.write_atomically(folder / weights_file.FILE, weights_file.encode(run.weights))
+    config = weights_file.shared_config(run.config).to_json(indent=2) + "\n"
+    files.write_atomically(folder / CONFIG, config.encode())
+    return [folder / weights_file.FILE, folder / CONFIG]
+
+
+def write(folder: Path, run: Run, license: str = "unknown") -> list[Path]:
+    """Writes the whole folder of a run; returns its files.
+
+    Args:
+      folder: is made if need be. Its name is the model's.
+      run: a trained run.
+      license: of weights and samples, an identifier of the Hub's such as 'apache-2.0' or 'cc-by-4.0'.
+    """
+    written = write_weights(folder, run)
+    images = run.sample(_SHEET_IMAGES)
+    image_grid.save_png(folder / SHEET, image_grid.make_grid(images, 8))
+    files.write_atomically(folder / CARD, _card(folder.absolute().name, run, license).encode())
+    return [*written, folder / SHEET, folder / CARD]
+
+
+def _card(name: str, run: Run, license: str) -> str:
+    classes = run.generator.num_classes
+    return _CARD.format(
+        license=license,
+        task="" if classes else "pipeline_tag: unconditional-image-generation\n",  # the Hub has none for classes
+        name=name,
+        images=_SHEET_IMAGES,
+        size=run.generator.image_size,
+        channels=run.generator.channels,
+        version=dcgan_jax.__version__,
+        rows="\n".join(f"| {what} | {value} |" for what, value in _facts(run).items()),
+    )
+
+
+def _facts(run: Run) -> dict[str, str]:
+    """Data, training, size and numbers of a run, as the card's table shows them."""
+    config, generator = weights_file.shared_config(run.config), run.generator
+    noise = "uniform on [-1, 1]" if generator.z_distribution == "uniform" else "normal"
+    facts = {"images": _data(run, config.data.source)}
+    if generator.num_classes:
+        names = run.class_names or [str(label) for label in range(generator.num_classes)]
+        facts["classes"] = ", ".join(names[: generator.num_classes])
+    facts["training"] = f"{run.step:,} steps of {config.batch_size} images"
+    facts["noise"] = f"{generator.z_dim} numbers, {noise}"
+    facts["generator"] = f"{_count(run.variables['params']):,} parameters"
+    if run.has_discriminator:
+        facts["discriminator"] = f"{_count(run.state.discriminator.params):,} parameters"
+    return facts | {name: f"{value:.4g}" for name, value in _numbers(run).items()}
+
+
+def _data(run: Run, source: str) -> str:
+    """Source and number of the training images, as far as the run's folder knows them."""
+    with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
+        return f"{files.read_json(run.workdir / 'data.json', dict)['count']:,} of {source}"
+    return source
+
+
+def _count(params: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def _numbers(run: Run) -> dict[str, float]:
+    """What was measured of this checkpoint, during training and by evaluation.quality; see metrics/measures.py."""
+    measured: dict[str, float] = {}
+    for row in [] if run.file else [*run_folder.read_metrics(run.workdir), *_evaluated(run.workdir)]:
+        if row["step"] == run.step:
+            measured |= row
+    return {name: measured[name] for name in _SHOWN if isinstance(measured.get(name), int | float)}
+
+
+def _evaluated(workdir: Path) -> list[dict[str, Any]]:
+    """The rows of all results of evaluation.quality; those that cannot be read are left out."""
+    rows: list[dict[str, Any]] = []
+    for file in sorted(workdir.glob("evaluation/quality/*/results.json")):
+        with contextlib.suppress(UserError, KeyError, TypeError):
+            rows += [row for row in files.read_json(file, dict)["checkpoints"] if "step" in row]
+    return rows

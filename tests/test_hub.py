@@ -1,0 +1,60 @@
+"""Tests of dcgan_jax.exchange.hub."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import dcgan_jax
+from dcgan_jax.exchange import hub
+from dcgan_jax.runs import weights_file
+
+
+@pytest.fixture
+def run_folder(conditional_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(conditional_run, tmp_path / "run"))
+
+
+def test_the_folder_draws_what_the_run_draws_and_says_what_it_is(run_folder: Path, tmp_path: Path) -> None:
+    with (run_folder / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 1, "nnd": 2.25, "recall": 0.5}\n{"step": 7, "nnd": 99}\n')
+    results = run_folder / "evaluation" / "quality" / "pixels" / "results.json"
+    results.parent.mkdir(parents=True)
+    results.write_text(json.dumps({"checkpoints": [{"step": 1, "pixels_frechet": 12.5}, {"step": 2, "recall": 0.1}]}))
+    run = dcgan_jax.load(run_folder)
+    out = tmp_path / "two_classes"
+    written = hub.write(out, run, license="cc-by-4.0")
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in written)
+    again = dcgan_jax.load(out)
+    np.testing.assert_allclose(again.sample(4).astype(int), run.sample(4).astype(int), atol=1)
+    sheet = np.asarray(Image.open(out / "samples.png"))
+    np.testing.assert_array_equal(sheet[:8, 8:16], run.sample(2)[1])
+    _, head, card = (out / "README.md").read_text().split("---\n", 2)
+    assert yaml.safe_load(head)["license"] == "cc-by-4.0" and "pipeline_tag" not in yaml.safe_load(head)
+    for line in (
+        "# two_classes",
+        "| images | 32 of folder:images |",
+        "| classes | class0, class1 |",
+        "| training | 1 steps of 8 images |",
+        "| pixels_frechet | 12.5 |",
+        "| nnd | 2.25 |",
+        "| recall | 0.5 |",
+    ):
+        assert line in card.splitlines(), card
+    assert str(tmp_path) not in card + (out / "config.json").read_text()
+
+
+def test_a_card_can_be_written_of_a_file(trained_run: Path, tmp_path: Path) -> None:
+    hub.write(tmp_path / "first", dcgan_jax.load(trained_run))
+    hub.write(tmp_path / "second", dcgan_jax.load(tmp_path / "first"))
+    first, second = (weights_file.read(tmp_path / name / weights_file.FILE) for name in ("first", "second"))
+    assert first.config == second.config and first.step == second.step == 1
+    jax.tree.map(np.testing.assert_array_equal, first.generator, second.generator)
+    jax.tree.map(np.testing.assert_array_equal, first.discriminator, second.discriminator)
+    head = (tmp_path / "second" / "README.md").read_text().split("---\n", 2)[1]
+    assert yaml.safe_load(head)["pipeline_tag"] == "unconditional-image-generation"
