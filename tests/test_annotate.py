@@ -1,15 +1,11 @@
 """The annotation page's server, and, where a browser is installed, the page under a real mouse (long)."""
 
 import json
-import shutil
-import subprocess
 import threading
 import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +14,7 @@ from PIL import Image
 from dcgan_jax.analysis import annotate, boxes
 from dcgan_jax.machine.errors import UserError
 from tests import tiny
+from tests.browser import Browser, ask, needs_browser
 
 SAMPLES = {"step": 7, "seed": 3}
 BOX = {"sample": 1.0, "x0": 1.0, "y0": 0.0, "x1": 3.0, "y1": 2.0}
@@ -35,12 +32,6 @@ def served(file: Path, images: np.ndarray) -> Iterator[str]:
             ask(address + "done", "POST")
         thread.join(10)
         assert not thread.is_alive()
-
-
-def ask(address: str, method: str = "GET", content: Any = None) -> bytes:
-    data = None if content is None else json.dumps(content).encode()
-    with urllib.request.urlopen(urllib.request.Request(address, data, method=method), timeout=60) as answer:
-        return answer.read()
 
 
 def test_server(tmp_path: Path) -> None:
@@ -76,40 +67,8 @@ def test_port_in_use(tmp_path: Path) -> None:
             annotate.make_server(tiny.images(1), tmp_path / "other.json", SAMPLES, port)
 
 
-class Browser:
-    """Headless Chromium through ChromeDriver's WebDriver protocol."""
-
-    def __init__(self, address: str) -> None:
-        self._driver = subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, text=True)
-        assert self._driver.stdout
-        line = next(line for line in self._driver.stdout if "started successfully on port" in line)
-        self._base = f"http://127.0.0.1:{line.split()[-1].strip('.')}"
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
-        options = {"alwaysMatch": {"goog:chromeOptions": {"args": [*flags, "--window-size=1200,900"]}}}
-        session = self._post("/session", {"capabilities": options})
-        self._base += f"/session/{session['sessionId']}"
-        self._post("/url", {"url": address})
-
-    def run(self, script: str) -> Any:
-        return self._post("/execute/sync", {"script": script, "args": []})
-
-    def drag(self, *places: tuple[float, float]) -> None:
-        """Presses the mouse at the first place, lets go at the last."""
-        moves = [{"type": "pointerMove", "duration": 50, "x": round(x), "y": round(y)} for x, y in places]
-        actions = [moves[0], {"type": "pointerDown", "button": 0}, *moves[1:], {"type": "pointerUp", "button": 0}]
-        self._post("/actions", {"actions": [{"type": "pointer", "id": "mouse", "actions": actions}]})
-
-    def close(self) -> None:
-        ask(self._base, "DELETE")
-        self._driver.terminate()
-        self._driver.wait()
-
-    def _post(self, path: str, content: Any) -> Any:
-        return json.loads(ask(self._base + path, "POST", content))["value"]
-
-
 @pytest.mark.long
-@pytest.mark.skipif(not shutil.which("chromedriver"), reason="needs ChromeDriver (Debian: chromium-driver)")
+@needs_browser
 def test_mouse_in_a_browser(tmp_path: Path) -> None:
     """A drag makes a box, a click removes one, and Done ends the server."""
     file = tmp_path / "boxes.json"
