@@ -18,6 +18,7 @@ from dcgan_jax.runs.trained import Run
 
 def test_a_section_holds_everything(tmp_path: Path) -> None:
     pictures = [Picture("a.png", np.zeros((2, 2, 3), np.uint8), "A <black> square."), Picture("b.gif", b"GIF", "")]
+    pictures.append(Picture("c.mp4", b"MP4", "A film."))
     figures = [Figure("step", 3), Figure("change", 1.5, "change", paper=13.3), Figure("", text="  of <it>", here="2")]
     publish(tmp_path, Report("Walks & more", figures, pictures))
     results = json.loads((tmp_path / "results.json").read_text())
@@ -27,7 +28,8 @@ def test_a_section_holds_everything(tmp_path: Path) -> None:
     assert "<td>change</td><td>1.5</td><td>13.3</td>" in section
     assert "A &lt;black&gt; square." in section and "of &lt;it&gt;" in section
     assert section.count("data:image/png;base64,") == 1
-    assert "data:image/gif;base64,R0lG" in section
+    assert '<img alt="" src="data:image/gif;base64,R0lG">' in section
+    assert '<video autoplay loop muted src="data:video/mp4;base64,TVA0"></video>' in section
 
 
 def test_page_of_a_run(labelled_run: Path) -> None:

@@ -199,6 +199,7 @@ def measure(
       UserError: the discriminator has no convolutions or no such map, or the images cannot be used.
     """
     config, conditional = run.config, bool(run.generator.num_classes)
+    run.need_discriminator()
     need_convolutions(config, "discriminator")
     features, total = list(features), run.discriminator.stages[-1][0]
     if beyond := [feature for feature in features if not 0 <= feature < total]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from dcgan_jax.analysis import guided_backprop, latent_walk, turn_vector, vector_arithmetic, window_dropout
+from dcgan_jax.analysis import directions, guided_backprop, latent_walk, turn_vector, vector_arithmetic, window_dropout
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.progress import tqdm
@@ -35,13 +35,14 @@ def _arithmetic(run: Run, folder: Path) -> Report:
     return vector_arithmetic.measure(run)
 
 
-# Those of the paper, in its order.
+# Those of the paper, in its order; and one of others that is quick.
 EXPERIMENTS: Mapping[str, Experiment] = {
     latent_walk.NAME: lambda run, folder: latent_walk.measure(run),
     guided_backprop.NAME: lambda run, folder: guided_backprop.measure(run),
     window_dropout.NAME: _dropout,
     vector_arithmetic.NAME: _arithmetic,
     turn_vector.NAME: lambda run, folder: turn_vector.measure(run),
+    directions.NAME: lambda run, folder: directions.measure(run),
 }
 
 
@@ -108,7 +109,7 @@ table { border-collapse: collapse; font-size: .9rem }
 th, td { padding: .15rem .8rem .15rem 0; text-align: right; vertical-align: top }
 th:first-child, td:first-child { text-align: left; white-space: pre-wrap }
 figure { margin: 1rem 0 } figcaption { color: #555; font-size: .9rem }
-img { max-width: 100%; min-width: min(100%, 20rem); image-rendering: pixelated }
+img, video { max-width: 100%; min-width: min(100%, 20rem); image-rendering: pixelated }
 code { font-size: .85rem; overflow-wrap: anywhere } .reason { color: #844 }
 """
 
@@ -134,7 +135,7 @@ def section(results: dict[str, Any], folder: Path) -> str:
     ]
     cells = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in line) + "</tr>" for line in lines)
     pictures = "".join(
-        f'<figure><img alt="" src="{_data(folder / picture["file"])}">'
+        f"<figure>{_element(folder / picture['file'])}"
         f"<figcaption>{html.escape(picture['caption'])}</figcaption></figure>"
         for picture in results["pictures"]
     )
@@ -145,9 +146,12 @@ def section(results: dict[str, Any], folder: Path) -> str:
     )
 
 
-def _data(file: Path) -> str:
-    """A picture as an address that holds it."""
-    return f"data:image/{html.escape(file.suffix[1:])};base64,{base64.b64encode(file.read_bytes()).decode()}"
+def _element(file: Path) -> str:
+    """A picture or a film, in an address that holds it."""
+    film = file.suffix == ".mp4"
+    kind = f"{'video' if film else 'image'}/{html.escape(file.suffix[1:])}"
+    address = f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
+    return f'<video autoplay loop muted src="{address}"></video>' if film else f'<img alt="" src="{address}">'
 
 
 def _kept_section(folder: Path, step: int) -> str | None:

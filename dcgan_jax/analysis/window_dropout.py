@@ -299,6 +299,7 @@ def measure(
             paper_here=f"{PAPER['boxes']} boxes on {PAPER['samples']}",
         ),
         Figure("maps", maps_of.maps),
+        Figure("dropped", np.flatnonzero(dropped).tolist()),
         Figure("maps_dropped", count, "maps dropped", f"{count} of {maps_of.maps}", PAPER["maps_dropped"]),
         Figure(
             "regression_accuracy",

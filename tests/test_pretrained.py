@@ -1,0 +1,49 @@
+"""Tests of the networks that come with the package, dcgan_jax/pretrained/."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import dcgan_jax
+from dcgan_jax.runs import weights_file
+
+FOLDER = Path(weights_file.__file__).parents[1] / "pretrained"
+NAMES = weights_file.pretrained()
+
+
+def test_the_names_that_the_readme_gives() -> None:
+    assert NAMES == ["faces", "mnist", "toy_bedrooms", "toy_faces"]
+
+
+def test_they_are_small() -> None:
+    assert sum(file.stat().st_size for file in FOLDER.rglob("*")) < 12_000_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_draws_its_sheet(name: str) -> None:
+    """Within a few levels: other processors round differently, and many layers follow."""
+    run = dcgan_jax.load(name)
+    sheet = np.asarray(Image.open(FOLDER / name / "samples.png"))
+    size = run.generator.image_size
+    first = sheet[:size, : 8 * size].reshape(size, 8, size, run.generator.channels).swapaxes(0, 1)
+    difference = np.abs(run.sample(8).astype(int) - first)
+    assert difference.max() <= 4 and difference.mean() < 0.1
+    assert first.std() > 20
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_card_names_data_licence_and_size(name: str) -> None:
+    _, head, card = (FOLDER / name / "README.md").read_text().split("---\n", 2)
+    assert yaml.safe_load(head)["license"]
+    run = dcgan_jax.load(name)
+    assert f"{run.step:,} steps" in card and run.config.data.source.split(":")[-1] in card
+    assert "/" not in run.config.data.source.partition(":")[2] and not run.config.data.cache_dir
+
+
+def test_at_least_one_brings_its_discriminator() -> None:
+    run = dcgan_jax.load("toy_bedrooms")
+    logits, _ = run.discriminate(run.sample(2))
+    assert np.isfinite(logits).all()
