@@ -20,6 +20,7 @@ from dcgan_jax.machine.errors import UserError
 from dcgan_jax.runs import trained, weights_file
 from dcgan_jax.runs.trained import Run
 from dcgan_jax.runs.weights_file import Weights
+from tests import tiny
 
 
 def write(folder: Path, weights: Weights) -> Path:
@@ -86,6 +87,21 @@ def test_paths_of_the_machine_stay_out(trained_run: Path, tmp_path: Path) -> Non
     assert str(trained_run.parent).encode() not in content
     loaded = dcgan_jax.load(write(tmp_path, dcgan_jax.load(trained_run).weights))
     assert loaded.config.data.source == "folder:images"
+
+
+@pytest.mark.parametrize(
+    ("source", "shared"),
+    [
+        ("folder:/home/me/faces", "folder:faces"),
+        ("lsun:data/bedroom_val_lmdb", "lsun:bedroom_val_lmdb"),
+        ("hf:owner/faces", "hf:owner/faces"),
+        ("hf:/home/me/faces", "hf:faces"),
+        ("tfds:mnist", "tfds:mnist"),
+        ("toy_faces", "toy_faces"),
+    ],
+)
+def test_a_source_keeps_its_name_and_loses_its_place(source: str, shared: str) -> None:
+    assert weights_file.shared_config(tiny.config({"data.source": source})).data.source == shared
 
 
 def test_a_file_without_discriminator_says_so(trained_run: Path, tmp_path: Path) -> None:
@@ -162,6 +178,10 @@ BROKEN: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         r"generator.\w+.mean is F32 \[\d+\]; the network of its config has \[\d+\]",
     ),
     "an unknown field": (lambda content: _header(content, _config(depth=2)), "model.depth"),
+    "a number of classes": (
+        lambda content: _header(content, lambda h: h["__metadata__"].update(class_names="3")),
+        "class_names is 3, not a list of names",
+    ),
     "one tensor less": (lambda content: _without("discriminator.conv2", content), "lacks discriminator.conv2"),
     "one tensor more": (
         lambda content: _header(content, _config(norm="none")),

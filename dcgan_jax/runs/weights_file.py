@@ -78,10 +78,13 @@ def encode(weights: Weights) -> bytes:
 
 
 def shared_config(config: ConfigDict) -> ConfigDict:
-    """The config without this machine's paths: of 'folder:/home/me/faces' remains 'folder:faces'."""
+    """The config without this machine's paths: of 'folder:/home/me/faces' remains 'folder:faces'.
+
+    A set of the Hugging Face hub, 'hf:owner/name', keeps its name.
+    """
     config = ConfigDict(config.to_dict())
     kind, colon, path = config.data.source.partition(":")
-    if colon and "/" in path:
+    if colon and (kind not in ("hf", "tfds") or Path(path).is_absolute()):
         config.data.source = f"{kind}:{Path(path).name}"
     for name in ("dir", "cache_dir", "duplicates"):
         config.data[name] = ""
@@ -110,6 +113,10 @@ def _read(path: Path, opened: Any) -> Weights:
     except (KeyError, ValueError, RecursionError) as error:
         raise UserError(f"{path} has damaged metadata: {error!r}.") from error
     check_config(config)
+    if class_names is not None and not (
+        isinstance(class_names, list) and all(isinstance(name, str) for name in class_names)
+    ):
+        raise UserError(f"{path} has damaged metadata: class_names is {class_names!r}, not a list of names.")
     names = set(opened.keys())
     expected = dict(_expected(config))
     if not any(name.startswith("discriminator.") for name in names):
