@@ -101,7 +101,8 @@ def test_paths_of_the_machine_stay_out(trained_run: Path, tmp_path: Path) -> Non
     ],
 )
 def test_a_source_keeps_its_name_and_loses_its_place(source: str, shared: str) -> None:
-    assert weights_file.shared_config(tiny.config({"data.source": source})).data.source == shared
+    config = weights_file.shared_config(tiny.config({"data.source": source, "eval.source": source}))
+    assert (config.data.source, config.eval.source) == (shared, shared)
 
 
 def test_a_file_without_discriminator_says_so(trained_run: Path, tmp_path: Path) -> None:

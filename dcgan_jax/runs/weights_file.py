@@ -83,9 +83,10 @@ def shared_config(config: ConfigDict) -> ConfigDict:
     A set of the Hugging Face hub, 'hf:owner/name', keeps its name.
     """
     config = ConfigDict(config.to_dict())
-    kind, colon, path = config.data.source.partition(":")
-    if colon and (kind not in ("hf", "tfds") or Path(path).is_absolute()):
-        config.data.source = f"{kind}:{Path(path).name}"
+    for group in (config.data, config.eval):
+        kind, colon, path = group.source.partition(":")
+        if colon and (kind not in ("hf", "tfds") or Path(path).is_absolute()):
+            group.source = f"{kind}:{Path(path).name}"
     for name in ("dir", "cache_dir", "duplicates"):
         config.data[name] = ""
     return config
