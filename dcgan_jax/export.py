@@ -33,10 +33,10 @@ class Format(NamedTuple):
     check: Callable[[Path, Run], dict[str, str]] = lambda folder, run: {}
 
 
-def _hub() -> Format:
+def _hub(license: str = "") -> Format:
     from dcgan_jax.exchange import hub
 
-    return Format(hub.write)
+    return Format(partial(hub.write, license=license or "unknown"))
 
 
 def _onnx(taps: bool = False) -> Format:
@@ -70,7 +70,7 @@ def _torch() -> Format:
 
 
 # Each imports what it needs when it is asked for: not every machine has every library.
-FORMATS: dict[str, Callable[[], Format]] = {
+FORMATS: dict[str, Callable[..., Format]] = {
     "hub": _hub,
     "onnx": _onnx,
     "page": _page,
@@ -82,22 +82,25 @@ FORMATS: dict[str, Callable[[], Format]] = {
 _EXTRAS = {"onnx": "onnx"}
 
 
-def find_format(name: str, *, taps: bool = False) -> Format:
+def find_format(name: str, *, taps: bool = False, license: str = "") -> Format:
     """The format of a name.
 
     Args:
       name: one of FORMATS.
       taps: every activation is an output as well, which only 'onnx' can have.
+      license: of weights and samples, which only 'hub' writes down, see `hub.write`; '': unknown.
 
     Raises:
-      UserError: there is no such format, its libraries are not installed, or it cannot have taps.
+      UserError: there is no such format, its libraries are not installed, or it can have no taps or no license.
     """
     if name not in FORMATS:
         raise UserError(f"format is {name!r}; choose from {', '.join(map(repr, FORMATS))}.")
     if taps and name != "onnx":
         raise UserError(f"--taps is for --format=onnx, not for {name}: leave it out.")
+    if license and name != "hub":
+        raise UserError(f"--license is for --format=hub, not for {name}: leave it out.")
     try:
-        return _onnx(taps) if taps else FORMATS[name]()
+        return FORMATS[name](**({"taps": taps} if taps else {}), **({"license": license} if license else {}))
     except ModuleNotFoundError as error:
         if name not in _EXTRAS:
             raise
@@ -142,7 +145,7 @@ def write(run: Run, format: Format, out: Path) -> dict[str, str]:
 def main() -> None:
     out = Path(_OUT.value)
     check_out(out)
-    format = find_format(_FORMAT.value, taps=_TAPS.value)
+    format = find_format(_FORMAT.value, taps=_TAPS.value, license=_LICENSE.value)
     run = trained.load(_WORKDIR.value, _STEP.value, _NORM.value)
     for name, found in write(run, format, out).items():
         size = f"{(out / name).stat().st_size:,} bytes"
@@ -160,4 +163,5 @@ if __name__ == "__main__":
         "norm", "running", ("running", "frozen"), "Statistics of batch normalisation; see sampler.py."
     )
     _TAPS = flags.DEFINE_bool("taps", False, "Every activation is a further output (onnx).")
+    _LICENSE = flags.DEFINE_string("license", "", "Of weights and samples, such as cc-by-4.0 (hub).")
     command_line.run(main)

@@ -191,7 +191,7 @@ def test_directions_of_the_first_layer(trained_run: Path) -> None:
     """The first is the one that the layer makes longest, and all are orthogonal."""
     run = trained.load(trained_run)
     layers = generator_layers(run.generator, run.variables)
-    found = findings.directions(run, layers)
+    found = findings.directions(run)
     assert {direction.group for direction in found} == {findings.CLOSED_FORM}
     vectors = np.array([direction.vector for direction in found])
     np.testing.assert_allclose(vectors @ vectors.T, np.eye(5), atol=1e-5)
@@ -203,7 +203,6 @@ def test_what_experiments_found_is_on_the_page(trained_run: Path, tmp_path: Path
     """Only for the same checkpoint, and only if it is what it should be."""
     shutil.copytree(trained_run, tmp_path / "run")
     run = trained.load(tmp_path / "run")
-    layers = generator_layers(run.generator, run.variables)
 
     def keep(name: str, results: Any) -> None:
         file = tmp_path / "run" / "analysis" / name / "results.json"
@@ -213,7 +212,7 @@ def test_what_experiments_found_is_on_the_page(trained_run: Path, tmp_path: Path
     keep("turn_vector", {"step": 1, "seed": 3, "left": [0, 2], "right": [5, 7], "attribute": "yaw"})
     keep("window_dropout", {"step": 1, "layer": "deconv1", "dropped": [1, 3]})
     assert findings.window_maps(run) == {"deconv1": [1, 3]}
-    turn = findings.directions(run, layers)[0]
+    turn = findings.directions(run)[0]
     z = run.noise(8, seed=3)
     vector = (z[5] + z[7] - z[0] - z[2]) / 2
     assert turn.name == "turn vector (yaw)"
@@ -227,7 +226,7 @@ def test_what_experiments_found_is_on_the_page(trained_run: Path, tmp_path: Path
         assert findings.window_maps(run) == {}
     for wrong in ({"step": 1, "seed": -1, "left": "ab", "right": [5]}, {"step": 1}):
         keep("turn_vector", wrong)
-        assert findings.directions(run, layers)[0].group == findings.CLOSED_FORM
+        assert findings.directions(run)[0].group == findings.CLOSED_FORM
 
 
 # --- The mathematics, in Node --------------------------------------------------------------------------------------

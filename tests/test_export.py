@@ -96,6 +96,8 @@ def test_formats_that_there_are_not() -> None:
         export.find_format("onyx")
     with pytest.raises(UserError, match="--taps is for --format=onnx, not for hub"):
         export.find_format("hub", taps=True)
+    with pytest.raises(UserError, match="--license is for --format=hub, not for onnx"):
+        export.find_format("onnx", license="mit")
 
 
 def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

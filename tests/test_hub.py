@@ -11,7 +11,9 @@ import yaml
 from PIL import Image
 
 import dcgan_jax
+from dcgan_jax import export
 from dcgan_jax.exchange import hub
+from dcgan_jax.machine.errors import UserError
 from dcgan_jax.runs import weights_file
 
 
@@ -58,3 +60,25 @@ def test_a_card_can_be_written_of_a_file(trained_run: Path, tmp_path: Path) -> N
     jax.tree.map(np.testing.assert_array_equal, first.discriminator, second.discriminator)
     head = (tmp_path / "second" / "README.md").read_text().split("---\n", 2)[1]
     assert yaml.safe_load(head)["pipeline_tag"] == "unconditional-image-generation"
+
+
+def test_names_of_others_stay_in_their_cell(conditional_run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(conditional_run, tmp_path / "run"))
+    data = json.loads((folder / "data.json").read_text())
+    data["class_names"] = ["a | b", "<script>\n# head"]
+    (folder / "data.json").write_text(json.dumps(data))
+    hub.write(tmp_path / "out", dcgan_jax.load(folder))
+    lines = (tmp_path / "out" / "README.md").read_text().splitlines()
+    assert "| classes | a &#124; b, &lt;script&gt; # head |" in lines
+
+
+def test_a_license_is_one_word(trained_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--license='mit\\nevil: 1' is not an identifier"):
+        hub.write(tmp_path / "out", dcgan_jax.load(trained_run), license="mit\nevil: 1")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_writes_the_license(trained_run: Path, tmp_path: Path) -> None:
+    run = dcgan_jax.load(trained_run)
+    export.write(run, export.find_format("hub", license="cc-by-4.0"), tmp_path / "out")
+    assert "\nlicense: cc-by-4.0\n" in (tmp_path / "out" / "README.md").read_text()

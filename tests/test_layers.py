@@ -39,7 +39,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def _compare(network: Generator | Discriminator, found: list[layers.Layer], variables: Any, inputs: Any) -> None:
+def _assert_same(network: Generator | Discriminator, found: list[layers.Layer], variables: Any, inputs: Any) -> None:
     labels = np.arange(len(inputs), dtype=np.int32) % network.num_classes if network.num_classes else None
     expected, taps = network.apply(variables, inputs, labels, train=False)
     result, plain = layers.apply(found, np.asarray(inputs), labels)
@@ -54,7 +54,7 @@ def test_generator_layers_draw_what_the_network_draws(name: str) -> None:
     generator, fresh, z = networks.generator_of(tiny.config(VARIANTS[name]))
     variables = networks.of_a_trained_network(fresh)
     found = layers.generator_layers(generator, variables)
-    _compare(generator, found, variables, z)
+    _assert_same(generator, found, variables, z)
     assert [layer.name for layer in found][-1] == "image"
 
 
@@ -62,7 +62,7 @@ def test_generator_layers_draw_what_the_network_draws(name: str) -> None:
 def test_discriminator_layers_say_what_the_network_says(name: str) -> None:
     discriminator, fresh, images = networks.discriminator_of(tiny.config(VARIANTS[name]))
     variables = networks.of_a_trained_network(fresh)
-    _compare(discriminator, layers.discriminator_layers(discriminator, variables), variables, images)
+    _assert_same(discriminator, layers.discriminator_layers(discriminator, variables), variables, images)
 
 
 def test_widths_and_padding_of_the_papers_generator() -> None:

@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from dcgan_jax.analysis import boxes
-from dcgan_jax.machine.errors import UserError
-from dcgan_jax.reports import image_grid
+from dcgan_jax.reports import image_grid, local_server
 
 _MOST_BYTES = 10_000_000  # of a request
 
@@ -50,21 +49,18 @@ def make_server(images: np.ndarray, file: Path, samples: dict[str, Any], port: i
         boxes.write(file, samples, drawn)
         contents["/boxes"] = ("application/json", json.dumps({**state, "boxes": drawn}).encode())
 
-    try:
-        return ThreadingHTTPServer(("127.0.0.1", port), _make_handler(contents, keep))
-    except OSError as error:
-        raise UserError(f"port {port} cannot be used ({error.strerror}): give another --port.") from error
+    return local_server.make(_make_handler(contents, keep), port)
 
 
 def _make_handler(
     contents: dict[str, tuple[str, bytes]], keep: Callable[[list[boxes.Box]], None]
-) -> type[BaseHTTPRequestHandler]:
+) -> type[local_server.Handler]:
     """Answers GET with `contents` (kind and bytes by path), PUT /boxes with `keep`, and POST /done by ending."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(local_server.Handler):
         def do_GET(self) -> None:
             if self.path in contents:
-                self._send(*contents[self.path])
+                self.send(*contents[self.path])
             else:
                 self.send_error(404)
 
@@ -78,22 +74,11 @@ def _make_handler(
             except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 self.send_error(400)
                 return
-            self._send("application/json", b"{}")
+            self.send("application/json", b"{}")
 
         def do_POST(self) -> None:
-            self._send("application/json", b"{}")
+            self.send("application/json", b"{}")
             if self.path == "/done":
                 threading.Thread(target=self.server.shutdown).start()  # waits for serve_forever, which waits for us
-
-        def _send(self, kind: str, content: bytes) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(content)))
-            self.send_header("Cache-Control", "no-store")
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Says nothing."""
 
     return Handler

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dcgan_jax import command_line
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.metrics.attribute_probe import Target
 
@@ -33,9 +34,10 @@ class Concept(NamedTuple):
 
 def parse_numbers(flag: str, text: str, count: int, what: str = "sample") -> tuple[int, ...]:
     """The numbers of a flag, of samples or `what` else. Raises UserError if they are none or not below `count`."""
-    if not re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*", text):
-        raise UserError(f"--{flag}={text!r} must be numbers of {what}s, such as 3,17,20.")
-    numbers = tuple(int(number) for number in text.split(","))
+    try:
+        numbers = tuple(command_line.parse_numbers(text))
+    except UserError as error:
+        raise UserError(f"--{flag}={text!r} must be numbers of {what}s, such as 3,17,20-22: {error}") from error
     if beyond := [number for number in numbers if number >= count]:
         raise UserError(f"--{flag}={text}: there is no {what} {beyond[0]}; they are numbered 0 to {count - 1}.")
     return numbers
@@ -54,7 +56,7 @@ def parse(flag: str, text: str, count: int, targets: Mapping[str, Target], class
     Raises:
       UserError: it is not one, a number is out of range, or there is no such attribute or value.
     """
-    if re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*", text):
+    if re.fullmatch(r"[\d\s,-]+", text):
         return Concept(text, parse_numbers(flag, text, count), {})
     if not re.fullmatch(r"\s*\w+\s*=[^,=]+(,\s*\w+\s*=[^,=]+)*", text):
         raise UserError(f"--{flag}={text!r} is neither numbers (3,17,20) nor attributes (smiling=1,man=0).")

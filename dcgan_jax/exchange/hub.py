@@ -6,7 +6,9 @@
 """
 
 import contextlib
+import html
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +74,12 @@ def write(folder: Path, run: Run, license: str = "unknown") -> list[Path]:
       folder: is made if need be. Its name is the model's.
       run: a trained run.
       license: of weights and samples, an identifier of the Hub's such as 'apache-2.0' or 'cc-by-4.0'.
+
+    Raises:
+      UserError: the license is no such identifier, or weights cannot be written, see `weights_file.encode`.
     """
+    if not re.fullmatch(r"[a-z0-9.+-]+", license):
+        raise UserError(f"--license={license!r} is not an identifier of the Hub's, such as cc-by-4.0, mit or other.")
     written = write_weights(folder, run)
     images = run.sample(_SHEET_IMAGES)
     image_grid.save_png(folder / SHEET, image_grid.make_grid(images, 8))
@@ -90,7 +97,7 @@ def _card(name: str, run: Run, license: str) -> str:
         size=run.generator.image_size,
         channels=run.generator.channels,
         version=dcgan_jax.__version__,
-        rows="\n".join(f"| {what} | {value} |" for what, value in _facts(run).items()),
+        rows="\n".join(f"| {what} | {_cell(value)} |" for what, value in _facts(run).items()),
     )
 
 
@@ -108,6 +115,11 @@ def _facts(run: Run) -> dict[str, str]:
     if run.has_discriminator:
         facts["discriminator"] = f"{_count(run.state.discriminator.params):,} parameters"
     return facts | {name: f"{value:.4g}" for name, value in _numbers(run).items()}
+
+
+def _cell(text: str) -> str:
+    """Names of classes and folders are anybody's: none of them ends a cell or begins an element."""
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "&#124;")
 
 
 def _data(run: Run, source: str) -> str:

@@ -4,13 +4,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dcgan_jax.analysis import directions as directions_of_layer
 from dcgan_jax.analysis import turn_vector, window_dropout
 from dcgan_jax.datasets import opening
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.metrics import attribute_probe
 from dcgan_jax.metrics.attribute_probe import BOXES, AttributeProbe
-from dcgan_jax.nets.layers import Layer
 from dcgan_jax.reports import report
 from dcgan_jax.runs.trained import Run
 
@@ -36,14 +36,14 @@ class Direction(NamedTuple):
     vector: np.ndarray
 
 
-def directions(run: Run, layers: list[Layer]) -> list[Direction]:
+def directions(run: Run) -> list[Direction]:
     """Those of the experiments and of the attribute probe, where the run has them, and those of the first layer.
 
     Nothing is trained, and no pack is built for it.
     """
     probe = _probe(run)
     measured = [*_turn(run), *(_of_attributes(run, probe) if probe else [])]
-    return [*measured, *_strongest(layers[0], run.generator.z_dim)]
+    return [*measured, *_strongest(run)]
 
 
 def window_maps(run: Run) -> dict[str, list[int]]:
@@ -128,11 +128,9 @@ def _turn(run: Run) -> list[Direction]:
     return [Direction(MEASURED, f"turn vector ({results.get('attribute', 'by hand')})", _unit(vector))]
 
 
-def _strongest(first: Layer, z_dim: int) -> list[Direction]:
-    """Eigenvectors of the first layer's W W^T with the largest eigenvalues [Shen and Zhou 2021]."""
-    kernel = first.kernel[:z_dim].astype(np.float64)
-    vectors = np.linalg.eigh(kernel @ kernel.T)[1].T[::-1][:_STRONGEST]
-    return [Direction(CLOSED_FORM, f"direction {i}", _unit(vector)) for i, vector in enumerate(vectors, 1)]
+def _strongest(run: Run) -> list[Direction]:
+    vectors, _ = directions_of_layer.closed_form(run)
+    return [Direction(CLOSED_FORM, f"direction {i}", vector) for i, vector in enumerate(vectors[:_STRONGEST], 1)]
 
 
 def _results(run: Run, name: str) -> dict[str, Any]:

@@ -109,10 +109,9 @@ def _about(run: Run, layers: list[Layer], spec: dict[str, Any]) -> dict[str, Any
     """What the program needs to know besides the networks; `spec` of the generator with these layers."""
     generator, config, name = run.generator, run.config, _name(run)
     names = (run.class_names or [])[: generator.num_classes]
-    kind, colon, rest = config.data.source.partition(":")
     return {
         "name": name,
-        "source": kind + colon + Path(rest).name,  # not where it lies on this machine
+        "source": weights_file.shared_config(config).data.source,
         "step": run.step,
         "parameters": _parameters(layers),
         "size": generator.image_size,
@@ -127,7 +126,7 @@ def _about(run: Run, layers: list[Layer], spec: dict[str, Any]) -> dict[str, Any
         "marked": findings.window_maps(run),
         "directions": [
             {"group": group, "name": name, "vector": np.round(vector.astype(float), 5).tolist()}
-            for group, name, vector in findings.directions(run, layers)
+            for group, name, vector in findings.directions(run)
         ],
         "odds": config.loss in _ODDS,
         "command": f"python -m dcgan_jax.explore --workdir={name} --serve",

@@ -1,10 +1,9 @@
 """A server of the page on this machine, for networks whose weights lie beside it."""
 
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
-from dcgan_jax.machine.errors import UserError
+from dcgan_jax.reports import local_server
 
 
 def serve(page: Path, port: int) -> None:
@@ -27,24 +26,12 @@ def make_server(page: Path, port: int) -> ThreadingHTTPServer:
     weights = page.with_suffix(".weights")
     served = {"/": (page, "text/html; charset=utf-8"), f"/{weights.name}": (weights, "application/octet-stream")}
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(local_server.Handler):
         def do_GET(self) -> None:
             file, kind = served.get(self.path, (None, ""))
             if file is None or not file.is_file():
                 self.send_error(404)
-                return
-            content = file.read_bytes()
-            self.send_response(200)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(content)))
-            self.send_header("Cache-Control", "no-store")
-            self.end_headers()
-            self.wfile.write(content)
+            else:
+                self.send(kind, file.read_bytes())
 
-        def log_message(self, format: str, *args: Any) -> None:
-            """Says nothing."""
-
-    try:
-        return ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    except OSError as error:
-        raise UserError(f"port {port} cannot be used ({error.strerror}): give another --port.") from error
+    return local_server.make(Handler, port)
