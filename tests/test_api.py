@@ -50,6 +50,11 @@ def test_generate_draws_what_sample_draws(run: Run) -> None:
     assert run.noise(4).dtype == np.float32 and run.noise(4).shape == (4, 5)
 
 
+def test_a_count_may_be_of_numpy(run: Run) -> None:
+    np.testing.assert_array_equal(run.sample(np.int64(2)), run.sample(2))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(run.noise(np.int32(2)), run.noise(2))  # type: ignore[arg-type]
+
+
 def test_a_folder_may_be_a_string(trained_run: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(dcgan_jax.load(str(trained_run)).sample(2), run.sample(2))
     monkeypatch.setenv("HOME", str(trained_run.parent))

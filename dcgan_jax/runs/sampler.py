@@ -106,7 +106,7 @@ class Sampler:
           UserError: see `image_numbers`; or there are numbers and `norm` is 'batch'.
         """
         numbers, variables = image_numbers(num), self.variables(state)
-        if isinstance(num, int):
+        if isinstance(num, int | np.integer):
             filled = image_numbers(whole_batches(num))  # with norm='batch' the last images depend on those beside them
         else:
             self.check_independent()
@@ -168,7 +168,7 @@ def image_numbers(num: int | Sequence[int]) -> np.ndarray:
     Raises:
       UserError: one of them is negative, not whole, or 2**31 or more.
     """
-    numbers = np.arange(num) if isinstance(num, int) else np.array(num, dtype=None if len(num) else int)
+    numbers = np.arange(num) if isinstance(num, int | np.integer) else np.array(num, dtype=None if len(num) else int)
     if numbers.ndim != 1 or numbers.dtype.kind not in "iu" or (numbers < 0).any() or (numbers >= 2**31).any():
         raise UserError("numbers of images must be whole numbers from 0 on, such as [0, 4, 10].")
     return numbers.astype(np.int32)
