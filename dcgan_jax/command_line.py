@@ -16,10 +16,8 @@ from absl import app, flags, logging
 
 from dcgan_jax import machine
 from dcgan_jax.config import FIELDS, check_names, flatten, run_file
-from dcgan_jax.machine import console, files, preemption, processes
+from dcgan_jax.machine import console, files, number_lists, preemption, processes
 from dcgan_jax.machine.errors import Interrupted, UserError
-
-_MOST_NUMBERS = 100_000  # in one list; a mistyped range would otherwise fill a disk
 
 
 def run(work: Callable[[], None]) -> None:
@@ -89,7 +87,7 @@ def define_path(name: str, default: str | None, help: str, required: bool = Fals
 
 
 def define_numbers(name: str, help: str) -> flags.FlagHolder:
-    """A flag for a list of numbers, see `parse_numbers`; None if it is not given."""
+    """A flag for a list of numbers, see number_lists.py; None if it is not given."""
     return flags.DEFINE(_NumbersParser(), name, None, help, serializer=flags.ArgumentSerializer())
 
 
@@ -98,35 +96,11 @@ def define_grid(name: str, help: str) -> flags.FlagHolder:
     return flags.DEFINE(_GridParser(), name, None, help, serializer=flags.ArgumentSerializer())
 
 
-def parse_numbers(text: str) -> list[int]:
-    """Numbers and ranges of them in the order in which they stand, last ones included, repeated ones repeated.
-
-    "0,4,10-12" is [0, 4, 10, 11, 12].
-
-    Raises:
-      UserError: it is no such list, a range runs backwards, or there are more than 100,000 numbers.
-    """
-    numbers: list[int] = []
-    for part in (part.strip() for part in text.split(",")):
-        found = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part)
-        if not found:
-            raise UserError(
-                f"{part!r} is neither a number from 0 to 999,999,999 nor a range: write numbers as in 0,4,10-20."
-            )
-        first, last = int(found[1]), int(found[2] or found[1])
-        if last < first:
-            raise UserError(f"the range {part} runs backwards: write {last}-{first}.")
-        if len(numbers) + last - first >= _MOST_NUMBERS:
-            raise UserError(f"{part!r} makes more than {_MOST_NUMBERS:,} numbers: ask for fewer at a time.")
-        numbers += range(first, last + 1)
-    return numbers
-
-
 class _NumbersParser(flags.ArgumentParser):
     syntactic_help = "numbers, such as 0,4,10-20"
 
     def parse(self, argument: str) -> list[int]:
-        return parse_numbers(argument)
+        return number_lists.parse(argument)
 
 
 class _GridParser(flags.ArgumentParser):

@@ -50,7 +50,10 @@ def test_generate_draws_what_sample_draws(run: Run) -> None:
     assert run.noise(4).dtype == np.float32 and run.noise(4).shape == (4, 5)
 
 
-def test_a_count_may_be_of_numpy(run: Run) -> None:
+def test_a_count_may_be_of_numpy(run: Run, trained_run: Path) -> None:
+    """A list of numbers it is not, which --norm=batch refuses."""
+    in_batches = dcgan_jax.load(trained_run, norm="batch")
+    np.testing.assert_array_equal(in_batches.sample(np.int64(2)), in_batches.sample(2))  # type: ignore[arg-type]
     np.testing.assert_array_equal(run.sample(np.int64(2)), run.sample(2))  # type: ignore[arg-type]
     np.testing.assert_array_equal(run.noise(np.int32(2)), run.noise(2))  # type: ignore[arg-type]
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dcgan_jax import command_line
+from dcgan_jax.machine import number_lists
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.metrics.attribute_probe import Target
 
@@ -35,7 +35,7 @@ class Concept(NamedTuple):
 def parse_numbers(flag: str, text: str, count: int, what: str = "sample") -> tuple[int, ...]:
     """The numbers of a flag, of samples or `what` else. Raises UserError if they are none or not below `count`."""
     try:
-        numbers = tuple(command_line.parse_numbers(text))
+        numbers = tuple(number_lists.parse(text))
     except UserError as error:
         raise UserError(f"--{flag}={text!r} must be numbers of {what}s, such as 3,17,20-22: {error}") from error
     if beyond := [number for number in numbers if number >= count]:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dcgan_jax import command_line
 from dcgan_jax.datasets.image_dataset import ImageDataset
+from dcgan_jax.machine import number_lists
 from dcgan_jax.machine.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def listed(text: str, class_names: Sequence[str] | None) -> list[str]:
     names, parts = list(class_names or ()), list[str]()
     for part in (part.strip() for part in text.split(",")):
         is_range = part not in names and re.fullmatch(r"[0-9]{1,9}-[0-9]{1,9}", part)
-        parts += map(str, command_line.parse_numbers(part)) if is_range else [part]
+        parts += map(str, number_lists.parse(part)) if is_range else [part]
     return parts
 
 

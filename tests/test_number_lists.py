@@ -1,15 +1,15 @@
-"""Flags that commands share: lists of numbers, grids."""
+"""Tests of dcgan_jax.machine.number_lists."""
 
 import pytest
 
-from dcgan_jax.command_line import parse_numbers
 from dcgan_jax.machine.errors import UserError
+from dcgan_jax.machine.number_lists import parse
 
 
 def test_a_list_of_numbers_by_hand() -> None:
-    assert parse_numbers("0,4,10-12") == [0, 4, 10, 11, 12]
-    assert parse_numbers(" 7 , 7,3-3, 999999999") == [7, 7, 3, 999999999]
-    assert len(parse_numbers("0-99999")) == 100_000
+    assert parse("0,4,10-12") == [0, 4, 10, 11, 12]
+    assert parse(" 7 , 7,3-3, 999999999") == [7, 7, 3, 999999999]
+    assert len(parse("0-99999")) == 100_000
 
 
 @pytest.mark.parametrize(
@@ -31,5 +31,5 @@ def test_a_list_of_numbers_by_hand() -> None:
 )
 def test_lists_that_are_none(text: str, message: str) -> None:
     with pytest.raises(UserError) as raised:
-        parse_numbers(text)
+        parse(text)
     assert message in str(raised.value)
