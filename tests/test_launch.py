@@ -603,6 +603,7 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytes
     assert "from the start, until step 2" in text
     assert "resumed at step 2, until step 4" in text
     pictures = [kind for output in outputs for kind in output.get("data", {}) if kind.startswith("image/")]
-    # Samples before and after the resume, the walk as a sheet and as a film, the curves. Pillow shows JPEGs as well.
-    assert [pictures.count(f"image/{kind}") for kind in ("gif", "png")] == [1, 4]
+    # Samples of the packaged network, before and after the resume, the walk as a sheet and as a film, the curves.
+    # Pillow shows JPEGs as well.
+    assert [pictures.count(f"image/{kind}") for kind in ("gif", "png")] == [1, 5]
     assert (tmp_path / "run/walk/results.json").exists()
