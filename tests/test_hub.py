@@ -27,7 +27,8 @@ def test_the_folder_draws_what_the_run_draws_and_says_what_it_is(run_folder: Pat
         log.write('{"step": 1, "nnd": 2.25, "recall": 0.5}\n{"step": 7, "nnd": 99}\n')
     results = run_folder / "evaluation" / "quality" / "pixels" / "results.json"
     results.parent.mkdir(parents=True)
-    results.write_text(json.dumps({"checkpoints": [{"step": 1, "pixels_frechet": 12.5}, {"step": 2, "recall": 0.1}]}))
+    rows = [{"step": 1, "pixels_frechet": 12.5}, {"step": 2, "recall": 0.1}]
+    results.write_text(json.dumps({"num_samples": 5000, "checkpoints": rows}))
     run = dcgan_jax.load(run_folder)
     out = tmp_path / "two_classes"
     written = hub.write(out, run, license="cc-by-4.0")
@@ -43,9 +44,9 @@ def test_the_folder_draws_what_the_run_draws_and_says_what_it_is(run_folder: Pat
         "| images | 32 of folder:images |",
         "| classes | class0, class1 |",
         "| training | 1 steps of 8 images |",
-        "| pixels_frechet | 12.5 |",
-        "| nnd | 2.25 |",
-        "| recall | 0.5 |",
+        "| pixels_frechet | 12.5, of 5,000 samples |",
+        f"| nnd | 2.25, of {run.config.eval.num_samples:,} samples |",
+        f"| recall | 0.5, of {run.config.eval.num_samples:,} samples |",
     ):
         assert line in card.splitlines(), card
     assert str(tmp_path) not in card + (out / "config.json").read_text()
@@ -53,7 +54,11 @@ def test_the_folder_draws_what_the_run_draws_and_says_what_it_is(run_folder: Pat
 
 def test_a_card_can_be_written_of_a_file(trained_run: Path, tmp_path: Path) -> None:
     hub.write(tmp_path / "first", dcgan_jax.load(trained_run))
+    results = tmp_path / "first" / "evaluation" / "quality" / "probe" / "results.json"
+    results.parent.mkdir(parents=True)
+    results.write_text(json.dumps({"num_samples": 640, "checkpoints": [{"step": 1, "probe_frechet": 3.25}]}))
     hub.write(tmp_path / "second", dcgan_jax.load(tmp_path / "first"))
+    assert "| probe_frechet | 3.25, of 640 samples |" in (tmp_path / "second" / "README.md").read_text()
     first, second = (weights_file.read(tmp_path / name / weights_file.FILE) for name in ("first", "second"))
     assert first.config == second.config and first.step == second.step == 1
     jax.tree.map(np.testing.assert_array_equal, first.generator, second.generator)

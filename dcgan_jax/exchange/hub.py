@@ -24,7 +24,7 @@ from dcgan_jax.runs.trained import Run
 CONFIG, SHEET, CARD = "config.json", "samples.png", "README.md"
 _SHEET_IMAGES = 32
 # Numbers that the card shows, where they were measured.
-_SHOWN = (*run_folder.DISTANCES, "precision", "recall", "memorized", "nnc_accuracy")
+_MEASURES = (*run_folder.DISTANCES, "precision", "recall", "memorized", "nnc_accuracy")
 
 _CARD = """\
 ---
@@ -114,7 +114,7 @@ def _facts(run: Run) -> dict[str, str]:
     facts["generator"] = f"{_count(run.variables['params']):,} parameters"
     if run.has_discriminator:
         facts["discriminator"] = f"{_count(run.state.discriminator.params):,} parameters"
-    return facts | {name: f"{value:.4g}" for name, value in _numbers(run).items()}
+    return facts | _numbers(run)
 
 
 def _cell(text: str) -> str:
@@ -133,19 +133,28 @@ def _count(params: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-def _numbers(run: Run) -> dict[str, float]:
-    """What was measured of this checkpoint, during training and by evaluation.quality; see metrics/measures.py."""
-    measured: dict[str, float] = {}
-    for row in [] if run.file else [*run_folder.read_metrics(run.workdir), *_evaluated(run.workdir)]:
+def _numbers(run: Run) -> dict[str, str]:
+    """What was measured of this checkpoint, and of how many samples; of a weights file, by results in its folder.
+
+    Later rows win: those of evaluation.quality over those taken during training; see metrics/measures.py.
+    """
+    numbers: dict[str, str] = {}
+    for samples, row in [*_taken_in_training(run), *_evaluated(run.workdir)]:
         if row["step"] == run.step:
-            measured |= row
-    return {name: measured[name] for name in _SHOWN if isinstance(measured.get(name), int | float)}
+            values = {name: row[name] for name in _MEASURES if isinstance(row.get(name), int | float)}
+            numbers |= {name: f"{value:.4g}, of {samples:,} samples" for name, value in values.items()}
+    return numbers
 
 
-def _evaluated(workdir: Path) -> list[dict[str, Any]]:
-    """The rows of all results of evaluation.quality; those that cannot be read are left out."""
-    rows: list[dict[str, Any]] = []
+def _taken_in_training(run: Run) -> list[tuple[int, dict[str, Any]]]:
+    return [(run.config.eval.num_samples, row) for row in run_folder.read_metrics(run.workdir)]
+
+
+def _evaluated(workdir: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Numbers of samples and rows of all results of evaluation.quality; those that cannot be read are left out."""
+    rows = []
     for file in sorted(workdir.glob("evaluation/quality/*/results.json")):
-        with contextlib.suppress(UserError, KeyError, TypeError):
-            rows += [row for row in files.read_json(file, dict)["checkpoints"] if "step" in row]
+        with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
+            results = files.read_json(file, dict)
+            rows += [(int(results["num_samples"]), row) for row in results["checkpoints"] if "step" in row]
     return rows
