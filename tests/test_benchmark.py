@@ -1,4 +1,4 @@
-"""The benchmark: it measures the real step, needs little beside jax, and its PyTorch peer is the same network."""
+"""The benchmark: it measures the real step and needs little beside jax."""
 
 import json
 import os
@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
-import numpy as np
 import pytest
 
 from dcgan_jax.benchmark import __main__ as benchmark
 from dcgan_jax.benchmark import devices
 from dcgan_jax.benchmark.trainer import Facts
-from dcgan_jax.machine import rng
 from dcgan_jax.machine.errors import UserError
-from dcgan_jax.nets import models
 from tests import tiny
 
 _SMALL = (
@@ -198,66 +195,3 @@ def test_table() -> None:
     assert lines[4] == "input         123,456 images/s, streamed, without the step"
     assert lines[3].strip() == "100 GFLOP/s by definition (1.00 GFLOP an image), 50% of a matrix product's"
     assert lines[5] == "torch         50.0 images/s, eager: dcgan_jax is 2.00 times as fast"
-
-
-@pytest.mark.parametrize("projection_norm", ["unit", "channel"])
-def test_torch_peer_takes_the_same_step(projection_norm: str) -> None:
-    torch = pytest.importorskip("torch")
-    from dcgan_jax.benchmark.torch_peer import TorchTrainer
-
-    config = tiny.config(
-        {
-            "model.kernel_size": 5,
-            "model.generator.projection_norm": projection_norm,
-            "update_order": "discriminator_first",
-        }
-    )
-    states, history = tiny.run_steps(config)
-    trainer = TorchTrainer(config)
-    load(trainer, states[0])
-
-    keys = rng.example_keys(rng.stream(config.seed, "z", 0), 0, config.batch_size)
-    z = jax.vmap(lambda key: models.sample_noise(key, (config.model.z_dim,), config.model.z_distribution))(keys)
-    images = torch.tensor(tiny.images(config.batch_size, seed=0).transpose(0, 3, 1, 2))
-    z = torch.tensor(np.array(z))
-    d_loss, g_loss = trainer.step(images, z, z)
-    assert float(d_loss) == pytest.approx(history[0]["d_loss"], rel=1e-5)
-    # After D's update, whose first Adam step is little more than the sign of a gradient.
-    assert float(g_loss) == pytest.approx(history[0]["g_loss"], rel=1e-3)
-
-
-def load(trainer: Any, state: Any) -> None:
-    """Copies our parameters and empties the optimizers' moments."""
-    import torch
-
-    def assign(parameter: Any, value: np.ndarray) -> None:
-        with torch.no_grad():
-            parameter.copy_(torch.tensor(np.ascontiguousarray(value)))
-
-    def flat(values: np.ndarray, side: int) -> np.ndarray:
-        """Last axis (row, column, feature) -> (feature, row, column)."""
-        maps = values.reshape(-1, side, side, values.shape[-1] // side**2)
-        return maps.transpose(0, 3, 1, 2).reshape(values.shape)
-
-    generator, ours = trainer.generator, state.generator.params
-    assign(generator.projection.weight, flat(ours["projection"]["kernel"], 2).T)
-    for name, parameter in (("gain", "weight"), ("shift", "bias")):
-        value = ours["projection_norm"][name]
-        assign(getattr(generator.projection_norm, parameter), flat(value, 2) if generator.per_unit else value)
-        assign(getattr(generator.norms[0], parameter), ours["deconv1_norm"][name])
-        assign(getattr(trainer.discriminator.norms[1], parameter), state.discriminator.params["conv2_norm"][name])
-    for i in (0, 1):
-        assign(generator.layers[i].weight, ours[f"deconv{i + 1}"].transpose(3, 2, 0, 1))
-        kernel = state.discriminator.params[f"conv{i + 1}"]
-        assign(trainer.discriminator.layers[i].weight, kernel.transpose(3, 2, 0, 1))
-    assign(trainer.discriminator.logit.weight, flat(state.discriminator.params["logit"]["kernel"].T, 2))
-    for optimizer in trainer.optimizers:
-        optimizer.state.clear()
-
-
-def test_torch_peer_refuses_other_networks() -> None:
-    pytest.importorskip("torch")
-    from dcgan_jax.benchmark.torch_peer import check_peer
-
-    with pytest.raises(UserError, match=r"config.model.norm 'paper' only, not 'all'"):
-        check_peer(tiny.config({"model.norm": "all"}))
