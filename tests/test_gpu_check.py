@@ -17,6 +17,7 @@ import pytest
 from dcgan_jax.benchmark import check_page, examination, gpu_check
 from dcgan_jax.benchmark.gpu_check import Case, Check, Plan
 from dcgan_jax.benchmark.trainer import Facts
+from dcgan_jax.benchmark.variants import Variant
 from dcgan_jax.machine.errors import UserError
 from tests import tiny
 
@@ -48,8 +49,9 @@ class FakeSystem:
     log: ClassVar[list[str]] = []
     broken: ClassVar[dict[str, Exception]] = {}
 
-    def __init__(self, name: str, config: Any, platform: str | None, patience: float) -> None:
-        assert patience > 0
+    def __init__(self, variant: Variant, config: Any, platform: str | None, patience: float) -> None:
+        name = variant.system
+        assert patience > 0 and variant.precision == config.precision and variant.compiled
         if name in self.broken:
             raise self.broken[name]
         self.log.append(f"{name} {config.batch_size} {config.precision} {config.steps_per_call}")
@@ -83,7 +85,7 @@ def make_check(folder: Path, platform: str = "gpu", seconds: float = 600) -> Che
 
 def test_speeds_beside_torch_and_the_matrix_product(fakes: type[FakeSystem], tmp_path: Path) -> None:
     make_check(tmp_path).measure_speeds()
-    assert fakes.log[:2] == ["matrix_product 8 bfloat16 1", "stop matrix_product"]
+    assert fakes.log[:2] == ["jax_product 8 bfloat16 1", "stop jax_product"]
     first = fakes.log.index("dcgan_jax 8 bfloat16 50")
     assert fakes.log[first : first + 6] == [
         "dcgan_jax 8 bfloat16 50", "torch 8 bfloat16 1", "dcgan_jax 8 bfloat16 1",

@@ -10,8 +10,13 @@ there, and with --one_by_one (for memory that does not suffice for all), a syste
 Each process says what it computed on. One that does not compute on the accelerator that the machine has (or that
 JAX_PLATFORMS or --platform names) is an error.
 
-Peers: 'torch' trains the same networks in PyTorch (torch_peer.py); 'lax' is this package with XLA's own
-convolutions. --scaling adds runs at other batch sizes and widths, and a plot beside the JSON.
+--peer=torch trains the same networks in PyTorch (torch_peer.py): in float32 and bfloat16, eager and by torch.compile,
+and on a CPU with and without our settings of the heap. This package runs in both precisions beside it. A variant of
+PyTorch that is more than 10 % slower than another of its precision is dropped after a trial (contest.py), and one that
+does not start is skipped; the JSON lists both. `ratio` compares our best with the peer's best.
+
+--peer=lax is this package with XLA's own convolutions, in the config's precision. --scaling adds runs at other batch
+sizes and widths, and a plot beside the JSON.
 
 Needs neither a data set nor tensorflow, tensorflow-datasets, clu or grain. PyTorch: pip install -e '.[bench]'.
 """
@@ -26,26 +31,27 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from dcgan_jax import command_line
-from dcgan_jax.benchmark import devices, worker
+from dcgan_jax.benchmark import devices, matrix_product, processor, variants
+from dcgan_jax.benchmark.contest import Contest, ratio, ratios, speeds
 from dcgan_jax.benchmark.system import System
+from dcgan_jax.benchmark.variants import PRECISIONS, Variant
 from dcgan_jax.config import check_config
 from dcgan_jax.machine import files
 from dcgan_jax.nets import flops
 
-PEERS = ("torch", "lax")
 # Factors on batch size and width that --scaling goes through.
 _SCALING_BATCH = (0.25, 0.5, 1.0, 2.0)
 _SCALING_WIDTH = (0.25, 0.5, 1.0)
 
 
 def measure(
-    config: ConfigDict, peers: Sequence[str], rounds: int, *, platform: str | None = None, one_by_one: bool = False
+    config: ConfigDict, peer: str | None, rounds: int, *, platform: str | None = None, one_by_one: bool = False
 ) -> dict[str, Any]:
-    """Measures the training step beside its peers and a matrix product.
+    """Measures the training step beside a peer's, and matrix products.
 
     Args:
       config: see configs/default.py; batch_size is the measured one.
-      peers: names from PEERS; the first one is the peer of the JSON's `peer_...` and `ratio`.
+      peer: one of PEERS, or None.
       rounds: how often every system takes its turn.
       platform: 'cpu', 'gpu' or 'tpu': what all compute on; None: what the first one does.
       one_by_one: one process at a time, which has all its turns; always on a TPU.
@@ -56,77 +62,89 @@ def measure(
     Raises:
       UserError: a peer is not installed, or cannot train these networks; or a system does not compute on `platform`.
     """
-    systems = _take_turns(
-        ("dcgan_jax", *peers, "streamed_input", "matrix_product"), config, rounds, platform, one_by_one
-    )
-    ours, *others, streamed, product = systems
-    speeds = [config.batch_size / seconds for seconds in ours.seconds]
-    speed = statistics.median(speeds)
+    precisions = PRECISIONS if peer == "torch" else (config.precision,)
+    contest = Contest(config, rounds, platform, one_by_one)
+    for variant in variants.of_ours(precisions):
+        ours = contest.add(variant)
+    found = ours.facts.platform
+    if peer:
+        contest.add_fastest(variants.of_peer(peer, config.precision, found))
+    streamed = contest.add(Variant("streamed_input", config.precision))
+    libraries = ("jax", "torch") if peer == "torch" else ("jax",)
+    products = {
+        library: {precision: contest.add(Variant(f"{library}_product", precision)) for precision in precisions}
+        for library in libraries
+    }
+    contest.run()
+    trained = [system for system in contest.systems if system.variant.system in ("dcgan_jax", peer)]
     per_image = flops.flops_per_image(config)
-    result = {
-        "images_per_second": speed,
-        "images_per_second_min": min(speeds),
-        "images_per_second_max": max(speeds),
-        "settings": ours.facts.settings,
+    return {
         "device": ours.facts.device,
-        "platform": ours.facts.platform,
-        "one_by_one": one_by_one or ours.facts.platform == "tpu",
+        "platform": found,
+        "processor": processor.description(),
+        "one_by_one": contest.one_by_one,
         "batch_size": config.batch_size,
         "rounds": rounds,
-        "streamed_images_per_second": statistics.median(config.batch_size / seconds for seconds in streamed.seconds),
-        "compile_seconds": ours.facts.compile_seconds,
-        "peak_memory_bytes": ours.peak_bytes,
+        "streamed_images_per_second": statistics.median(speeds(streamed, config.batch_size)),
         "activation_bytes": flops.activation_bytes_per_image(config) * config.batch_size,
         "flops_per_image": per_image,
-        "achieved_flops": per_image * speed,
-        "gemm_flops": statistics.median(
-            2 * worker.matrix_size(product.facts.platform) ** 3 / seconds for seconds in product.seconds
-        ),
+        "gemm_flops": {
+            library: {
+                precision: matrix_product.flops(found, statistics.median(product.seconds))
+                for precision, product in of_library.items()
+            }
+            for library, of_library in products.items()
+        },
+        "systems": [_row(system, config.batch_size, per_image) for system in trained],
+        "dropped": contest.dropped,
+        "skipped": contest.skipped,
+        **(_compare(trained, peer) if peer else {}),
     }
-    rows = [
-        {
-            "peer": peer.name,
-            "peer_images_per_second": statistics.median(config.batch_size / seconds for seconds in peer.seconds),
-            "ratio": statistics.median(b / a for a, b in zip(ours.seconds, peer.seconds, strict=True)),
-            "peer_settings": peer.facts.settings,
-            "peer_device": peer.facts.device,
-            "peer_platform": peer.facts.platform,
-            "peer_peak_memory_bytes": peer.peak_bytes,
-        }
-        for peer in others
-    ]
-    if rows:
-        result |= rows[0]
-        result["peers"] = rows
-    return result
 
 
-def _take_turns(
-    names: Sequence[str], config: ConfigDict, rounds: int, platform: str | None, one_by_one: bool
-) -> list[System]:
-    """The systems, measured and stopped; see `measure`."""
-    systems = list[System]()
-    for name in names:
-        system = System(name, config, platform)
-        platform = platform or system.facts.platform
-        systems.append(system)
-        if one_by_one or platform == "tpu":
-            for _ in range(rounds):
-                system.take_turn()
-            system.stop()
-    if not (one_by_one or platform == "tpu"):
-        for _ in range(rounds):
-            for system in systems:
-                system.take_turn()
-        for system in systems:
-            system.stop()
-    return systems
+def _row(system: System, batch_size: int, flops_per_image: float) -> dict[str, Any]:
+    found = speeds(system, batch_size)
+    return {
+        **system.variant.described(),
+        "settings": system.facts.settings,
+        "images_per_second": statistics.median(found),
+        "images_per_second_min": min(found),
+        "images_per_second_max": max(found),
+        "achieved_flops": flops_per_image * statistics.median(found),
+        "compile_seconds": system.facts.compile_seconds,
+        "peak_memory_bytes": system.peak_bytes,
+    }
+
+
+def _compare(systems: Sequence[System], peer: str) -> dict[str, Any]:
+    """The fastest of ours and of the peer, and how many times as fast ours is: of all, and in each precision."""
+    by_precision = {
+        precision: _fastest([system for system in systems if system.variant.precision == precision], peer)
+        for precision in dict.fromkeys(system.variant.precision for system in systems if system.variant.system == peer)
+    }
+    ours, theirs = _fastest(systems, peer)
+    found = ratios(ours, theirs)
+    return {
+        "peer": peer,
+        "best": {system.variant.system: system.variant.described() for system in (ours, theirs)},
+        "ratio": statistics.median(found),
+        "ratio_min": min(found),
+        "ratio_max": max(found),
+        "ratios": {precision: ratio(*pair) for precision, pair in by_precision.items()},
+    }
+
+
+def _fastest(systems: Sequence[System], peer: str) -> tuple[System, System]:
+    """The fastest of ours and of the peer."""
+    by_speed = sorted(systems, key=lambda system: statistics.median(system.seconds))
+    ours, theirs = (next(s for s in by_speed if s.variant.system == name) for name in ("dcgan_jax", peer))
+    return ours, theirs
 
 
 def scaling(
     config: ConfigDict, rounds: int, *, platform: str | None = None, one_by_one: bool = False
 ) -> list[dict[str, Any]]:
-    """`measure` without peers at other batch sizes, then at other widths."""
+    """What `measure` finds without a peer at other batch sizes, then at other widths."""
     batches = [max(1, round(config.batch_size * factor)) for factor in _SCALING_BATCH]
     widths = [config.model.width * factor for factor in _SCALING_WIDTH]
     runs = [(batch, config.model.width) for batch in batches] + [(config.batch_size, width) for width in widths[:-1]]
@@ -134,27 +152,47 @@ def scaling(
     for batch, width in runs:
         changed = config.copy_and_resolve_references()
         changed.batch_size, changed.model.width = batch, width
-        results.append({"width": width, **measure(changed, (), rounds, platform=platform, one_by_one=one_by_one)})
+        result = measure(changed, None, rounds, platform=platform, one_by_one=one_by_one)
+        (ours,) = result["systems"]
+        sizes = {name: result[name] for name in ("batch_size", "flops_per_image", "activation_bytes")}
+        results.append({"width": width, **sizes, **ours})
     return results
 
 
 def table(result: dict[str, Any]) -> str:
     """What a person wants to see of a result, as text."""
-    share = result["achieved_flops"] / result["gemm_flops"]
+    machine = result["processor"]
     lines = [
         f"device        {result['device']}, {result['batch_size']} images a step",
-        f"dcgan_jax     {result['images_per_second']:.1f} images/s "
-        f"({result['images_per_second_min']:.1f} to {result['images_per_second_max']:.1f}), {result['settings']}",
-        f"              first step after {result['compile_seconds']:.1f} s, "
-        f"peak memory {result['peak_memory_bytes'] / 1e9:.2f} GB",
-        f"              {result['achieved_flops'] / 1e9:.0f} GFLOP/s by definition "
-        f"({result['flops_per_image'] / 1e9:.2f} GFLOP an image), {share:.0%} of a matrix product's",
+        f"processor     {machine['model']}, cores: {machine['cores']}, {' '.join(machine['flags'])}",
         f"input         {result['streamed_images_per_second']:,.0f} images/s, streamed, without the step",
+        f"step          {result['flops_per_image'] / 1e9:.2f} GFLOP an image, by definition",
     ]
-    for row in result.get("peers", ()):
+    for library, rates in result["gemm_flops"].items():
+        words = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {precision}" for precision, rate in rates.items())
+        lines.append(f"{'products':13} {words}, {library}")
+    for row in result["systems"]:
+        product = result["gemm_flops"]["torch" if row["system"] == "torch" else "jax"][row["precision"]]
+        lines += [
+            f"{row['system']:13} {row['images_per_second']:.1f} images/s ({row['images_per_second_min']:.1f} to "
+            f"{row['images_per_second_max']:.1f}), {row['precision']}, {row['variant']}",
+            f"              {row['settings']}; first step after {row['compile_seconds']:.1f} s, peak memory "
+            f"{row['peak_memory_bytes'] / 1e9:.2f} GB",
+            f"              {row['achieved_flops'] / 1e9:.0f} GFLOP/s, {row['achieved_flops'] / product:.0%} of a "
+            "matrix product's",
+        ]
+    for row in result["dropped"]:
         lines.append(
-            f"{row['peer']:13} {row['peer_images_per_second']:.1f} images/s, {row['peer_settings']}: "
-            f"dcgan_jax is {row['ratio']:.2f} times as fast"
+            f"dropped       {_named(row)}: {row['images_per_second']:.1f} images/s in its trial, "
+            f"{row['share']:.0%} of the fastest"
+        )
+    lines += [f"skipped       {_named(row)}: {row['reason']}" for row in result["skipped"]]
+    if "ratio" in result:
+        ours, theirs = result["best"].values()
+        each = ", ".join(f"{precision} {found:.2f}" for precision, found in result["ratios"].items())
+        lines.append(
+            f"best          {_named(ours)} is {result['ratio']:.2f} times as fast ({result['ratio_min']:.2f} to "
+            f"{result['ratio_max']:.2f}) as {_named(theirs)}; {each}"
         )
     for row in result.get("scaling", ()):
         lines.append(
@@ -162,6 +200,10 @@ def table(result: dict[str, Any]) -> str:
             f"{row['achieved_flops'] / 1e9:5.0f} GFLOP/s   peak {row['peak_memory_bytes'] / 1e9:.2f} GB"
         )
     return "\n".join(lines)
+
+
+def _named(row: dict[str, Any]) -> str:
+    return f"{row['system']} ({row['precision']}, {row['variant']})"
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
@@ -207,7 +249,7 @@ if __name__ == "__main__":
     _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images per step; default: the config's.", lower_bound=1)
     _ITERATIONS = flags.DEFINE_integer("iterations", 10, "Rounds; a step or more of each system.", lower_bound=1)
     _OUTPUT = command_line.define_path("output", None, "JSON file for the result.")
-    _PEER = flags.DEFINE_multi_enum("peer", [], PEERS, "A system to run beside ours; may be given twice.")
+    _PEER = flags.DEFINE_enum("peer", None, variants.PEERS, "A system to run beside ours.")
     _PLATFORM = flags.DEFINE_enum("platform", None, devices.PLATFORMS, "What to measure; default: the best there is.")
     _ONE_BY_ONE = flags.DEFINE_bool("one_by_one", False, "One system after the other, as on a TPU; not in rounds.")
     _SCALING = flags.DEFINE_bool("scaling", False, "Also sweep batch size and width, and plot it beside --output.")

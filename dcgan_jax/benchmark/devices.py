@@ -57,13 +57,13 @@ def prepare(expected: str | None, environment: MutableMapping[str, str] = os.env
 
 
 def found_platform(system: str) -> str:
-    """What `system` would compute on in this process. PyTorch is asked for 'torch', JAX for all others.
+    """What `system` would compute on in this process. PyTorch is asked for 'torch...', JAX for all others.
 
     Raises:
       ImportError: PyTorch is not installed.
       RuntimeError: JAX_PLATFORMS names what cannot be used.
     """
-    if system == "torch":
+    if system.startswith("torch"):
         import torch
 
         return "gpu" if torch.cuda.is_available() else "cpu"

@@ -44,8 +44,9 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from dcgan_jax import command_line
-from dcgan_jax.benchmark import check_page, devices, examination, worker
+from dcgan_jax.benchmark import check_page, devices, examination, matrix_product
 from dcgan_jax.benchmark.system import System
+from dcgan_jax.benchmark.variants import Variant
 from dcgan_jax.config import load_config
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
@@ -249,8 +250,10 @@ class Check:
             return None
         start = time.monotonic()
         patience = min(_PATIENCE, max(30.0, self.left() - self._reserve()))
+        # 'compiled' is PyTorch's fastest on a GPU; on a CPU, which only --quick is for, compiling takes a minute.
+        variant = Variant(system, config.precision, compiled=self.platform != "cpu")
         try:
-            return System(system, config, self.platform, patience)
+            return System(variant, config, self.platform, patience)
         except (UserError, OSError) as error:
             self.skip(what, str(error))
             return None
@@ -259,13 +262,13 @@ class Check:
 
     def _measure_product(self, precision: str) -> None:
         config = case_config(self.plan, Case("paper", self.plan.cases[0].batch_size, precision), 1)
-        system = self._start("matrix_product", config, f"matrix product, {precision}", "product")
+        system = self._start("jax_product", config, f"matrix product, {precision}", "product")
         if system:
             _take_turns([system])
         if system and system.seconds:
-            size = worker.matrix_size(system.facts.platform)
-            row = self._about(system, precision) | {"size": size}
-            row["flops"] = statistics.median(2 * size**3 / seconds for seconds in system.seconds)
+            found = system.facts.platform
+            row = self._about(system, precision) | {"size": matrix_product.size(found)}
+            row["flops"] = matrix_product.flops(found, statistics.median(system.seconds))
             self._add("products", row, f"{row['flops'] / 1e12:.3g} TFLOP/s, {system.facts.settings}")
 
     def _measure_case(self, case: Case) -> None:

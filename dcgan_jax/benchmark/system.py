@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from dcgan_jax.benchmark import devices, trainer, worker
+from dcgan_jax.benchmark.variants import Variant
 from dcgan_jax.machine.errors import UserError
 
 # A turn is one step or as many as fill this time, in seconds.
@@ -17,17 +18,20 @@ class System:
     """A system in its process.
 
     Attributes:
+      variant, name: what it is and how it runs; the name of what it is.
       facts: see `trainer.Facts`.
       seconds: of one step, by round.
       peak_bytes: peak memory; known when it has been stopped.
     """
 
-    def __init__(self, name: str, config: ConfigDict, platform: str | None, patience: float | None = None) -> None:
+    def __init__(
+        self, variant: Variant, config: ConfigDict, platform: str | None, patience: float | None = None
+    ) -> None:
         """Returns when it is warm.
 
         Args:
-          name: see `worker.serve`.
-          config: see configs/default.py; batch_size is the measured one.
+          variant: what runs, and how.
+          config: see configs/default.py; batch_size is the measured one, and the variant has its own precision.
           platform: 'cpu', 'gpu' or 'tpu', which is expected; None: any.
           patience: how long any of its answers may take, in seconds; None: for ever.
 
@@ -39,17 +43,18 @@ class System:
         self._connection: Connection
         self._connection, theirs = context.Pipe()
         # A daemon: it does not outlive this process, whatever happens here.
-        arguments = (theirs, name, config.to_json(), platform)
+        arguments = (theirs, variant, config.to_json(), platform)
         self._process = context.Process(target=worker.serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
-        self.name, self.seconds = name, list[float]()
+        self.variant, self.name, self.seconds = variant, variant.system, list[float]()
         self.peak_bytes = 0
         self.facts: trainer.Facts = self._receive()
-        devices.check(name, platform, self.facts.platform)
+        devices.check(self.name, platform, self.facts.platform)
         self._steps = max(1, round(_TURN_SECONDS / self._run(1)))
 
     def take_turn(self) -> None:
+        """Adds to `seconds`."""
         self.seconds.append(self._run(self._steps))
 
     def stop(self) -> None:

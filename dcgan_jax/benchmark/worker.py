@@ -6,6 +6,7 @@ A process each: systems then share neither thread pools nor memory, and the peak
 import contextlib
 import dataclasses
 import itertools
+import os
 import resource
 import sys
 import tempfile
@@ -15,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from dcgan_jax import machine
-from dcgan_jax.benchmark import devices
+from dcgan_jax.benchmark import devices, matrix_product
 from dcgan_jax.benchmark.trainer import Facts, Trainer
+from dcgan_jax.benchmark.variants import Variant
 from dcgan_jax.config import from_json
 from dcgan_jax.datasets.batches import Batches
 from dcgan_jax.datasets.image_dataset import ImageDataset
@@ -96,28 +97,6 @@ class StreamedInput:
         return None
 
 
-class MatrixProduct:
-    """Products of square matrices: the most that the device can do, measured beside the training steps."""
-
-    def __init__(self, config: ConfigDict) -> None:
-        self.size = matrix_size(jax.default_backend())
-        self._factor = jnp.ones((self.size, self.size), config.precision)
-        self._product = jax.jit(jnp.matmul)
-        start = time.perf_counter()
-        self.run(1)
-        settings = f"{self.size} x {self.size} matrices, {config.precision}"
-        self.facts = _facts(settings, self._product(self._factor, self._factor), start)
-
-    def run(self, steps: int) -> int:
-        for _ in range(steps):
-            result = self._product(self._factor, self._factor)
-        result.block_until_ready()
-        return steps
-
-    def memory_bytes(self) -> int | None:
-        return None
-
-
 def _facts(settings: str, result: jax.Array, start: float) -> Facts:
     """Those of a system that has just made `result`, begun at `start` of time.perf_counter."""
     seconds = time.perf_counter() - start
@@ -125,12 +104,7 @@ def _facts(settings: str, result: jax.Array, start: float) -> Facts:
     return Facts(settings, device.device_kind, seconds, devices.platform_of(device))
 
 
-def matrix_size(platform: str) -> int:
-    """Rows of the matrices of `MatrixProduct`."""
-    return 2048 if platform == "cpu" else 8192
-
-
-def serve(connection: Connection, system: str, config_json: str, platform: str | None = None) -> None:
+def serve(connection: Connection, variant: Variant, config_json: str, platform: str | None = None) -> None:
     """Builds a system, sends its `Facts`, then answers every number of steps with the seconds that each of them took.
 
     The request None ends it; the answer is its peak memory in bytes. A UserError is sent as it is, such as that it
@@ -138,17 +112,20 @@ def serve(connection: Connection, system: str, config_json: str, platform: str |
 
     Args:
       connection: to the process that measures.
-      system: 'dcgan_jax', 'torch', 'lax' (this package with XLA's own convolutions), 'streamed_input' or
-        'matrix_product'.
-      config_json: the config, see `config.from_json`.
+      variant: what is built, and how it runs.
+      config_json: the config, see `config.from_json`; the variant's precision replaces its own.
       platform: 'cpu', 'gpu' or 'tpu', which is expected; None: any.
     """
     devices.prepare(platform)
+    if not variant.heap:
+        os.environ["DCGAN_JAX_MALLOC"] = "0"  # for machine.allocator
     machine.set_up()
     config = from_json(config_json)
+    config.precision = variant.precision
     try:
-        devices.check(system, platform, _found_platform(system))  # before minutes go by on the wrong one
-        trainer = _make_trainer(system, config)
+        # Before minutes go by on the wrong one.
+        devices.check(variant.system, platform, _found_platform(variant.system))
+        trainer = _make_trainer(variant, config)
     except UserError as error:
         connection.send(error)
         return
@@ -171,17 +148,20 @@ def _found_platform(system: str) -> str:
         raise UserError(f"{system} finds no device to compute on: {error}") from error
 
 
-def _make_trainer(system: str, config: ConfigDict) -> Trainer:
-    if system == "matrix_product":
-        return MatrixProduct(config)
-    if system == "streamed_input":
-        return StreamedInput(config)
-    if system == "torch":
-        from dcgan_jax.benchmark.torch_peer import TorchTrainer
+def _make_trainer(variant: Variant, config: ConfigDict) -> Trainer:
+    match variant.system:
+        case "jax_product":
+            return matrix_product.JaxProduct(variant.precision)
+        case "torch_product":
+            return matrix_product.TorchProduct(variant.precision)
+        case "streamed_input":
+            return StreamedInput(config)
+        case "torch":
+            from dcgan_jax.benchmark.torch_peer import TorchTrainer
 
-        return TorchTrainer(config)
-    if system == "lax":
-        config.conv = "lax"
+            return TorchTrainer(config, variant.compiled)
+        case "lax":
+            config.conv = "lax"
     return JaxTrainer(config)
 
 

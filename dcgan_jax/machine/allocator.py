@@ -29,7 +29,7 @@ def keep_buffers() -> None:
     Warns if JAX was used in this process before: it has made its threads by then.
     """
     global _kept
-    if _kept or platform.libc_ver()[0] != "glibc" or os.environ.get("DCGAN_JAX_MALLOC") == "0":
+    if _kept or not can_keep_buffers():
         return
     if _jax_has_started() and jax.default_backend() == "cpu":
         warnings.warn(
@@ -40,6 +40,11 @@ def keep_buffers() -> None:
     mallopt = ctypes.CDLL(None).mallopt
     _kept = all([mallopt(parameter, value) == 1 for parameter, value in _SETTINGS])
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+def can_keep_buffers() -> bool:
+    """Whether `keep_buffers` would change anything in this process or one that it starts."""
+    return platform.libc_ver()[0] == "glibc" and os.environ.get("DCGAN_JAX_MALLOC") != "0"
 
 
 def _jax_has_started() -> bool:

@@ -1,0 +1,31 @@
+"""The processor that a figure was taken on, as Linux describes it."""
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+# What decides how fast products can be: vectors of x86 and Arm, their bfloat16, and matrix units.
+_FLAGS = (
+    "avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_tile", "amx_bf16", "amx_fp16",
+    "asimd", "sve", "sve2", "bf16", "svebf16", "sme",
+)  # fmt: skip
+# Fields of /proc/cpuinfo that tell processors of one name apart.
+_NUMBERS = {"cpu family": "family", "model": "model", "stepping": "stepping", "CPU part": "part"}
+
+
+def description(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
+    """'model', with the numbers behind a vague name, 'flags' that matter to products, and 'cores' for this process."""
+    fields: dict[str, str] = {}
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().split("\n\n")[0].splitlines():
+            name, _, value = line.partition(":")
+            fields[name.strip()] = value.strip()
+    numbers = [f"{name} {fields[key]}" for key, name in _NUMBERS.items() if key in fields]
+    model = fields.get("model name") or platform.processor() or platform.machine()
+    present = (fields.get("flags") or fields.get("Features", "")).split()
+    return {
+        "model": f"{model} ({', '.join(numbers)})" if numbers else model,
+        "flags": [flag for flag in _FLAGS if flag in present],
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
