@@ -7,6 +7,7 @@ A table stands between the lines `<!-- NAME -->` and `<!-- end -->`; whatever wa
 
 import json
 import re
+import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,61 +17,101 @@ from typing import Any
 CASES = {
     "paper-batch64": "64 px, 5x5, the paper's network, batch 64",
     "paper-batch128": "the same, batch 128",
+    "paper-dropout-batch64": "the same, batch 64, dropout 0.5 in D",
     "example-batch64": "64 px, 4x4, half width (the PyTorch example's), batch 64",
+    "toy_bedrooms-batch32": "64 px, 4x4, quarter width, averaged weights, batch 32",
+    "folder128-batch32": "128 px, 5x5, quarter width, averaged weights, batch 32",
     "svhn-batch128": "32 px, 5x5, 64-128-256 maps, batch 128",
     "svhn-half-batch64": "32 px, 5x5, 32-64-128 maps, batch 64",
+    "imagenet32-batch128": "32 px, six 3x3 layers, 128 to 512 maps, batch 128",
+    "mnist-batch128": "28 px, 5x5, the authors' MNIST network with labels, batch 128",
 }
+_PRECISIONS = ("float32", "bfloat16")
+_NOT_RUN = "not run"
 
 Results = dict[str, dict[str, Any]]
+Rates = dict[str, dict[str, float]]  # by library and precision
 
 
 def main(results_folder: Path, page: Path) -> None:
     results = {path.stem: json.loads(path.read_text()) for path in sorted(results_folder.glob("*.json"))}
     text = page.read_text()
-    for name, table in {"peers": peers(results), "costs": costs(results), "scaling": scaling(results)}.items():
-        begin, end = f"<!-- {name} -->\n", "<!-- end -->"
+    for table in (peers, machines, costs, scaling):
+        begin, end = f"<!-- {table.__name__} -->\n", "<!-- end -->"
         before, after = text.split(begin)
-        text = f"{before}{begin}\n{table}\n\n{end}{after.split(end, 1)[1]}"
+        text = f"{before}{begin}\n{table(results)}\n\n{end}{after.split(end, 1)[1]}"
     page.write_text(text)
 
 
 def peers(results: Results) -> str:
-    """Images per second and ratios, a row per case and Python version."""
-    rows = [("case", "Python", "jax", "images/s", "PyTorch", "ratio", "least and most images/s")]
+    """Images per second in each precision, and ratios, a row per case and Python version."""
+    ours, theirs = ([f"{name} {precision}" for precision in _PRECISIONS] for name in ("ours", "PyTorch"))
+    ratios = [f"ratio {precision}" for precision in _PRECISIONS]
+    rows = [("case", "Python", "jax", *ours, *theirs, *ratios, "PyTorch's best", "best / best")]
     for case, words in CASES.items():
-        for name, result in results.items():
-            if match := re.fullmatch(rf"{case}-python(\d+\.\d+)", name):
-                jax_version = re.search(r"jax ([\d.]+)", result["settings"])
-                rows.append(
-                    (
-                        words,
-                        match[1],
-                        jax_version[1] if jax_version else "",
-                        _speed(result["images_per_second"]),
-                        _speed(result["peer_images_per_second"]),
-                        f"**{result['ratio']:.2f}**",
-                        f"{_speed(result['images_per_second_min'])} to {_speed(result['images_per_second_max'])}",
-                    )
+        for version, result in _of_case(results, case):
+            jax_version = re.search(r"jax ([\d.]+)", result["systems"][0]["settings"])
+            best = result["best"]["torch"]
+            spread = f" ({result['ratio_min']:.2f} to {result['ratio_max']:.2f})" if "ratio_min" in result else ""
+            found = [result["ratios"].get(precision) for precision in _PRECISIONS]
+            rows.append(
+                (
+                    words,
+                    version,
+                    jax_version[1] if jax_version else "",
+                    *(
+                        _speed_of(result, name, precision)
+                        for name in ("dcgan_jax", "torch")
+                        for precision in _PRECISIONS
+                    ),
+                    *(_NOT_RUN if ratio is None else f"{ratio:.2f}" for ratio in found),
+                    f"{best['precision']}, {best['variant']}",
+                    f"**{result['ratio']:.2f}**{spread}",
                 )
+            )
+    return _table(rows)
+
+
+def machines(results: Results) -> str:
+    """Processors, and GFLOP/s of a large product on them, medians over the cases."""
+    columns = [(library, precision) for library in ("jax", "torch") for precision in _PRECISIONS]
+    heads = (f"{'PyTorch' if library == 'torch' else library} {precision}" for library, precision in columns)
+    rows = [("Python", "processor", "its instructions", *heads)]
+    found: dict[tuple[str, str, str], list[Rates]] = {}
+    for case in CASES:
+        for version, result in _of_case(results, case):
+            machine = result.get("processor", {"model": "not recorded", "flags": ()})
+            key = (version, machine["model"], " ".join(machine["flags"]))
+            found.setdefault(key, []).append(result["gemm_flops"])
+    for key, products in sorted(found.items()):
+        rates = [
+            [p[library][precision] for p in products if precision in p.get(library, ())]
+            for library, precision in columns
+        ]
+        rows.append((*key, *(f"{statistics.median(each) / 1e9:.0f}" if each else _NOT_RUN for each in rates)))
     return _table(rows)
 
 
 def costs(results: Results) -> str:
-    """Arithmetic, memory, compile time, and XLA's own convolutions, a row per case."""
-    rows = [("case", "GFLOP/s by definition", "of a matrix product's", "peak memory", "activations", "XLA's own")]
+    """Arithmetic in each precision, memory, and XLA's own convolutions, a row per case."""
+    speeds = [f"GFLOP/s by definition, {precision}" for precision in _PRECISIONS]
+    shares = [f"of a product's, {precision}" for precision in _PRECISIONS]
+    rows = [("case", *speeds, *shares, "peak memory, float32", "activations", "XLA's own")]
     for case, words in CASES.items():
-        found = [result for name, result in results.items() if name.startswith(f"{case}-python")]
-        if found:
-            result = found[-1]
-            own = [lax["ratio"] for name, lax in results.items() if name.startswith(f"lax-{case}-python")]
+        if found := _of_case(results, case):
+            _, result = found[-1]
+            ours = {row["precision"]: row for row in result["systems"] if row["system"] == "dcgan_jax"}
+            achieved = [ours[precision]["achieved_flops"] if precision in ours else None for precision in _PRECISIONS]
+            products = [result["gemm_flops"]["jax"].get(precision) for precision in _PRECISIONS]
+            own = [lax["ratio"] for _, lax in _of_case(results, f"lax-{case}")]
             rows.append(
                 (
                     words,
-                    f"{result['achieved_flops'] / 1e9:.0f}",
-                    f"{result['achieved_flops'] / result['gemm_flops']:.0%}",
-                    f"{result['peak_memory_bytes'] / 1e9:.2f} GB",
+                    *(_NOT_RUN if flops is None else f"{flops / 1e9:.0f}" for flops in achieved),
+                    *(f"{a / b:.0%}" if a and b else _NOT_RUN for a, b in zip(achieved, products, strict=True)),
+                    f"{ours['float32']['peak_memory_bytes'] / 1e9:.2f} GB",
                     f"{result['activation_bytes'] / 1e9:.2f} GB",
-                    f"{own[0]:.1f} times slower" if own else "not run",
+                    f"{own[0]:.1f} times slower" if own else _NOT_RUN,
                 )
             )
     return _table(rows)
@@ -93,6 +134,19 @@ def scaling(results: Results) -> str:
                     )
                 )
     return _table(rows)
+
+
+def _of_case(results: Results, case: str) -> list[tuple[str, dict[str, Any]]]:
+    """Python versions and results of a case."""
+    matches = ((re.fullmatch(rf"{case}-python(\d+\.\d+)", name), result) for name, result in results.items())
+    return [(match[1], result) for match, result in matches if match]
+
+
+def _speed_of(result: dict[str, Any], system: str, precision: str) -> str:
+    """Of the system's fastest variant."""
+    rows = (row for row in result["systems"] if (row["system"], row["precision"]) == (system, precision))
+    speeds = [row["images_per_second"] for row in rows]
+    return _speed(max(speeds)) if speeds else _NOT_RUN
 
 
 def _speed(images_per_second: float) -> str:
