@@ -44,7 +44,7 @@ def test_the_same_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny.config({"update_order": "discriminator_first", **CASES[name]})
     states, history = tiny.run_steps(config)
     trainer = TorchTrainer(config)
-    load(trainer, states[0], config)
+    torch_peer.load(trainer, states[0], config)
     before = [p.detach().clone() for p in trainer.generator.parameters()]
     masks = dropout_masks(config)
     monkeypatch.setattr(torch_peer.F, "dropout", lambda x, rate: x * next(masks) / (1 - rate))
@@ -84,51 +84,6 @@ def dropout_masks(config: ConfigDict) -> Iterator[Any]:
         for layer, shape in enumerate(shapes, 1):
             draw = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, layer), 0.5, shape))  # noqa: B023
             yield torch.tensor(np.moveaxis(np.array(draw(keys)), -1, 1).astype(np.float32))
-
-
-def load(trainer: Any, state: Any, config: ConfigDict) -> None:
-    """Copies our parameters and empties the optimizers' moments."""
-
-    def assign(parameter: Any, value: np.ndarray) -> None:
-        with torch.no_grad():
-            parameter.copy_(torch.tensor(np.ascontiguousarray(value)))
-
-    def assign_norm(norm: Any, ours: Any, side: int = 1) -> None:
-        if ours:
-            assign(norm.weight, features_first(ours["gain"], side))
-            assign(norm.bias, features_first(ours["shift"], side))
-
-    def assign_layers(layers: Any, norms: Any, ours: Any, name: str) -> None:
-        for i, layer in enumerate(layers, 1):
-            kernel = ours[f"{name}{i}"]
-            assign(layer.weight, kernel["kernel"].T if name == "hidden" else kernel.transpose(3, 2, 0, 1))
-        for i, norm in enumerate(norms, 1):
-            assign_norm(norm, ours.get(f"{name}{i}_norm"))
-
-    generator, ours = trainer.generator, state.generator.params
-    side = generator.maps[-1]
-    assign_layers(generator.hidden.layers, generator.hidden.norms, ours, "hidden")
-    assign(generator.projection.weight, features_first(ours["projection"]["kernel"], side).T)
-    assign_norm(generator.projection_norm, ours.get("projection_norm"), side if generator.per_unit else 1)
-    assign_layers(generator.layers, generator.norms, ours, "deconv")
-    for average, parameter in zip(trainer.ema, generator.parameters(), strict=False):
-        assign(average, parameter.detach().numpy())
-
-    discriminator, ours = trainer.discriminator, state.discriminator.params
-    assign_layers(discriminator.layers, discriminator.norms, ours, "conv")
-    assign_layers(discriminator.hidden.layers, discriminator.hidden.norms, ours, "hidden")
-    assign(discriminator.logit.weight, ours["logit"]["kernel"].T)
-    after_maps = discriminator.hidden.layers[0] if config.model.discriminator.hidden else discriminator.logit
-    assign(after_maps.weight, features_first(after_maps.weight.detach().numpy(), side, config.model.num_classes))
-    for optimizer in trainer.optimizers:
-        optimizer.state.clear()
-
-
-def features_first(values: np.ndarray, side: int, labels: int = 0) -> np.ndarray:
-    """Last axis (row, column, feature) -> (feature, row, column); so many labels at its end stay there."""
-    maps, rest = np.split(values, [values.shape[-1] - labels], axis=-1)
-    moved = np.moveaxis(maps.reshape(*maps.shape[:-1], side, side, -1), -1, -3)
-    return np.concatenate([moved.reshape(maps.shape), rest], axis=-1)
 
 
 def test_other_networks_are_refused() -> None:

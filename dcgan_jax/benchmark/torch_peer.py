@@ -8,7 +8,9 @@ torch.compile if asked for; on a GPU also TF32 and CUDA graphs. Learning rates s
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from ml_collections import ConfigDict
@@ -19,6 +21,7 @@ from dcgan_jax.config import flatten, need_convolutions
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.nets import models
 from dcgan_jax.nets.activations import LEAK
+from dcgan_jax.train_state import GANState
 
 Step = Callable[..., list[torch.Tensor]]
 
@@ -343,3 +346,48 @@ def _initialise(network: nn.Module) -> None:
             nn.init.normal_(module.weight, 0.0, 0.02)
         elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.affine:
             nn.init.normal_(module.weight, 1.0, 0.02)
+
+
+def load(trainer: TorchTrainer, state: GANState, config: ConfigDict) -> None:
+    """Gives the peer the parameters of a state of ours, and empties its optimizers' moments."""
+
+    def assign(parameter: Any, value: np.ndarray) -> None:
+        with torch.no_grad():
+            parameter.copy_(torch.tensor(np.ascontiguousarray(value)))
+
+    def assign_norm(norm: Any, ours: Any, side: int = 1) -> None:
+        if ours:
+            assign(norm.weight, _features_first(ours["gain"], side))
+            assign(norm.bias, _features_first(ours["shift"], side))
+
+    def assign_layers(layers: Any, norms: Any, ours: Any, name: str) -> None:
+        for i, layer in enumerate(layers, 1):
+            kernel = ours[f"{name}{i}"]
+            assign(layer.weight, kernel["kernel"].T if name == "hidden" else kernel.transpose(3, 2, 0, 1))
+        for i, norm in enumerate(norms, 1):
+            assign_norm(norm, ours.get(f"{name}{i}_norm"))
+
+    generator, ours = trainer.generator, state.generator.params
+    side = generator.maps[-1]
+    assign_layers(generator.hidden.layers, generator.hidden.norms, ours, "hidden")
+    assign(generator.projection.weight, _features_first(ours["projection"]["kernel"], side).T)
+    assign_norm(generator.projection_norm, ours.get("projection_norm"), side if generator.per_unit else 1)
+    assign_layers(generator.layers, generator.norms, ours, "deconv")
+    for average, parameter in zip(trainer.ema, generator.parameters(), strict=False):
+        assign(average, parameter.detach().numpy())
+
+    discriminator, ours = trainer.discriminator, state.discriminator.params
+    assign_layers(discriminator.layers, discriminator.norms, ours, "conv")
+    assign_layers(discriminator.hidden.layers, discriminator.hidden.norms, ours, "hidden")
+    assign(discriminator.logit.weight, ours["logit"]["kernel"].T)
+    after_maps = discriminator.hidden.layers[0] if config.model.discriminator.hidden else discriminator.logit
+    assign(after_maps.weight, _features_first(after_maps.weight.detach().numpy(), side, config.model.num_classes))
+    for optimizer in trainer.optimizers:
+        optimizer.state.clear()
+
+
+def _features_first(values: np.ndarray, side: int, labels: int = 0) -> np.ndarray:
+    """Last axis (row, column, feature) -> (feature, row, column); so many labels at its end stay there."""
+    maps, rest = np.split(values, [values.shape[-1] - labels], axis=-1)
+    moved = np.moveaxis(maps.reshape(*maps.shape[:-1], side, side, -1), -1, -3)
+    return np.concatenate([moved.reshape(maps.shape), rest], axis=-1)
