@@ -24,7 +24,7 @@ def run_folder(conditional_run: Path, tmp_path: Path) -> Path:
 
 def test_the_folder_draws_what_the_run_draws_and_says_what_it_is(run_folder: Path, tmp_path: Path) -> None:
     with (run_folder / "metrics.jsonl").open("a") as log:
-        log.write('{"step": 1, "nnd": 2.25, "recall": 0.5}\n{"step": 7, "nnd": 99}\n')
+        log.write('{"step": 1, "nnd": 2.25, "probe_recall": 0.5, "d_loss": 1.5}\n{"step": 7, "nnd": 99}\n')
     results = run_folder / "evaluation" / "quality" / "pixels" / "results.json"
     results.parent.mkdir(parents=True)
     rows = [{"step": 1, "pixels_frechet": 12.5}, {"step": 2, "recall": 0.1}]
@@ -46,9 +46,10 @@ def test_the_folder_draws_what_the_run_draws_and_says_what_it_is(run_folder: Pat
         "| training | 1 steps of 8 images |",
         "| pixels_frechet | 12.5, of 5,000 samples |",
         f"| nnd | 2.25, of {run.config.eval.num_samples:,} samples |",
-        f"| recall | 0.5, of {run.config.eval.num_samples:,} samples |",
+        f"| probe_recall | 0.5, of {run.config.eval.num_samples:,} samples |",
     ):
         assert line in card.splitlines(), card
+    assert "d_loss" not in card and "0.1," not in card
     assert str(tmp_path) not in card + (out / "config.json").read_text()
 
 

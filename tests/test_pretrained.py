@@ -1,5 +1,6 @@
 """Tests of the networks that come with the package, dcgan_jax/pretrained/."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ NAMES = weights_file.pretrained()
 
 
 def test_the_names_that_the_readme_gives() -> None:
-    assert NAMES == ["faces", "mnist", "toy_bedrooms", "toy_faces"]
+    assert NAMES == ["cifar10", "faces", "mnist", "toy_bedrooms", "toy_faces"]
 
 
 def test_they_are_small() -> None:
@@ -43,7 +44,14 @@ def test_a_card_names_data_licence_and_size(name: str) -> None:
     assert "/" not in run.config.data.source.partition(":")[2] and not run.config.data.cache_dir
 
 
-def test_at_least_one_brings_its_discriminator() -> None:
-    run = dcgan_jax.load("toy_bedrooms")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_card_says_what_was_measured(name: str) -> None:
+    card = (FOLDER / name / "README.md").read_text()
+    assert re.search(r"^\| probe_frechet \| [\d.]+, of 10,000 samples \|$", card, re.MULTILINE), card
+
+
+@pytest.mark.parametrize("name", ["cifar10", "toy_bedrooms"])
+def test_these_bring_their_discriminators(name: str) -> None:
+    run = dcgan_jax.load(name)
     logits, _ = run.discriminate(run.sample(2))
     assert np.isfinite(logits).all()

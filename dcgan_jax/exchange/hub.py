@@ -23,8 +23,8 @@ from dcgan_jax.runs.trained import Run
 
 CONFIG, SHEET, CARD = "config.json", "samples.png", "README.md"
 _SHEET_IMAGES = 32
-# Numbers that the card shows, where they were measured.
-_MEASURES = (*run_folder.DISTANCES, "precision", "recall", "memorized", "nnc_accuracy")
+# Ends of the names of numbers that the card shows, where they were measured.
+_MEASURES = (*run_folder.DISTANCES, "frechet", "precision", "recall", "memorized", "nnc_accuracy")
 
 _CARD = """\
 ---
@@ -141,7 +141,7 @@ def _numbers(run: Run) -> dict[str, str]:
     numbers: dict[str, str] = {}
     for samples, row in [*_taken_in_training(run), *_evaluated(run.workdir)]:
         if row["step"] == run.step:
-            values = {name: row[name] for name in _MEASURES if isinstance(row.get(name), int | float)}
+            values = {k: v for k, v in row.items() if k.endswith(_MEASURES) and isinstance(v, int | float)}
             numbers |= {name: f"{value:.4g}, of {samples:,} samples" for name, value in values.items()}
     return numbers
 
