@@ -197,9 +197,11 @@ def run_file(file: str | Path) -> ConfigDict:
     file += ".py" if colon else ""
     if not os.path.isfile(file):
         raise UserError(f"there is no config file {file}; the configs are in configs/.")
-    root = str(Path(__file__).parents[1])
-    if os.path.isfile(f"{root}/configs/default.py") and root not in sys.path:
-        sys.path.append(root)  # config files import configs/default.py, wherever the command is given
+    # Config files import configs/default.py, wherever the command is given: that of the package's checkout, or, where
+    # the package was copied out of it, that of the file's.
+    for root in (Path(__file__).parents[1], Path(file).absolute().parents[1]):
+        if (root / "configs" / "default.py").is_file() and str(root) not in sys.path:
+            sys.path.append(str(root))
     try:
         module = runpy.run_path(file)
         arguments = (argument,) if colon else ()

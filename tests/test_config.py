@@ -2,12 +2,15 @@
 
 import re
 import runpy
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from configs import default
+from dcgan_jax import config as config_module
 from dcgan_jax.config import FIELDS, check_config, check_names, flatten, load_config
 from dcgan_jax.machine.errors import UserError
 from tests import tiny
@@ -179,3 +182,14 @@ def test_config_files_that_cannot_be_loaded(content: str | None, message: str, t
 def test_hints_for_names_of_other_programs(name: str, hint: str) -> None:
     with pytest.raises(UserError, match=re.escape(f"there is no field config.{name}; ") + ".*" + re.escape(hint)):
         check_names([name], FIELDS)
+
+
+def test_configs_of_a_checkout_that_the_package_was_copied_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after `pip install .`, from a script in some other folder."""
+    shutil.copytree(Path(default.__file__).parent, tmp_path / "checkout" / "configs")
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if not (Path(path) / "configs").is_dir()])
+    for name in [name for name in sys.modules if name.partition(".")[0] == "configs"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(config_module, "__file__", str(tmp_path / "site-packages" / "dcgan_jax" / "config.py"))
+    assert load_config(tmp_path / "checkout" / "configs" / "cifar10_best.py").ema_decay == 0.999
+    assert sys.modules["configs.cifar10"].__file__ == str(tmp_path / "checkout" / "configs" / "cifar10.py")

@@ -84,7 +84,7 @@ def _of_attributes(run: Run, probe: AttributeProbe) -> list[Direction]:
     for name, values in _numbers(found, probe).items():
         vector, correlation = along(values, z)
         if correlation > _CORRELATION:
-            rows.append((correlation, Direction(MEASURED, name, vector)))
+            rows.append((correlation, Direction(MEASURED, name.replace("_", " "), vector)))
     return [direction for _, direction in sorted(rows, key=lambda row: -row[0])]
 
 
