@@ -115,6 +115,7 @@ FIELDS: dict[str, Field] = {
     "data.dedup": Field(bool, before=False),
     "data.dedup_radius": Field(int, 0, before=0),
     "data.duplicates": Field(str, free=True, before=""),
+    "data.flip": Field(str, choices=("none", "x"), before="none"),
     "data.placement": Field(str, choices=("auto", "device", "host"), free=True),
     # Networks
     "model.z_dim": Field(int, 1, _MOST_FEATURES),

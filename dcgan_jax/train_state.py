@@ -26,6 +26,7 @@ class Gan:
       generator_optimizer, discriminator_optimizer: see `make_optimizer`.
       loss: of both.
       generator_first: the order of the updates, see `train_step`.
+      flip: whether training images are mirrored at random.
       ema_decay: of the generator's averaged parameters; 0: none are kept.
       seed: of the initial parameters and of everything that training draws.
       matmul_precision, reduce_precision: see configs/default.py.
@@ -37,6 +38,7 @@ class Gan:
     discriminator_optimizer: optax.GradientTransformation
     loss: Loss
     generator_first: bool
+    flip: bool
     ema_decay: float
     seed: int
     matmul_precision: str
@@ -70,6 +72,7 @@ def build_gan(config: ConfigDict) -> Gan:
         discriminator_optimizer=make_optimizer(config.optimizer, config.optimizer.discriminator_learning_rate),
         loss=LOSSES[config.loss],
         generator_first=config.update_order == "generator_first",
+        flip=config.data.flip == "x",
         ema_decay=config.ema_decay,
         seed=config.seed,
         matmul_precision=config.matmul_precision,

@@ -49,6 +49,8 @@ def train_step(gan: Gan, state: GANState, batch: Batch, rollbacks: int = 0) -> t
     """
     real, labels = pixels.to_network(batch["image"], gan.generator.output), batch.get("label")
     draw = Draw(gan.seed, state.step, len(real), rollbacks)
+    if gan.flip:
+        real = mirrored_at_random(real, draw.keys("flip"))
     g, d = state.generator, state.discriminator
 
     fakes = generate(gan, g, draw.noise(gan, "z"), labels)
@@ -88,6 +90,12 @@ class Draw:
         """Noise float32 [local_batch, z_dim] of the stream `name`."""
         shape, distribution = (gan.generator.z_dim,), gan.generator.z_distribution
         return jax.vmap(lambda key: models.sample_noise(key, shape, distribution))(self.keys(name))
+
+
+def mirrored_at_random(images: jax.Array, keys: jax.Array) -> jax.Array:
+    """Images [batch, height, width, channels], each with its columns reversed if the bit of its key says so."""
+    chosen = jax.vmap(jax.random.bernoulli)(keys)
+    return jnp.where(chosen[:, None, None, None], images[:, :, ::-1], images)
 
 
 class Fakes(NamedTuple):

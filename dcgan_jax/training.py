@@ -197,7 +197,8 @@ def overview(config: ConfigDict, state: GANState, dataset: ImageDataset, workdir
     return "\n".join(
         [
             *tables,
-            f"data     {config.data.source}: {count:,} images, {height} x {width} x {channels}",
+            f"data     {config.data.source}: {count:,} images, {height} x {width} x {channels}"
+            + (", mirrored at random" if config.data.flip == "x" else ""),
             *_class_lines(dataset),
             f"networks {_describe_networks(config)}",
             f"devices  {len(devices)} {devices[0].device_kind}, batch {config.batch_size}",

@@ -184,7 +184,7 @@ def test_hints_for_names_of_other_programs(name: str, hint: str) -> None:
         check_names([name], FIELDS)
 
 
-def test_configs_of_a_checkout_that_the_package_was_copied_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configs_of_the_checkout_that_was_installed_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after `pip install .`, from a script in some other folder."""
     shutil.copytree(Path(default.__file__).parent, tmp_path / "checkout" / "configs")
     monkeypatch.setattr(sys, "path", [path for path in sys.path if not (Path(path) / "configs").is_dir()])

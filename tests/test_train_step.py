@@ -189,12 +189,42 @@ def test_number_of_devices_and_mapper_do_not_matter() -> None:
         "model.discriminator.dropout": 0.5,
         "ema_decay": 0.9,
         "model.output": "sigmoid",
+        "data.flip": "x",
     }
     (*_, one), history = tiny.run_steps(tiny.config(changes), devices=1)
     for mapper in ("shard_map", "pmap"):
         (*_, several), other = tiny.run_steps(tiny.config({**changes, "mapper": mapper}), devices=4)
         assert tiny.largest_difference(one, several) < ROUNDING, mapper
         assert other[1]["g_loss"] == pytest.approx(history[1]["g_loss"], rel=1e-5)
+
+
+def test_flips_are_a_bit_for_each_image_and_step() -> None:
+    """A step that mirrors is a plain one on images that were mirrored by hand. Step 1 draws other bits than step 0."""
+    plain, flipping = tiny.config(), tiny.config({"data.flip": "x"})
+    states, history = tiny.run_steps(flipping)
+    step = train_step.make_mapped_step(build_gan(plain), tiny.mesh(1), plain.mapper)
+    drawn = []
+    for i in (0, 1):
+        key = rng.stream(plain.seed, "flip", i)
+        bits = [bool(jax.random.bernoulli(jax.random.fold_in(key, n))) for n in range(plain.batch_size)]
+        images = tiny.images(plain.batch_size, seed=i)
+        by_hand = np.stack([image[:, ::-1] if bit else image for image, bit in zip(images, bits, strict=True)])
+        batch = mesh.shard_batches(tiny.mesh(1), plain.mapper, {"image": by_hand[None]})
+        state, metrics = step(mesh.replicate(tiny.mesh(1), states[i]), {}, batch)
+        assert tiny.largest_difference(state, states[i + 1]) == 0.0
+        assert float(metrics["d_loss"]) == history[i]["d_loss"]
+        drawn.append(bits)
+    assert drawn[0] != drawn[1] and 0 < sum(map(sum, drawn)) < 2 * plain.batch_size
+    assert tiny.run_steps(plain)[1][0]["d_loss"] != history[0]["d_loss"]
+
+
+def test_half_of_the_images_are_mirrored() -> None:
+    keys = rng.example_keys(rng.stream(0, "flip", 5), 0, 4000)
+    images = jnp.tile(jnp.arange(3.0)[None, None, :, None], (4000, 2, 1, 1))
+    mirrored = train_step.mirrored_at_random(images, keys)
+    share = float((mirrored[:, 0, 0, 0] == 2).mean())
+    assert abs(share - 0.5) < 4 * 0.5 / 4000**0.5
+    assert (mirrored[:, :, 1] == 1).all() and (mirrored.sum(2) == 3).all()
 
 
 def test_local_statistics_depend_on_the_number_of_devices() -> None:
