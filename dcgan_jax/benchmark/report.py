@@ -47,7 +47,7 @@ def peers(results: Results) -> str:
     """Images per second in each precision, and ratios, a row per case and Python version."""
     ours, theirs = ([f"{name} {precision}" for precision in _PRECISIONS] for name in ("ours", "PyTorch"))
     ratios = [f"ratio {precision}" for precision in _PRECISIONS]
-    rows = [("case", "Python", "jax", *ours, *theirs, *ratios, "PyTorch's best", "best / best")]
+    rows = [("case", "Python", "jax", "processor", *ours, *theirs, *ratios, "PyTorch's best", "best / best")]
     for case, words in CASES.items():
         for version, result in _of_case(results, case):
             jax_version = re.search(r"jax ([\d.]+)", result["systems"][0]["settings"])
@@ -59,6 +59,7 @@ def peers(results: Results) -> str:
                     words,
                     version,
                     jax_version[1] if jax_version else "",
+                    result["processor"]["model"],
                     *(
                         _speed_of(result, name, precision)
                         for name in ("dcgan_jax", "torch")
@@ -80,7 +81,7 @@ def machines(results: Results) -> str:
     found: dict[tuple[str, str, str], list[Rates]] = {}
     for case in CASES:
         for version, result in _of_case(results, case):
-            machine = result.get("processor", {"model": "not recorded", "flags": ()})
+            machine = result["processor"]
             key = (version, machine["model"], " ".join(machine["flags"]))
             found.setdefault(key, []).append(result["gemm_flops"])
     for key, products in sorted(found.items()):
