@@ -68,7 +68,7 @@ def get_config() -> ConfigDict:
     # A duplicates.txt of `python -m dcgan_jax.datasets.dedup`: leave those out, the same ones on every machine. The
     # hashes of data.dedup come from a network that each machine trains, and rounding decides about some images.
     data.duplicates = ""
-    # 'x': each training image is mirrored, left and right exchanged, with probability 1/2, drawn anew at every step.
+    # 'x': left and right of training images are exchanged; every step decides for each image, with probability 1/2.
     # Labels that name a side, and digits or letters, become wrong. 'none' [P, C].
     data.flip = "none"
     # Where batches are gathered: 'device' (the whole set in device memory), 'host' (streamed), or 'auto': on a GPU or

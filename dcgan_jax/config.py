@@ -200,7 +200,7 @@ def run_file(file: str | Path) -> ConfigDict:
         raise UserError(f"there is no config file {file}; the configs are in configs/.")
     # Config files import configs/default.py, wherever the command is given: that of the package's checkout, or, where
     # the package was copied out of it, that of the file's.
-    for root in (Path(__file__).parents[1], Path(file).absolute().parents[1]):
+    for root in (Path(__file__).parents[1], Path(file).absolute().parent.parent):
         if (root / "configs" / "default.py").is_file() and str(root) not in sys.path:
             sys.path.append(str(root))
     try:

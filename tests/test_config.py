@@ -184,6 +184,12 @@ def test_hints_for_names_of_other_programs(name: str, hint: str) -> None:
         check_names([name], FIELDS)
 
 
+def test_a_config_file_at_the_root_of_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config_module.os.path, "isfile", lambda path: True)
+    monkeypatch.setattr(config_module.runpy, "run_path", lambda path: {"get_config": default.get_config})
+    assert load_config("/mine.py").batch_size == 128
+
+
 def test_configs_of_the_checkout_that_was_installed_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after `pip install .`, from a script in some other folder."""
     shutil.copytree(Path(default.__file__).parent, tmp_path / "checkout" / "configs")

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -76,6 +77,27 @@ def test_names_of_others_stay_in_their_cell(conditional_run: Path, tmp_path: Pat
     hub.write(tmp_path / "out", dcgan_jax.load(folder))
     lines = (tmp_path / "out" / "README.md").read_text().splitlines()
     assert "| classes | a &#124; b, &lt;script&gt; # head |" in lines
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        {"num_samples": 9, "checkpoints": [{"step": 1, "<b>|_recall": 0.25}]},
+        {"num_samples": 9, "checkpoints": ["step", 3]},
+        {"num_samples": float("inf"), "checkpoints": [{"step": 1}]},
+        {"num_samples": "many", "checkpoints": [{"step": 1}]},
+        {"num_samples": 9, "checkpoints": 3},
+    ],
+)
+def test_results_beside_foreign_weights_do_no_harm(trained_run: Path, tmp_path: Path, results: dict[str, Any]) -> None:
+    hub.write_weights(tmp_path / "theirs", dcgan_jax.load(trained_run))
+    file = tmp_path / "theirs" / "evaluation" / "quality" / "probe" / "results.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(results))
+    hub.write(tmp_path / "out", dcgan_jax.load(tmp_path / "theirs"))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "<b>" not in card
+    assert ("| &lt;b&gt;&#124;_recall | 0.25, of 9 samples |" in card) == ("<b>" in json.dumps(results))
 
 
 def test_a_license_is_one_word(trained_run: Path, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def _card(name: str, run: Run, license: str) -> str:
         size=run.generator.image_size,
         channels=run.generator.channels,
         version=dcgan_jax.__version__,
-        rows="\n".join(f"| {what} | {_cell(value)} |" for what, value in _facts(run).items()),
+        rows="\n".join(f"| {_cell(what)} | {_cell(value)} |" for what, value in _facts(run).items()),
     )
 
 
@@ -154,7 +154,8 @@ def _evaluated(workdir: Path) -> list[tuple[int, dict[str, Any]]]:
     """Numbers of samples and rows of all results of evaluation.quality; those that cannot be read are left out."""
     rows = []
     for file in sorted(workdir.glob("evaluation/quality/*/results.json")):
-        with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
+        with contextlib.suppress(UserError, KeyError, TypeError, ValueError, OverflowError):
             results = files.read_json(file, dict)
-            rows += [(int(results["num_samples"]), row) for row in results["checkpoints"] if "step" in row]
+            samples, found = int(results["num_samples"]), results["checkpoints"]
+            rows += [(samples, row) for row in found if isinstance(row, dict) and "step" in row]
     return rows
