@@ -159,9 +159,20 @@ class Im2col(_Layer):
     def large(self, large: jax.Array) -> list[jax.Array]:
         s, h, w = self.stride, self.height, self.width
         blocks = self.padded(large).reshape(self.batch, -1, w + self.taps - 1, self.block_features)
-        rows = [blocks[:, y : y + s * (h - 1) + 1 : s] for y in range(self.size)]
-        patches = [row[:, :, x : x + w] for row in rows for x in range(self.taps)]
-        return [_stored(jnp.concatenate(patches, -1)).reshape(self.batch * h * w, -1)]
+        # In two steps, because XLA chooses between k + r slices then instead of k * r: up to twice as fast (measured).
+        columns = _stored(jnp.stack([blocks[:, :, x : x + w] for x in range(self.taps)], 3))
+        rows = _stored(jnp.stack([columns[:, y : y + s * (h - 1) + 1 : s] for y in range(self.size)], 3))
+        return [rows.reshape(self.batch * h * w, -1)]
+
+    def large_columns(self, large: jax.Array) -> list[jax.Array]:
+        """The transpose of `large`'s matrix, [taps, batch * h * w], without a pass that transposes anything large."""
+        s, r, h, w = self.stride, self.taps, self.height, self.width
+        pixels = self.padded(large).reshape(self.batch, h + r - 1, s, w + r - 1, s, self.large_features)
+        planes = _stored(pixels.transpose(2, 4, 5, 0, 1, 3))  # p q C N y x
+        columns = [planes[:, x % s, :, :, :, x // s : x // s + w] for x in range(s * r)]
+        columns = _stored(jnp.stack(columns, 1))  # p tap C N y w
+        rows = _stored(jnp.stack([columns[y % s, ..., y // s : y // s + h, :] for y in range(self.size)]))
+        return [rows.reshape(-1, self.batch * h * w)]  # tap tap C, N h w
 
     def large_transpose(self, matrices: list[jax.Array]) -> jax.Array:
         s, r, h, w = self.stride, self.taps, self.height, self.width
