@@ -35,11 +35,16 @@ CASES = [
     # Too few tiles for m=4.
     Case("winograd", "m2", 5, 2, (4, 8)),
     Case("winograd", "m2", 4, 2, (4, 4)),
-    # 14 pixels, the first maps but one of MNIST, are no multiple of 4 ...
+    # 14 pixels and 7, the maps of MNIST, are no multiples of 4: the last tiles reach beyond the map ...
+    Case("winograd", "m4", 5, 2, (14, 14), batch=8),
+    Case("winograd", "m4", 3, 1, (14, 7), batch=16),
+    Case("winograd", "m4", 5, 2, (7, 7), batch=32),
+    Case("winograd", "m2", 4, 2, (7, 7)),
+    Case("winograd", "m2", 3, 1, (5, 14)),
+    # ... except where m=2 fits and multiplies less: 49 tiles of 5^2 products against 16 of 9^2.
     Case("winograd", "m2", 3, 2, (14, 14), batch=16),
-    Case("winograd", "m2", 3, 1, (14, 14), batch=16),
-    # ... and 7 no multiple of 2.
-    Case("winograd", "im2col", 5, 2, (7, 7)),
+    # A map of one pixel: 5 x 6 products, and a tile of 2 x 2 would need 7 x 7.
+    Case("winograd", "im2col", 5, 2, (1, 1), batch=8),
     # Four and five taps at stride 1 overlap more than the next tile.
     Case("winograd", "im2col", 4, 1, (8, 8)),
     Case("winograd", "im2col", 5, 1, (8, 8)),
@@ -177,7 +182,7 @@ def test_gradients_have_the_dtypes_of_what_they_are_of(method: str, kernel_dtype
 
 
 def test_points_for_bfloat16_are_better_than_integers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By what a tile loses when its transformed values are rounded, here a layer of 5x5 and one of 4x4."""
+    """By what a tile loses when its transformed values are rounded, here layers of 5x5 and 4x4."""
 
     def error(case: Case) -> float:
         large, kernel, small = arrays(case)
@@ -186,7 +191,7 @@ def test_points_for_bfloat16_are_better_than_integers(monkeypatch: pytest.Monkey
         return float(np.linalg.norm(np.asarray(got, np.float64) - values) / np.linalg.norm(values))
 
     layers = [case for case in CASES if case.plan == "m4" and case.stride == 2 and case.size >= 4]
-    assert len(layers) == 2
+    assert len(layers) == 4
     better = [error(case) for case in layers]
     monkeypatch.setattr(conv_gemm, "_COARSE_POINTS", conv_gemm._POINTS)
     conv_gemm.toom_cook.cache_clear()

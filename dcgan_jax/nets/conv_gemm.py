@@ -26,6 +26,7 @@ value once, when it is stored. Kernels come as float32 and so do their gradients
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -78,14 +79,17 @@ def make_plan(
         raise ValueError(f"sides {large_height} x {large_width} are not multiples of stride {stride}")
     height, width = large_height // stride, large_width // stride
     shape = (jnp.dtype(dtype), batch, height, width, features, small_features, size, stride, pad)
-    taps = -(-size // stride)
-    for m in (4, 2):
+    direct, taps = Im2col(*shape), -(-size // stride)
+    if method != "winograd" or features < _MIN_FEATURES or taps == 1:
+        return direct
+    plans: list[Winograd | Im2col] = [direct]
+    for m in (2, 4):
         # taps - 1 <= m: a tile overlaps only with the next one (5x5 and 4x4 kernels at stride 1 do not fit).
-        fits = height % m == 0 and width % m == 0 and taps - 1 <= m and m + taps - 1 <= max(_POINTS)
-        enough_rows = m == 2 or batch * height * width // m**2 >= _MIN_ROWS
-        if method == "winograd" and features >= _MIN_FEATURES and taps > 1 and fits and enough_rows:
-            return Winograd(*shape, m)
-    return Im2col(*shape)
+        fits = taps - 1 <= m and m + taps - 1 <= max(_POINTS)
+        plan = Winograd(*shape, m)
+        if fits and (m == 2 or batch * math.prod(plan.tiles) >= _MIN_ROWS):
+            plans.append(plan)
+    return min(plans, key=lambda plan: plan.multiplications)
 
 
 @functools.cache
@@ -136,10 +140,10 @@ class _Layer:
         """Sums in the layer's dtype, stored."""
         return _stored(values.astype(self.dtype))
 
-    def padded(self, large: jax.Array) -> jax.Array:
-        """Large map -> [batch, stride * (h + r - 1), stride * (w + r - 1), large_features]."""
-        sides = (self.pad, self.stride * (self.taps - 1) - self.pad)
-        return _stored(jnp.pad(_stored(large), ((0, 0), sides, sides, (0, 0))))
+    def padded(self, large: jax.Array, beyond: tuple[int, int] = (0, 0)) -> jax.Array:
+        """Large map -> [batch, stride * (h + r - 1), stride * (w + r - 1), large_features], h and w + `beyond`."""
+        y, x = ((self.pad, self.stride * (self.taps - 1 + more) - self.pad) for more in beyond)
+        return _stored(jnp.pad(_stored(large), ((0, 0), y, x, (0, 0))))
 
 
 @jax.tree_util.register_static
@@ -151,6 +155,11 @@ class Im2col(_Layer):
     (row k, column r * stride, large_features). Columns come in blocks of `stride` pixels, which lie side by side in
     memory; the tap that fills up the last block is zero.
     """
+
+    @property
+    def multiplications(self) -> int:
+        """For each image, large and small feature."""
+        return self.height * self.width * self.size * self.taps * self.stride
 
     @property
     def block_features(self) -> int:
@@ -228,7 +237,20 @@ class Winograd(_Layer):
 
     @property
     def tiles(self) -> tuple[int, int]:
-        return self.height // self.m, self.width // self.m
+        """Along y and x. The last one may reach beyond the map, where all values are zero."""
+        return -(-self.height // self.m), -(-self.width // self.m)
+
+    @property
+    def beyond(self) -> tuple[int, int]:
+        """Rows and columns of the small map that the last tiles reach beyond its end."""
+        rows, columns = self.tiles
+        return rows * self.m - self.height, columns * self.m - self.width
+
+    @property
+    def multiplications(self) -> int:
+        """For each image, large and small feature."""
+        missing = self.stride * self.taps - self.size
+        return math.prod(self.tiles) * (self.points * self.stride - missing) ** 2
 
     @property
     def _stacks(self) -> list[tuple[slice, slice, int, int]]:
@@ -241,11 +263,12 @@ class Winograd(_Layer):
     def large(self, large: jax.Array) -> list[jax.Array]:
         _, b_t, _ = self._matrices
         m, n, s, (rows, columns) = self.m, self.points, self.stride, self.tiles
-        pixels = self.padded(large)
-        pixels = pixels.reshape(self.batch, self.height + self.taps - 1, s, -1)  # N block p (column and feature)
+        blocks = m * columns + self.taps - 1
+        pixels = self.padded(large, self.beyond)
+        pixels = pixels.reshape(self.batch, m * rows + self.taps - 1, s, -1)  # N block p (column and feature)
         # Tile t covers blocks m*t .. m*t + n - 1, so the i-th block of all tiles is a slice with step m.
         by_row = self.rounded(_combine(b_t, [pixels[:, i : i + m * (rows - 1) + 1 : m] for i in range(n)], axis=2))
-        by_row = by_row.reshape(self.batch, rows, n, s, self.width + self.taps - 1, s, self.large_features)
+        by_row = by_row.reshape(self.batch, rows, n, s, blocks, s, self.large_features)
         by_row = by_row.transpose(2, 0, 1, 4, 3, 5, 6)  # y N t block p q C
         stacks = []
         for y, x, p, q in self._stacks:
@@ -269,7 +292,8 @@ class Winograd(_Layer):
         # ... then columns.
         terms = [part[:, :, :, :, x] for part in by_row for x in range(part.shape[4])]
         pixels = self._overlap_add(terms, tile=4, phase=5)
-        return pixels.reshape(self.batch, s * self.height, s * self.width, self.large_features)
+        pixels = pixels.reshape(self.batch, s * self.m * rows, s * self.m * columns, self.large_features)
+        return pixels[:, : s * self.height, : s * self.width]
 
     def kernel(self, kernel: jax.Array) -> list[jax.Array]:
         by_row = self.rounded(self._evaluate_taps(_stored(kernel), axis=0, at=0))  # y p tap C S
@@ -319,7 +343,9 @@ class Winograd(_Layer):
     def small(self, small: jax.Array) -> list[jax.Array]:
         a_, _, _ = self._matrices
         m, (rows, columns) = self.m, self.tiles
-        pixels = _stored(small).reshape(self.batch, rows, m, columns, m, self.small_features)
+        more_rows, more_columns = self.beyond
+        pixels = jnp.pad(_stored(small), ((0, 0), (0, more_rows), (0, more_columns), (0, 0)))
+        pixels = _stored(pixels).reshape(self.batch, rows, m, columns, m, self.small_features)
         by_row = self.rounded(_combine(a_, [pixels[:, :, i] for i in range(m)], axis=2))  # N t y t j S
         by_row = by_row.transpose(2, 0, 1, 3, 4, 5)
         stacks = []
@@ -342,7 +368,8 @@ class Winograd(_Layer):
         ]  # N t i x t S
         terms = [part[:, :, :, x] for part in by_row for x in range(part.shape[3])]
         pixels = self.rounded(_combine(a_.T, terms, axis=4))  # N t i t j S
-        return pixels.reshape(self.batch, self.height, self.width, self.small_features)
+        pixels = pixels.reshape(self.batch, self.m * rows, self.m * columns, self.small_features)
+        return pixels[:, : self.height, : self.width]
 
     def _by_x(self, maps: list[jax.Array]) -> list[list[jax.Array]]:
         """Regroups the maps of `_stacks` (y major, x minor): for each part of x, the maps of all y in order."""
