@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -71,3 +72,30 @@ def test_missing_labels() -> None:
     generator, variables, z = generator_of(tiny.config({"model.num_classes": 3}))
     with pytest.raises(ValueError, match="3 classes needs labels"):
         generator.apply(variables, z, train=False)
+
+
+@pytest.mark.parametrize("network", ["generator", "discriminator"])
+@pytest.mark.parametrize("resampling", ["strided", "pooling"])
+def test_what_labels_add_is_convolved_once_for_each_class(network: str, resampling: str) -> None:
+    """Five images of three classes, against labels that are joined to the maps of each image (conv 'lax')."""
+    changes = {**CONDITIONAL, "model.resampling": resampling}
+    labels = jnp.array([2, 0, 1, 1, 2])
+
+    def values_and_gradients(method: str) -> Any:
+        config = tiny.config({**changes, "conv": method})
+        model, variables, _ = generator_of(config) if network == "generator" else discriminator_of(config)
+        shape = (5, 5) if network == "generator" else (5, 8, 8, 3)
+        inputs = jnp.asarray(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
+
+        def value(params: Any, x: Any) -> Any:
+            return model.apply({**variables, "params": params}, x, labels, train=False)[0]
+
+        # Weights of 0.02 make labels count for little.
+        params = jax.tree.map(lambda leaf: 5.0 * leaf, variables["params"])
+        result, pull_back = jax.vjp(value, params, inputs)
+        return result, pull_back(jnp.cos(jnp.arange(result.size, dtype=jnp.float32)).reshape(result.shape))
+
+    joined, split = values_and_gradients("lax"), values_and_gradients("im2col")
+    assert float(jnp.abs(joined[0]).max()) > 1e-3
+    for a, b in zip(jax.tree.leaves(joined), jax.tree.leaves(split), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5 * float(jnp.abs(a).max()))

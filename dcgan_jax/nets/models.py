@@ -9,7 +9,8 @@ that drops them they cost nothing.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from ml_collections import ConfigDict
 
-from dcgan_jax.nets import batch_norm, conv
+from dcgan_jax.nets import batch_norm, conv, products
 from dcgan_jax.nets.activations import ACTIVATIONS, Activation
 
 Stages = tuple[tuple[int, int], ...]
@@ -78,6 +79,31 @@ class BatchNorm(nn.Module):
         return y.astype(self.dtype).reshape(x.shape)
 
 
+class _Dense(nn.Module):
+    """x [batch, features] and labels, joined, times `kernel`; see `_Network`."""
+
+    features: int
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, labels: jax.Array | None) -> jax.Array:
+        count = x.shape[-1]
+        kernel = self.param("kernel", _weights, (count + self.num_classes, self.features))
+        if not self.num_classes:
+            return products.dense(x, kernel)
+        return products.dense(x, kernel[:count]) + _of_labels(labels, kernel[count:], x.dtype)
+
+
+def _of_labels(labels: jax.Array | None, values: jax.Array, dtype: Any) -> jax.Array:
+    """The rows of `values` [classes, ...] of the labels, [batch, ...]."""
+    if labels is None:
+        raise ValueError(f"a network with {len(values)} classes needs labels")
+    # A product, because the gradient of indexing is a scatter; exact, as each sum has one term.
+    one_hot = jax.nn.one_hot(labels, len(values), dtype=jnp.float32)
+    rows = jnp.matmul(one_hot, values.astype(jnp.float32).reshape(len(values), -1), precision=lax.Precision.HIGHEST)
+    return rows.reshape(-1, *values.shape[1:]).astype(dtype)
+
+
 def _join_labels(x: jax.Array, labels: jax.Array | None, num_classes: int) -> jax.Array:
     """Appends one-hot labels to the last axis, repeated over height and width of maps."""
     if not num_classes:
@@ -113,12 +139,43 @@ class _Network(nn.Module):
     conv_method: str
     dtype: Any
 
-    def _dense(self, x: jax.Array, features: int, name: str) -> jax.Array:
-        return nn.Dense(features, use_bias=False, kernel_init=_weights, dtype=self.dtype, name=name)(x)
+    def _dense(self, x: jax.Array, labels: jax.Array | None, features: int, name: str) -> jax.Array:
+        return _Dense(features, self.num_classes, name=name)(x, labels)
+
+    def _conv(self, x: jax.Array, labels: jax.Array | None, features: int, stride: int, name: str) -> jax.Array:
+        kernel = self._kernel(name, x.shape[-1] + self.num_classes, features)
+        return self._with_labels(partial(conv.conv, stride=stride, method=self.conv_method), x, labels, kernel, axis=2)
+
+    def _conv_transpose(
+        self, x: jax.Array, labels: jax.Array | None, features: int, stride: int, name: str
+    ) -> jax.Array:
+        kernel = self._kernel(name, features, x.shape[-1] + self.num_classes)
+        convolve = partial(conv.conv_transpose, stride=stride, method=self.conv_method)
+        return self._with_labels(convolve, x, labels, kernel, axis=3)
 
     def _kernel(self, name: str, large: int, small: int) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, large, small)
         return self.param(name, _weights, shape)
+
+    def _with_labels(
+        self,
+        convolve: Callable[[jax.Array, jax.Array], jax.Array],
+        x: jax.Array,
+        labels: jax.Array | None,
+        kernel: jax.Array,
+        axis: int,
+    ) -> jax.Array:
+        """Convolves x [batch, height, width, features] with labels joined behind the features, axis `axis` of `kernel`.
+
+        What the labels add is the same for all images of a class. So it is convolved once for each class, unless there
+        are fewer images than classes. XLA's own convolutions take both together.
+        """
+        if not self.num_classes or self.conv_method == "lax" or x.shape[0] <= self.num_classes:
+            return convolve(_join_labels(x, labels, self.num_classes), kernel)
+        of_features, of_classes = jnp.split(kernel, [x.shape[-1]], axis)
+        planes = jnp.eye(self.num_classes, dtype=x.dtype)[:, None, None, :]
+        planes = jnp.broadcast_to(planes, (self.num_classes, *x.shape[1:3], self.num_classes))
+        return convolve(x, of_features) + _of_labels(labels, convolve(planes, of_classes), x.dtype)
 
     def _normalise(self, x: jax.Array, name: str, *, end: bool, train: bool, groups: int = 1) -> jax.Array:
         """`end` marks the layers that the paper leaves out: the generator's output and the discriminator's input."""
@@ -171,12 +228,12 @@ class Generator(_Network):
 
         x = z.astype(self.dtype)
         for i, features in enumerate(self.hidden, 1):
-            x = self._dense(_join_labels(x, labels, self.num_classes), features, f"hidden{i}")
+            x = self._dense(x, labels, features, f"hidden{i}")
             x = activate(f"hidden{i}", self._normalise(x, f"hidden{i}", end=False, train=train))
 
         side, widths = first_side(self.image_size, self.stages), generator_widths(self.stages, self.channels)
         last = not self.stages
-        x = self._dense(_join_labels(x, labels, self.num_classes), side * side * widths[0], "projection")
+        x = self._dense(x, labels, side * side * widths[0], "projection")
         maps = (-1, side, side, widths[0])
         if self.projection_norm == "channel":
             x = self._normalise(x.reshape(maps), "projection", end=last, train=train)
@@ -187,10 +244,9 @@ class Generator(_Network):
 
         for i, ((_, stride), features) in enumerate(zip(self.stages, widths[1:], strict=True), 1):
             last = i == len(self.stages)
-            x = _join_labels(x, labels, self.num_classes)
             if self.resampling == "pooling":
                 x, stride = x.repeat(stride, 1).repeat(stride, 2), 1
-            x = conv.conv_transpose(x, self._kernel(f"deconv{i}", features, x.shape[-1]), stride, self.conv_method)
+            x = self._conv_transpose(x, labels, features, stride, f"deconv{i}")
             x = self._normalise(x, f"deconv{i}", end=last, train=train)
             if not last:
                 x = activate(f"deconv{i}", x)
@@ -228,9 +284,8 @@ class Discriminator(_Network):
         taps: Taps = {}
         x = images.astype(self.dtype)
         for i, (features, stride) in enumerate(self.stages, 1):
-            x = _join_labels(x, labels, self.num_classes)
             step = 1 if self.resampling == "pooling" else stride
-            x = conv.conv(x, self._kernel(f"conv{i}", x.shape[-1], features), step, self.conv_method)
+            x = self._conv(x, labels, features, step, f"conv{i}")
             x = self.activation(self._normalise(x, f"conv{i}", end=i == 1, train=train, groups=groups))
             if step != stride:
                 x = nn.max_pool(x, (stride, stride), (stride, stride))
@@ -238,12 +293,12 @@ class Discriminator(_Network):
             x = self._drop(x, i, train, dropout_keys)
         x = x.mean((1, 2)) if self.head == "pool" else x.reshape(x.shape[0], -1)
         for i, features in enumerate(self.hidden, 1):
-            x = self._dense(_join_labels(x, labels, self.num_classes), features, f"hidden{i}")
+            x = self._dense(x, labels, features, f"hidden{i}")
             end = i == 1 and not self.stages
             x = self._normalise(x, f"hidden{i}", end=end, train=train, groups=groups)
             x = taps[f"hidden{i}"] = self.activation(x)
             x = self._drop(x, len(self.stages) + i, train, dropout_keys)
-        x = self._dense(_join_labels(x, labels, self.num_classes), self.outputs, "logit").astype(jnp.float32)
+        x = self._dense(x, labels, self.outputs, "logit").astype(jnp.float32)
         logit = taps["logit"] = x if self.outputs > 1 else x[:, 0]
         return logit, taps
 
