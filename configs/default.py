@@ -143,6 +143,13 @@ def get_config() -> ConfigDict:
     # Decay of the moving average of G's weights, which then draws the sample sheets; 0 is off.
     config.ema_decay = 0.0
 
+    # What the discriminator sees of real and of generated images, in both players' updates: some of 'color',
+    # 'translation' and 'cutout' in this order, see nets/augment.py; () [P, C]. For small sets: a few thousand images.
+    config.augment = augmentation = ConfigDict()
+    augmentation.operations = ()
+    # With which each operation is applied to each image.
+    augmentation.probability = 1.0
+
     # --- Evaluation during training: numbers in metrics.jsonl, see docs/quality.md -------------------------------
     config.eval = evaluation = ConfigDict()
     # How many samples are drawn, from the same noise each time; how many images they are compared with, 0: all.
@@ -165,6 +172,7 @@ def get_config() -> ConfigDict:
     # Formulation of the convolutions: 'auto' (the fastest for the platform), 'winograd', 'im2col' or 'lax'.
     config.conv = "auto"
     # Arithmetic inside the networks: 'float32' or 'bfloat16'. Parameters, statistics, losses and Adam are float32.
+    # 'auto': 'bfloat16' on a CPU with AVX-512 BF16 or AMX, otherwise 'float32'; decided when a run starts, and kept.
     config.precision = "float32"
     # How exactly a GPU or TPU multiplies float32, in training and sampling: 'default' is TF32 (10 bits) on NVIDIA GPUs
     # since Ampere and one pass of bfloat16 (8 bits) on TPUs; 'high' three passes on TPUs; 'highest' float32

@@ -16,7 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from dcgan_jax.machine.errors import UserError
-from dcgan_jax.nets import conv
+from dcgan_jax.nets import augment, conv
 from dcgan_jax.nets.activations import ACTIVATIONS
 from dcgan_jax.nets.losses import LOSSES
 
@@ -32,6 +32,8 @@ class Field:
     Attributes:
       type: of its values: int, float (which takes whole numbers too), bool, str, Widths, Stages, or tuple (of choices).
       low, below: the lowest number allowed, and the bound that a number must stay below.
+      most: the highest number allowed.
+      fewest: how many values a tuple of choices must hold at least.
       choices: the values allowed; of a tuple, those that it may hold. (): see the other attributes.
       free: whether it may change when a run is resumed: it does not change what is computed, or only from then on.
       interval: whether it counts the steps between things that happen after a step.
@@ -41,6 +43,8 @@ class Field:
     type: Any
     low: float = 0
     below: float = math.inf
+    most: float = math.inf
+    fewest: int = 1
     choices: tuple[Any, ...] = ()
     free: bool = False
     interval: bool = False
@@ -50,7 +54,7 @@ class Field:
         """Raises UserError, with the value and what is allowed, if the field `name` cannot have this value."""
         if self.type is tuple:
             known = [choice for choice in self.choices if isinstance(value, tuple | list) and choice in value]
-            if not known or len(known) != len(value):
+            if not isinstance(value, tuple | list) or len(known) != len(value) or len(known) < self.fewest:
                 raise UserError(f"config.{name} is {value!r}; choose some of {', '.join(map(repr, self.choices))}.")
         elif self.choices:
             if not any(value == choice and type(value) is type(choice) for choice in self.choices):
@@ -72,8 +76,9 @@ class Field:
     def _check_number(self, name: str, value: Any) -> None:
         if type(value) not in (int, self.type):
             raise UserError(f"config.{name} is {value!r}; it must be a {'whole ' if self.type is int else ''}number.")
-        if not self.low <= value < self.below:
+        if not (self.low <= value < self.below and value <= self.most):
             allowed = f"at least {self.low:g}" + (f" and below {self.below:,.10g}" if self.below < math.inf else "")
+            allowed += f" and at most {self.most:g}" if self.most < math.inf else ""
             raise UserError(f"config.{name} is {value!r}; it must be {allowed}.")
 
 
@@ -151,6 +156,8 @@ FIELDS: dict[str, Field] = {
     "optimizer.decay_begin": Field(int, 0, _MOST_STEPS, free=True),
     "optimizer.decay_steps": Field(int, 0, _MOST_STEPS, free=True),
     "ema_decay": Field(float, 0, 1),
+    "augment.operations": Field(tuple, choices=tuple(augment.OPERATIONS), fewest=0, before=()),
+    "augment.probability": Field(float, 0, most=1, before=1.0),
     # Evaluation during training
     "eval.num_samples": Field(int, FEWEST_SAMPLES, _MOST_STEPS, free=True, before=10_000),
     "eval.num_reference": Field(int, 0, free=True, before=0),
@@ -161,7 +168,7 @@ FIELDS: dict[str, Field] = {
     "mapper": Field(str, choices=("shard_map", "pmap"), free=True),
     "steps_per_call": Field(int, 0, _MOST_STEPS, free=True),
     "conv": Field(str, choices=conv.METHODS, free=True),
-    "precision": Field(str, choices=("float32", "bfloat16")),
+    "precision": Field(str, choices=("float32", "bfloat16", "auto")),
     "matmul_precision": Field(str, choices=("default", "high", "highest"), free=True, before="default"),
     "reduce_precision": Field(str, choices=("float32", "bfloat16"), free=True, before="float32"),
 }

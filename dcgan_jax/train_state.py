@@ -12,6 +12,7 @@ import optax
 from ml_collections import ConfigDict
 
 from dcgan_jax.machine import rng
+from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.mesh import AXIS, mean_over_devices
 from dcgan_jax.nets.losses import LOSSES, Loss
 from dcgan_jax.nets.models import Discriminator, Generator, Tree, build_discriminator, build_generator
@@ -27,6 +28,7 @@ class Gan:
       loss: of both.
       generator_first: the order of the updates, see `train_step`.
       flip: whether training images are mirrored at random.
+      augmentations, augment_probability: what the discriminator sees of images, see nets/augment.py.
       ema_decay: of the generator's averaged parameters; 0: none are kept.
       seed: of the initial parameters and of everything that training draws.
       matmul_precision, reduce_precision: see configs/default.py.
@@ -39,6 +41,8 @@ class Gan:
     loss: Loss
     generator_first: bool
     flip: bool
+    augmentations: tuple[str, ...]
+    augment_probability: float
     ema_decay: float
     seed: int
     matmul_precision: str
@@ -64,7 +68,15 @@ class Gan:
 
 
 def build_gan(config: ConfigDict) -> Gan:
-    """The `Gan` of a config that has been checked."""
+    """The `Gan` of a config that has been checked.
+
+    Raises:
+      UserError: config.precision is 'auto'.
+    """
+    if config.precision == "auto":
+        raise UserError(
+            "config.precision is 'auto', which is decided when a run starts and then kept: give float32 or bfloat16."
+        )
     return Gan(
         generator=build_generator(config, AXIS),
         discriminator=build_discriminator(config, AXIS),
@@ -73,6 +85,8 @@ def build_gan(config: ConfigDict) -> Gan:
         loss=LOSSES[config.loss],
         generator_first=config.update_order == "generator_first",
         flip=config.data.flip == "x",
+        augmentations=tuple(config.augment.operations),
+        augment_probability=config.augment.probability,
         ema_decay=config.ema_decay,
         seed=config.seed,
         matmul_precision=config.matmul_precision,

@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 
 from dcgan_jax.machine import rng
 from dcgan_jax.machine.mesh import AXIS, map_step, mean_over_devices
-from dcgan_jax.nets import models, pixels
+from dcgan_jax.nets import augment, models, pixels
 from dcgan_jax.nets.models import Tree
 from dcgan_jax.train_state import Gan, GANState, Player
 
@@ -98,6 +98,13 @@ def mirrored_at_random(images: jax.Array, keys: jax.Array) -> jax.Array:
     return jnp.where(chosen[:, None, None, None], images[:, :, ::-1], images)
 
 
+def augmented(gan: Gan, images: jax.Array, keys: jax.Array) -> jax.Array:
+    """Images [batch, height, width, channels] in the networks' range as the discriminator is to see them."""
+    scale, zero = (2.0, -1.0) if gan.generator.output == "sigmoid" else (1.0, 0.0)
+    seen = augment.augmented(images * scale + zero, keys, gan.augmentations, gan.augment_probability)
+    return (seen - zero) / scale
+
+
 class Fakes(NamedTuple):
     """What the generator draws in a step.
 
@@ -133,6 +140,9 @@ def discriminator_step(
     and twice as large convolutions.
     """
     images = jnp.concatenate([real, lax.stop_gradient(fakes.images)])
+    if gan.augmentations:
+        keys = jnp.concatenate([draw.keys("augment_real"), draw.keys("augment_fake_d")])
+        images = augmented(gan, images, keys)
     both_labels = None if labels is None else jnp.concatenate([labels, labels])
     dropout_keys = None
     if gan.discriminator.dropout:
@@ -175,6 +185,8 @@ def generator_step(
     """
 
     def objective(images: jax.Array) -> jax.Array:
+        if gan.augmentations:
+            images = augmented(gan, images, draw.keys("augment_fake_g"))
         (logits, _), _ = gan.discriminator.apply(
             critic.variables,
             images,

@@ -16,7 +16,7 @@ from dcgan_jax.config import check_config, flatten
 from dcgan_jax.datasets import classes, opening
 from dcgan_jax.datasets.batches import Batches, check_dataset, check_labels
 from dcgan_jax.datasets.image_dataset import ImageDataset
-from dcgan_jax.machine import allocator, preemption, processes
+from dcgan_jax.machine import allocator, preemption, processes, processor
 from dcgan_jax.machine.errors import Interrupted, UserError
 from dcgan_jax.machine.mesh import make_mesh, on_first_device, replicated
 from dcgan_jax.metrics import measures
@@ -54,6 +54,7 @@ def train(config: ConfigDict, workdir: str | Path) -> Run:
     machine.set_up()
     workdir = Path(workdir).expanduser()
     check_config(config)
+    config = _with_precision(config, workdir)
     mesh = make_mesh(config.batch_size)
     _check_local_batch(config, mesh)
     processes.check_same(_shared_settings(config), "configuration", "Give all of them the same command.")
@@ -152,6 +153,18 @@ def open_data(config: ConfigDict, gan: Gan) -> tuple[ImageDataset, Evaluate | No
     return dataset, evaluate
 
 
+def _with_precision(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """The config with a precision in place of 'auto': that of the run in the folder, or what suits the processor."""
+    if config.precision != "auto":
+        return config
+    config = ConfigDict(config)
+    begun = run_folder.latest_step(workdir) is not None
+    config.precision = (
+        run_folder.load_config(workdir).precision if begun else processor.fast_precision(jax.default_backend())
+    )
+    return config.lock()
+
+
 def _report_changes(workdir: Path, config: ConfigDict) -> None:
     """Says with which other settings a run is resumed."""
     if run_folder.latest_step(workdir) is not None:
@@ -200,8 +213,9 @@ def overview(config: ConfigDict, state: GANState, dataset: ImageDataset, workdir
             f"data     {config.data.source}: {count:,} images, {height} x {width} x {channels}"
             + (", mirrored at random" if config.data.flip == "x" else ""),
             *_class_lines(dataset),
+            *_augmentation_lines(config),
             f"networks {_describe_networks(config)}",
-            f"devices  {len(devices)} {devices[0].device_kind}, batch {config.batch_size}",
+            f"devices  {len(devices)} {devices[0].device_kind}, batch {config.batch_size}, {config.precision}",
             f"memory   {allocator.description()}",
             f"workdir  {workdir}",
             f"running  {steps}",
@@ -228,6 +242,13 @@ def _notes(config: ConfigDict) -> list[str]:
             f"config.num_steps {config.num_steps}"
         ]
     return []
+
+
+def _augmentation_lines(config: ConfigDict) -> list[str]:
+    """What the discriminator sees of images, if that is not the images."""
+    names, probability = config.augment.operations, config.augment.probability
+    with_probability = f", each with probability {probability:g}" if probability < 1 else ""
+    return [f"augment  {', '.join(names)}{with_probability}"] if names else []
 
 
 def _class_lines(dataset: ImageDataset) -> list[str]:

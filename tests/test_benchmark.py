@@ -11,10 +11,10 @@ import jax
 import pytest
 
 from dcgan_jax.benchmark import __main__ as benchmark
-from dcgan_jax.benchmark import contest, devices, processor, variants
+from dcgan_jax.benchmark import contest, devices, variants
 from dcgan_jax.benchmark.trainer import Facts
 from dcgan_jax.benchmark.variants import Variant
-from dcgan_jax.machine import allocator
+from dcgan_jax.machine import allocator, processor
 from dcgan_jax.machine.errors import UserError
 from tests import tiny
 
@@ -203,6 +203,22 @@ def test_processor(tmp_path: Path) -> None:
     assert found["model"] == "Vague Processor (family 6, model 143)"
     assert found["flags"] == ["avx2", "avx512f", "amx_bf16"]
     assert processor.description(tmp_path / "missing")["flags"] == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "platform", "precision"),
+    [
+        ("fpu avx2 avx512f avx512_bf16", "cpu", "bfloat16"),  # AMD Zen 4
+        ("fpu avx512f amx_tile amx_bf16", "cpu", "bfloat16"),
+        ("fpu avx2 avx512f", "cpu", "float32"),
+        ("asimd bf16", "cpu", "float32"),  # Arm's was not measured
+        ("fpu avx512_bf16", "gpu", "float32"),
+    ],
+)
+def test_bfloat16_is_fast_on_some_processors(tmp_path: Path, flags: str, platform: str, precision: str) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"model name\t: Processor\nflags\t\t: {flags}\n")
+    assert processor.fast_precision(platform, cpuinfo) == precision
 
 
 def test_a_process_on_the_wrong_device_ends_before_it_compiles(tmp_path: Path) -> None:

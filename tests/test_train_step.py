@@ -190,6 +190,8 @@ def test_number_of_devices_and_mapper_do_not_matter() -> None:
         "ema_decay": 0.9,
         "model.output": "sigmoid",
         "data.flip": "x",
+        "augment.operations": ("color", "translation", "cutout"),
+        "augment.probability": 0.6,
     }
     (*_, one), history = tiny.run_steps(tiny.config(changes), devices=1)
     for mapper in ("shard_map", "pmap"):

@@ -20,7 +20,7 @@ import dcgan_jax
 from dcgan_jax import training
 from dcgan_jax.datasets import opening
 from dcgan_jax.datasets.image_dataset import ImageDataset
-from dcgan_jax.machine import preemption
+from dcgan_jax.machine import preemption, processor
 from dcgan_jax.machine.errors import Interrupted, UserError
 from dcgan_jax.metrics import nearest
 from dcgan_jax.runs import checkpoint, recorder, run_folder, run_log, trained
@@ -483,3 +483,28 @@ def test_a_discriminator_that_learns_too_fast_raises_the_alarm(source: str, tmp_
     alarmed = [row["step"] for row in rows if "alarm_d_wins" in row]
     assert alarmed and alarmed[0] > 10
     assert alarmed[-1] == 60
+
+
+@pytest.mark.parametrize("fast", ["float32", "bfloat16"])
+def test_a_run_keeps_the_precision_that_auto_chose(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: str
+) -> None:
+    """Also where it is resumed on a processor of another kind; given by name, the other precision is refused."""
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[fast]
+    monkeypatch.setattr(processor, "fast_precision", lambda platform: fast)
+    config = run_config(source, {"precision": "auto", "num_steps": 2})
+    training.train(config, tmp_path / "auto")
+    named = training.train(run_config(source, {"precision": fast, "num_steps": 4}), tmp_path / "named").state
+    assert run_folder.load_config(tmp_path / "auto").precision == fast
+    assert config.precision == "auto"
+
+    monkeypatch.setattr(processor, "fast_precision", lambda platform: other)
+    resumed = training.train(run_config(source, {"precision": "auto", "num_steps": 4}), tmp_path / "auto")
+    assert_equal(resumed.state, named)
+    with pytest.raises(UserError, match="precision"):
+        training.train(run_config(source, {"precision": other, "num_steps": 6}), tmp_path / "auto")
+
+
+def test_networks_cannot_be_built_before_auto_is_decided() -> None:
+    with pytest.raises(UserError, match=r"config\.precision is 'auto'.*give float32 or bfloat16"):
+        build_gan(tiny.config({"precision": "auto"}))

@@ -31,12 +31,12 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from dcgan_jax import command_line
-from dcgan_jax.benchmark import devices, matrix_product, processor, variants
+from dcgan_jax.benchmark import devices, matrix_product, variants
 from dcgan_jax.benchmark.contest import Contest, ratio, ratios, speeds
 from dcgan_jax.benchmark.system import System
 from dcgan_jax.benchmark.variants import PRECISIONS, Variant
 from dcgan_jax.config import check_config
-from dcgan_jax.machine import files
+from dcgan_jax.machine import files, processor
 from dcgan_jax.nets import flops
 
 # Factors on batch size and width that --scaling goes through.

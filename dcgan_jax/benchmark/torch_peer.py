@@ -26,13 +26,15 @@ from dcgan_jax.train_state import GANState
 Step = Callable[..., list[torch.Tensor]]
 
 _POOL_BATCHES = 4  # random batches that the steps go through in turn
-# The one value that the peer knows of fields that change the networks or the losses.
+# The one value that the peer knows of fields that change the networks, their images or the losses.
 _ONLY = {
     "model.resampling": "strided",
     "model.norm": "paper",
     "model.generator.activation": "relu",
     "model.discriminator.activation": "leaky_relu",
     "model.discriminator.head": "dense",
+    "data.flip": "none",
+    "augment.operations": (),
     "loss": "non_saturating",
 }
 
