@@ -145,10 +145,10 @@ def get_config() -> ConfigDict:
 
     # What the discriminator sees of real and of generated images, in both players' updates: some of 'color',
     # 'translation' and 'cutout' in this order, see nets/augment.py; () [P, C]. For small sets: a few thousand images.
-    config.augment = augmentation = ConfigDict()
-    augmentation.operations = ()
+    config.augment = augment = ConfigDict()
+    augment.operations = ()
     # With which each operation is applied to each image.
-    augmentation.probability = 1.0
+    augment.probability = 1.0
 
     # --- Evaluation during training: numbers in metrics.jsonl, see docs/quality.md -------------------------------
     config.eval = evaluation = ConfigDict()
