@@ -144,7 +144,8 @@ def get_config() -> ConfigDict:
     config.ema_decay = 0.0
 
     # What the discriminator sees of real and of generated images, in both players' updates: some of 'color',
-    # 'translation' and 'cutout' in this order, see nets/augment.py; () [P, C]. For small sets: a few thousand images.
+    # 'translation' and 'cutout', in the order given, see nets/augment.py; () [P, C]. For a few
+    # thousand images or fewer.
     config.augment = augment = ConfigDict()
     augment.operations = ()
     # With which each operation is applied to each image.

@@ -297,6 +297,14 @@ def check_config(config: ConfigDict) -> None:
         )
 
 
+def need_precision(config: ConfigDict) -> None:
+    """Raises UserError if the precision is 'auto', which only the start of a run decides."""
+    if config.precision == "auto":
+        raise UserError(
+            "config.precision is 'auto', which is decided when a run starts and then kept: give float32 or bfloat16."
+        )
+
+
 def need_convolutions(config: ConfigDict, network: str) -> None:
     """Raises UserError if `network`, 'generator' or 'discriminator', has dense layers only."""
     if not config.model[network].stages:

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from dcgan_jax.config import need_precision
 from dcgan_jax.machine import rng
-from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.mesh import AXIS, mean_over_devices
 from dcgan_jax.nets.losses import LOSSES, Loss
 from dcgan_jax.nets.models import Discriminator, Generator, Tree, build_discriminator, build_generator
@@ -73,10 +73,7 @@ def build_gan(config: ConfigDict) -> Gan:
     Raises:
       UserError: config.precision is 'auto'.
     """
-    if config.precision == "auto":
-        raise UserError(
-            "config.precision is 'auto', which is decided when a run starts and then kept: give float32 or bfloat16."
-        )
+    need_precision(config)
     return Gan(
         generator=build_generator(config, AXIS),
         discriminator=build_discriminator(config, AXIS),

@@ -195,6 +195,13 @@ def test_a_peer_that_does_not_start_at_all_is_an_error(heap: None, fakes: type[F
         benchmark.measure(tiny.config(), "torch", 1)
 
 
+def test_precision_auto_is_refused_before_anything_is_measured(fakes: type[FakeSystem]) -> None:
+    for peer in (None, "torch"):
+        with pytest.raises(UserError, match=r"config\.precision is 'auto'"):
+            benchmark.measure(tiny.config({"precision": "auto"}), peer, 1)
+    assert not fakes.log
+
+
 def test_processor(tmp_path: Path) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     one = "model name\t: Vague Processor\ncpu family\t: 6\nmodel\t\t: 143\nflags\t\t: fpu avx2 amx_bf16 avx512f\n"

@@ -35,7 +35,7 @@ from dcgan_jax.benchmark import devices, matrix_product, variants
 from dcgan_jax.benchmark.contest import Contest, ratio, ratios, speeds
 from dcgan_jax.benchmark.system import System
 from dcgan_jax.benchmark.variants import PRECISIONS, Variant
-from dcgan_jax.config import check_config
+from dcgan_jax.config import check_config, need_precision
 from dcgan_jax.machine import files, processor
 from dcgan_jax.nets import flops
 
@@ -60,8 +60,10 @@ def measure(
       What --output writes, see docs/performance.md.
 
     Raises:
-      UserError: a peer is not installed, or cannot train these networks; or a system does not compute on `platform`.
+      UserError: config.precision is 'auto'; a peer is not installed, or cannot train these networks; or a system does
+        not compute on `platform`.
     """
+    need_precision(config)
     precisions = PRECISIONS if peer == "torch" else (config.precision,)
     contest = Contest(config, rounds, platform, one_by_one)
     for variant in variants.of_ours(precisions):

@@ -12,7 +12,7 @@ _FLAGS = (
 )  # fmt: skip
 # Fields of /proc/cpuinfo that tell processors of one name apart.
 _NUMBERS = {"cpu family": "family", "model": "model", "stepping": "stepping", "CPU part": "part"}
-# With one of these a step of the networks here is 1.2 to 1.7 times as fast in bfloat16 (docs/performance.md).
+# With one of these a step of the networks here is 1.1 to 1.8 times as fast in bfloat16 (docs/performance.md).
 _BFLOAT16 = {"avx512_bf16", "amx_bf16"}
 _CPUINFO = Path("/proc/cpuinfo")
 
