@@ -199,3 +199,20 @@ def test_configs_of_the_checkout_that_was_installed_from(tmp_path: Path, monkeyp
     monkeypatch.setattr(config_module, "__file__", str(tmp_path / "site-packages" / "dcgan_jax" / "config.py"))
     assert load_config(tmp_path / "checkout" / "configs" / "cifar10_best.py").ema_decay == 0.999
     assert sys.modules["configs.cifar10"].__file__ == str(tmp_path / "checkout" / "configs" / "cifar10.py")
+
+
+def test_a_probability_is_at_most_one() -> None:
+    check_config(tiny.config({"augment.probability": 1.0}))
+    with pytest.raises(UserError, match=r"augment\.probability is 1\.5; it must be at least 0 and at most 1\."):
+        check_config(tiny.config({"augment.probability": 1.5}))
+
+
+def test_no_augmentation_is_a_choice_and_no_metric_is_none() -> None:
+    check_config(tiny.config({"augment.operations": ()}))
+    for name, value in (
+        ("augment.operations", ("blur",)),
+        ("augment.operations", ("color",) * 2),
+        ("eval.metrics", ()),
+    ):
+        with pytest.raises(UserError, match=rf"{name} is .*choose some of"):
+            check_config(tiny.config({name: value}))
