@@ -79,6 +79,29 @@ def test_what_is_like_the_data_is_plausible(easy: ImageDataset) -> None:
     assert probe.plausible(overlays).mean() < 0.5
 
 
+def test_the_limit_is_of_images_not_trained_on(easy: ImageDataset) -> None:
+    """The fixed share of the held-out images, drawn by the seed, is plausible; of the training images it is not."""
+    probe, count = attribute_probe.open_or_train(easy), len(easy.images)
+    order = np.random.default_rng(0).permutation(count)
+    held_out, training = order[: count // 10], order[count // 10 :]
+    embedded = probe.embed(easy.images)
+    apart = attribute_probe._distance(embedded, probe.features["mean"], probe.features["precision"])
+    assert float(probe.features["limit"]) == pytest.approx(np.quantile(apart[held_out], 0.95), rel=1e-4)
+    assert float(probe.features["limit"]) != pytest.approx(np.quantile(apart[training], 0.95), rel=1e-4)
+    np.testing.assert_allclose(probe.features["mean"], embedded[training].mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_another_seed_is_another_probe(easy: ImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a file of its own; it reads the same labels with other weights and other held-out images."""
+    monkeypatch.setattr(attribute_probe, "_STEPS", 150)
+    first, second = attribute_probe.open_or_train(easy), attribute_probe.open_or_train(easy, seed=1)
+    assert attribute_probe.is_trained(easy, 1) and not attribute_probe.is_trained(easy, 2)
+    assert easy.labels is not None
+    assert (second.read(easy.images[:130])["label"].argmax(1) == easy.labels[:130]).mean() > 0.95
+    assert np.abs(first.embed(easy.images[:9]) - second.embed(easy.images[:9])).max() > 0.1
+    assert first.targets["tilt"].mean != second.targets["tilt"].mean
+
+
 def test_distance_by_hand() -> None:
     """Deviations (3, 4) with variances 9 and 4: sqrt(1 + 4)."""
     precision = np.diag([1 / 9, 1 / 4])

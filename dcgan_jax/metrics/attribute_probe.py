@@ -1,6 +1,6 @@
 """A small network that reads an image's attributes: what makes the latent-space experiments measurable.
 
-It is trained once per pack, on everything that the pack knows about its images, and kept in the pack's folder:
+It is trained once per pack and seed, on everything that the pack knows about its images, and kept in the pack's folder:
 
     label, whole numbers, yes or no   classified (the expression's name, smiling or not)
     real numbers                      regressed (the turn of a head)
@@ -12,6 +12,9 @@ that depends on it. Generated images are not real ones: training adds noise and 
 A probe also reads attributes off images that are none, such as two faces laid over each other. So it tells how far an
 image is from the data: the Mahalanobis distance of the mean activations of all layers from their mean over the training
 images [Lee et al. 2018]. An image is *plausible* if it is no farther than 95 % of the held-out images.
+
+Another seed is another probe: other first weights, batches and held-out images. Where a probe chose the samples of an
+experiment, a second one can judge the result.
 """
 
 import functools
@@ -42,7 +45,6 @@ from dcgan_jax.runs.sampler import full_batches
 VERSION = 1  # raise when anything about the network or its training changes: cached probes are then made again
 BOXES = "windows"  # the attribute [count, 4] that is read pixel by pixel, see datasets/toy_bedrooms.py
 
-_FILE = "attribute_probe.msgpack"
 _FEATURES = "features"  # among the network's outputs: mean activations of every layer
 _BATCH_SIZE = 128
 _STEPS = 800
@@ -155,13 +157,17 @@ def targets_of(dataset: ImageDataset) -> dict[str, Target]:
     return targets
 
 
-def is_trained(dataset: ImageDataset) -> bool:
+def is_trained(dataset: ImageDataset, seed: int = 0) -> bool:
     """Whether `open_or_train` only has to open the probe."""
-    return dataset.companion(_FILE).exists()
+    return dataset.companion(_file(seed)).exists()
 
 
-def open_or_train(dataset: ImageDataset) -> AttributeProbe:
+def open_or_train(dataset: ImageDataset, seed: int = 0) -> AttributeProbe:
     """The probe of a pack; trained (two to six minutes on two CPU cores) when it is not there yet.
+
+    Args:
+      dataset: the pack.
+      seed: of the first weights, the batches, the noise and the choice of what is held out.
 
     Raises:
       UserError: the images have neither labels nor attributes, or are too few.
@@ -177,12 +183,16 @@ def open_or_train(dataset: ImageDataset) -> AttributeProbe:
             f"{dataset.meta['source']} has {len(dataset.images)} images, too few to train a probe; it needs {_FEWEST}."
         )
     return files.cached(
-        dataset.companion(_FILE),
+        dataset.companion(_file(seed)),
         purpose=f"the probe of {dataset.meta['source']}",
         load=lambda path: _load(path, dataset),
-        make=lambda: _train(dataset, truth),
+        make=lambda: _train(dataset, truth, seed),
         save=_to_bytes,
     )
+
+
+def _file(seed: int) -> str:
+    return f"attribute_probe_{seed}.msgpack" if seed else "attribute_probe.msgpack"
 
 
 def _load(path: Path, dataset: ImageDataset) -> AttributeProbe:
@@ -314,9 +324,9 @@ def box_masks(boxes: np.ndarray, side: int) -> np.ndarray:
     return np.any(down[..., :, None] & across[..., None, :], axis=1)
 
 
-def _train(dataset: ImageDataset, truth: dict[str, np.ndarray]) -> AttributeProbe:
+def _train(dataset: ImageDataset, truth: dict[str, np.ndarray], seed: int) -> AttributeProbe:
     count, side = len(dataset.images), dataset.images.shape[1]
-    order = np.random.default_rng(0).permutation(count)
+    order = np.random.default_rng(2 * seed).permutation(count)
     held_out = order[: min(count // 10, _MOST_HELD_OUT)]
     training = order[len(held_out) :]
     targets = []
@@ -329,10 +339,10 @@ def _train(dataset: ImageDataset, truth: dict[str, np.ndarray]) -> AttributeProb
     network = _network(tuple(target._replace(held_out=0.0) for target in targets), side)
     optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, _STEPS))
     shape = (1, side, side, dataset.images.shape[3])
-    variables = jax.jit(functools.partial(network.init, train=False))(rng.stream(0, "probe_init"), jnp.zeros(shape))
-    step = _make_step(network, tuple(targets), optimizer)
+    variables = jax.jit(functools.partial(network.init, train=False))(rng.stream(seed, "probe_init"), jnp.zeros(shape))
+    step = _make_step(network, tuple(targets), optimizer, seed)
     state = (variables["params"], variables.get("batch_stats", {}), optimizer.init(variables["params"]))
-    chosen = itertools.islice(batches.shuffled(training, _BATCH_SIZE, np.random.default_rng(1)), _STEPS)
+    chosen = itertools.islice(batches.shuffled(training, _BATCH_SIZE, np.random.default_rng(2 * seed + 1)), _STEPS)
     for i, rows in enumerate(tqdm(chosen, total=_STEPS, desc="attribute probe", unit="step", disable=None)):
         batch = {name: values[rows] for name, values in truth.items()}
         if BOXES in batch:
@@ -364,7 +374,9 @@ def _distance(features: np.ndarray, mean: np.ndarray, precision: np.ndarray) -> 
     return np.sqrt(np.sum(apart @ precision * apart, axis=1))
 
 
-def _make_step(network: _Network, targets: tuple[Target, ...], optimizer: optax.GradientTransformation) -> Any:
+def _make_step(
+    network: _Network, targets: tuple[Target, ...], optimizer: optax.GradientTransformation, seed: int
+) -> Any:
     def losses(params: Tree, batch_stats: Tree, images: jax.Array, batch: Tree) -> tuple[jax.Array, Tree]:
         variables = {"params": params, "batch_stats": batch_stats}
         outputs, updates = network.apply(variables, images, train=True, mutable=["batch_stats"])
@@ -383,7 +395,7 @@ def _make_step(network: _Network, targets: tuple[Target, ...], optimizer: optax.
     @jax.jit
     def step(state: Tree, i: jax.Array, images: jax.Array, batch: Tree) -> Tree:
         params, batch_stats, opt_state = state
-        images = _augment(rng.stream(0, "probe_augment", i), images.astype(jnp.float32) / 127.5 - 1.0)
+        images = _augment(rng.stream(seed, "probe_augment", i), images.astype(jnp.float32) / 127.5 - 1.0)
         (_, batch_stats), gradient = jax.value_and_grad(losses, has_aux=True)(params, batch_stats, images, batch)
         update, opt_state = optimizer.update(gradient, opt_state, params)
         return optax.apply_updates(params, update), batch_stats, opt_state
