@@ -71,7 +71,27 @@ def test_rows_are_copied_to_the_device(tmp_path: Path) -> None:
     matrix = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (3000, 7))
     matrix[:] = np.random.default_rng(0).normal(size=(3000, 7))
     numbers = np.random.default_rng(1).permutation(3000)[:2500]
-    np.testing.assert_array_equal(l2_svm.to_device(matrix, numbers), matrix[numbers])
+    np.testing.assert_array_equal(l2_svm.to_device([matrix], numbers), matrix[numbers])
+    both = l2_svm.to_device([matrix, -matrix], numbers)
+    np.testing.assert_array_equal(both, np.concatenate([matrix[numbers], -matrix[numbers]]))
+
+
+def test_how_much_of_the_gradient_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By definition, of a solved problem and of one that was stopped after a single step."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 200)
+    features = (rng.normal(0, 1, (200, 5)) + labels[:, None]).astype(np.float32)
+    assert l2_svm.fit(features, labels, 2, 0.1).gradient_left <= 1e-5
+    monkeypatch.setattr(l2_svm, "_MOST_NEWTON_STEPS", 1)
+    stopped = l2_svm.fit(features, labels, 2, 0.1)
+    x = np.concatenate([features, np.ones((200, 1))], 1)
+    shares = []
+    for k in range(2):
+        signs = np.where(labels == k, 1.0, -1.0)
+        weights = np.append(stopped.weights[:, k], stopped.intercept[k])
+        slope = weights - 0.2 * (x * signs[:, None]).T @ np.maximum(0, 1 - signs * (x @ weights))
+        shares.append(np.linalg.norm(slope) / np.linalg.norm(0.2 * (x * signs[:, None]).sum(0)))
+    assert stopped.gradient_left == pytest.approx(max(shares), rel=1e-3) and max(shares) > 1e-3
 
 
 def test_benchmark(tmp_path: Path) -> None:

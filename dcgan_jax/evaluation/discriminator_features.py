@@ -2,6 +2,7 @@
 
 Activations of all convolutions (after the LeakyReLU), each max-pooled to a 4x4 grid, flattened and concatenated: 28,672
 numbers for the paper's ImageNet network, 7,168 for its SVHN network (svhn/svhn_semisup_analysis.py pools by 4, 2, 1).
+Others take averages over space instead, one number a map [Yang et al. 2022, Squeeze-and-Span]: `average`.
 Batch normalisation uses statistics of the images that the features are for, estimated once and frozen, as there.
 """
 
@@ -21,6 +22,7 @@ from dcgan_jax.nets.models import Tree
 from dcgan_jax.runs.sampler import full_batches
 
 GRID = 4
+Extract = Callable[[np.ndarray, Path, str], np.ndarray]  # images, file, progress -> features, mapped from the file
 
 
 def pool(maps: jax.Array, grid: int = GRID) -> jax.Array:
@@ -35,11 +37,33 @@ def pool(maps: jax.Array, grid: int = GRID) -> jax.Array:
     return jnp.stack([rows[:, :, cell].max(2) for cell in cells], 2)
 
 
-def flatten(taps: models.Taps, layers: int = 0) -> jax.Array:
-    """Features [batch, features] of a discriminator's taps, of the first `layers` convolutions; 0: of all."""
+def flatten(taps: models.Taps, layers: int = 0, average: bool = False) -> jax.Array:
+    """Features [batch, features] of a discriminator's taps, of the first `layers` convolutions; 0: of all.
+
+    `average`: over all places, instead of maxima in the cells of a grid.
+    """
+    return jnp.concatenate(_by_layer(taps, layers, average), 1).astype(jnp.float32)
+
+
+def _by_layer(taps: models.Taps, layers: int, average: bool) -> list[jax.Array]:
+    """Features [batch, features of the layer] of each convolution."""
     convolutions = [maps for name, maps in taps.items() if name.startswith("conv")]
-    pooled = [pool(maps) for maps in convolutions[: layers or None]]
-    return jnp.concatenate([maps.reshape(len(maps), -1) for maps in pooled], 1).astype(jnp.float32)
+    pooled = [maps.mean((1, 2)) if average else pool(maps) for maps in convolutions[: layers or None]]
+    return [maps.reshape(len(maps), -1) for maps in pooled]
+
+
+def widths(config: ConfigDict, layers: int = 0, average: bool = False) -> list[int]:
+    """How many features each convolution gives, in the order in which they stand side by side."""
+    network = models.build_discriminator(config)
+    size = (1, config.data.image_size, config.data.image_size, config.data.channels)
+    images = jax.ShapeDtypeStruct(size, jnp.float32)
+    variables = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros(size), train=False))
+
+    def features(variables: Tree, images: jax.Array) -> list[jax.Array]:
+        outputs: Any = network.apply(variables, images, train=False)
+        return _by_layer(outputs[1], layers, average)
+
+    return [shape.shape[1] for shape in jax.eval_shape(features, variables, images)]
 
 
 def check_config(config: ConfigDict) -> None:
@@ -50,8 +74,13 @@ def check_config(config: ConfigDict) -> None:
 
 
 def make_extractor(
-    config: ConfigDict, variables: dict[str, Tree], images: np.ndarray, progress: str, layers: int = 0
-) -> Callable[[np.ndarray, Path, str], np.ndarray]:
+    config: ConfigDict,
+    variables: dict[str, Tree],
+    images: np.ndarray,
+    progress: str,
+    layers: int = 0,
+    average: bool = False,
+) -> Extract:
     """`extract(images, file, progress) -> features`, with batch statistics of `images`.
 
     Args:
@@ -60,6 +89,7 @@ def make_extractor(
       images: uint8 [count, height, width, channels], all of them are seen once.
       progress: stands beside the progress bar.
       layers: how many of the first convolutions give features; 0: all.
+      average: see `flatten`.
 
     Returns:
       A function that writes float32 [count, features] of uint8 images to `file` and gives them memory-mapped.
@@ -79,7 +109,7 @@ def make_extractor(
     @jax.jit
     def features(variables: Tree, images: jax.Array) -> jax.Array:
         outputs: Any = network.apply(variables, pixels.to_network(images, config.model.output), train=False)
-        return flatten(outputs[1], layers)
+        return flatten(outputs[1], layers, average)
 
     def extract(images: np.ndarray, file: Path, progress: str) -> np.ndarray:
         width = jax.eval_shape(features, frozen, images[:1]).shape[1]

@@ -64,7 +64,7 @@ def solve(solver: str, folder: Path, c: float) -> dict[str, float]:
     if solver == "ours":
         from dcgan_jax.evaluation import l2_svm
 
-        rows = l2_svm.to_device(x, np.arange(len(x) - _TEST))
+        rows = l2_svm.to_device([x], np.arange(len(x) - _TEST))
         begin = time.monotonic()
         fitted = l2_svm.fit(rows, labels[:-_TEST], CLASSES, c, "ours")
         weights, intercept = fitted.weights, fitted.intercept

@@ -1,29 +1,37 @@
 """The discriminator as a feature extractor: a linear SVM on its convolutions [paper section 5, tables 1 and 2].
 
     python -m dcgan_jax.evaluation.linear_svm --workdir=runs/imagenet32 --source=tfds:cifar10
+    python -m dcgan_jax.evaluation.linear_svm --workdir=runs/imagenet32 --source=tfds:cifar10 --labels_per_class=400 \
+        --rows=trained,layers,untrained,pixels,k_means
     python -m dcgan_jax.evaluation.linear_svm --workdir=runs/svhn --source=tfds:svhn_cropped --labels_per_class=100 \
         --test_draws=100 --supervised_trials=64
 
 Features (discriminator_features.py) of a labelled data set that the network was not trained for, and a linear L2-SVM
 (l2_svm.py), trained on the data set's training split with all its labels, or with few of them (--labels_per_class,
-repeated with other draws). C is chosen on training images that are held out: a tenth, and the classifier is then
-trained on all of them; or, with few labels, 10,000 (a fifth of a small set), and the labels are then drawn from the
-others again. Two baselines stand beside it: the network before training, and the raw pixels in [-1, 1]; on demand a
-supervised network of the same architecture (supervised_cnn.py), trained on the first draw of the same labels. The
-images become what the run was trained on: its size, grey or RGB.
+repeated with other draws); svm_protocol.py says how C is chosen and what is held out. --rows are what is measured:
 
-The second command is the protocol of the authors' SVHN script (svhn/svhn_semisup_analysis.py): for each C ten draws of
+    trained      the run's discriminator
+    layers       each of its convolutions alone
+    untrained    the same network before training
+    pixels       the raw pixels in [-1, 1]
+    k_means      one layer of k-means on the same images (k_means.py)
+
+On demand a supervised network of the same architecture (supervised_cnn.py), trained on the first draw of the same
+labels, stands beside them. The images become what the run was trained on: its size, grey or RGB. All rows choose from
+one grid of C. Two options are not the paper's: --flip (mirrored copies, svm_protocol.py) and --average.
+
+The third command is the protocol of the authors' SVHN script (svhn/svhn_semisup_analysis.py): for each C ten draws of
 1,000 labels, 10,000 images for validation, 100 draws at the best C, the mean error and 1.96 standard deviations. For
-CIFAR-10 the paper does not say how it chose C; the grid of that script is the default here.
+CIFAR-10 the paper does not say how it chose C. The grid is that of this script with two smaller values, which wider
+networks choose.
 """
 
 import math
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -33,7 +41,8 @@ from ml_collections import ConfigDict
 from dcgan_jax import command_line
 from dcgan_jax.datasets import classes as datasets_classes
 from dcgan_jax.datasets import opening
-from dcgan_jax.evaluation import discriminator_features, l2_svm, supervised_cnn
+from dcgan_jax.evaluation import discriminator_features, k_means, supervised_cnn
+from dcgan_jax.evaluation.svm_protocol import Protocol, Split, evaluate, hold_out, training_examples
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.reports import report
 from dcgan_jax.reports.report import Figure, Report
@@ -43,109 +52,32 @@ from dcgan_jax.train_state import create_state
 
 NAME = "linear_svm"
 TITLE = "Discriminator features and a linear SVM (section 5, tables 1 and 2)"
-C_GRID = ("1e-4", "2e-4", "5e-4", "1e-3", "2e-3", "5e-3", "1e-2")  # svhn/svhn_semisup_analysis.py
+C_GRID = ("1e-5", "3e-5", "1e-4", "2e-4", "5e-4", "1e-3", "2e-3", "5e-3", "1e-2")  # from 1e-4: the authors' script
 DRAWS = 10  # of the labels, where there are few
+ROWS = ("trained", "layers", "untrained", "pixels", "k_means")
+DEFAULT_ROWS = ("trained", "untrained", "pixels")
 # Paper tables 1 (CIFAR-10 with the network trained on ImageNet: all labels, and 400 a class) and 2 (SVHN, 1,000 labels;
-# the supervised network's figure is its validation error).
+# the supervised network's figure is its validation error). The other rows are the baselines that they have: in table 1
+# accuracy with all labels, then with 400 a class and its spread; in table 2 the error.
 PAPER: dict[str, Any] = {
     "cifar10": {"accuracy": 0.828, "accuracy_400_per_class": 0.738, "std_400_per_class": 0.004},
     "svhn_cropped": {"error_100_per_class": 0.2248, "supervised_error_100_per_class": 0.2887},
+    "cifar10_baselines": {
+        "1 layer of k-means, 4,800 units": (0.806, 0.637, 0.007),
+        "3 layers of k-means, learned receptive fields, 3,200 units": (0.820, 0.707, 0.007),
+        "view-invariant k-means, 6,400 units": (0.819, 0.726, 0.007),
+        "Exemplar CNN, 1,024 units": (0.843, 0.774, 0.002),
+    },
+    "svhn_cropped_baselines": {
+        "KNN": 0.7793,
+        "TSVM": 0.6655,
+        "M1 + KNN": 0.6563,
+        "M1 + TSVM": 0.5433,
+        "M1 + M2": 0.3602,
+        "SWWAE without dropout": 0.2783,
+        "SWWAE with dropout": 0.2356,
+    },
 }
-_HELD_OUT = 0.1  # of the training images, for the choice of C
-_VALIDATION = 10_000  # images for the choice of C where there are few labels (svhn/svhn_semisup_analysis.py)
-
-
-def draw_per_class(labels: np.ndarray, per_class: int, rng: np.random.Generator) -> np.ndarray:
-    """Numbers of `per_class` examples of every class that occurs, in random order. ValueError if there are fewer."""
-    if (fewest := int(np.unique(labels, return_counts=True)[1].min())) < per_class:
-        raise ValueError(f"{per_class} examples of each class, but one has {fewest}")
-    chosen = [rng.permutation(np.flatnonzero(labels == label))[:per_class] for label in np.unique(labels)]
-    return rng.permutation(np.concatenate(chosen))
-
-
-class Protocol(NamedTuple):
-    """How a classifier is trained and tested.
-
-    Attributes:
-      grid: values of C, ascending.
-      per_class: labels of each class that are used; 0 for all.
-      draws: of the labels for the choice of C, if they are few.
-      test_draws: other draws of the labels, with the C that was chosen, for testing.
-      seed: of the draws and of what is held out.
-    """
-
-    grid: tuple[float, ...]
-    per_class: int
-    draws: int
-    test_draws: int
-    seed: int
-
-
-class Split(NamedTuple):
-    """Features [examples, features], or images [examples, height, width, channels], and labels int32 [examples]."""
-
-    features: np.ndarray
-    labels: np.ndarray
-
-    def take(self, numbers: np.ndarray) -> "Split":
-        return Split(self.features[numbers], self.labels[numbers])
-
-
-def hold_out(count: int, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the training examples that choose C, and of the others, both ascending."""
-    order = np.random.default_rng(protocol.seed).permutation(count)
-    held_out = min(_VALIDATION, count // 5) if protocol.per_class else round(_HELD_OUT * count)
-    return np.sort(order[:held_out]), np.sort(order[held_out:])
-
-
-def training_examples(labels: np.ndarray, rest: np.ndarray, protocol: Protocol, number: int) -> np.ndarray:
-    """Numbers of the training examples of a draw, from `rest`; all of them if labels are not few."""
-    if not protocol.per_class:
-        return rest
-    rng = np.random.default_rng([protocol.seed, 1, number])
-    return rest[draw_per_class(labels[rest], protocol.per_class, rng)]
-
-
-def evaluate(train: Split, test: Split, classes: int, protocol: Protocol, name: str) -> dict[str, Any]:
-    """Chooses C on held-out training examples if there is a choice, then trains and tests.
-
-    `name` of the features stands beside the progress bars.
-
-    Returns:
-      c; accuracy on `test`, mean over draws; std over draws (None without draws); held_out: accuracy for each C;
-      fit_seconds: of the last fit.
-    """
-    few = protocol.per_class > 0
-    held_out, rest = hold_out(len(train.labels), protocol)
-
-    accuracies = np.zeros(len(protocol.grid))
-    if len(protocol.grid) > 1:
-        validation = train.take(held_out)
-        for number in range(protocol.draws if few else 1):
-            drawn = training_examples(train.labels, rest, protocol, number)
-            x, labels, fitted = l2_svm.to_device(train.features, drawn), train.labels[drawn], None
-            for i, c in enumerate(protocol.grid):
-                fitted = l2_svm.fit(x, labels, classes, c, f"{name}: C = {c:g}", start=fitted)
-                accuracies[i] += (fitted.predict(validation.features) == validation.labels).mean()
-            del x
-        del validation  # these are large
-    best, scores, seconds = protocol.grid[int(accuracies.argmax())], [], 0.0
-    for i in range(protocol.test_draws if few else 1):
-        everything = np.arange(len(train.labels))
-        chosen = training_examples(train.labels, rest, protocol, protocol.draws + i) if few else everything
-        x = l2_svm.to_device(train.features, chosen)
-        begin = time.monotonic()
-        fitted = l2_svm.fit(x, train.labels[chosen], classes, best, f"{name}: {i + 1} at C = {best:g}")
-        seconds = time.monotonic() - begin
-        del x
-        scores.append(float((fitted.predict(test.features) == test.labels).mean()))
-    return {
-        "c": best,
-        "accuracy": float(np.mean(scores)),
-        "std": float(np.std(scores)) if few else None,
-        "held_out": (accuracies / (protocol.draws if few else 1)).tolist(),
-        "fit_seconds": seconds,
-    }
 
 
 def measure(
@@ -163,9 +95,12 @@ def measure(
     supervised_steps: int = 1000,
     c: Sequence[float | str] = C_GRID,
     layers: int | None = None,
+    rows: Sequence[str] = DEFAULT_ROWS,
+    average: bool = False,
+    flip: bool = False,
     seed: int = 0,
 ) -> Report:
-    """Measures the trained network, the untrained one and pixels, one after the other; see the module.
+    """Measures the rows one after the other; see the module.
 
     Features are kept in the run's folder while they are needed.
 
@@ -183,15 +118,20 @@ def measure(
       c: values of C to choose from, or their texts; a single one is taken as it is.
       layers: how many of the discriminator's first convolutions give features; 0: all; None: those that were
         imported, where a run has some only (dcgan_jax.import_weights --layers), otherwise all.
-      seed: of draws and held-out images.
+      rows: of ROWS, what is measured.
+      average: whether features are averages of the discriminator's maps over space, not maxima in a 4x4 grid.
+      flip: whether mirrored copies are trained on and scored as well.
+      seed: of draws, held-out images and k-means.
 
     Returns:
-      'trained', 'untrained', 'pixels' as of `evaluate`, with the number of 'features'; 'supervised' as of
-      `supervised_cnn.search`; and the settings.
+      'trained', 'untrained', 'pixels', 'k_means' and for 'layers' 'conv1', 'conv2', ... as of `svm_protocol.evaluate`,
+      with the number of 'features'; 'supervised' as of `supervised_cnn.search`; and the settings.
 
     Raises:
-      UserError: the network gives no features, or the images have no labels, or too few.
+      UserError: the network gives no features, or the images have no labels, or too few, or there is no such row.
     """
+    if unknown := [row for row in rows if row not in ROWS]:
+        raise UserError(f"--rows: {unknown[0]!r} is not one of {', '.join(ROWS)}.")
     run.need_discriminator(whole=False)
     discriminator_features.check_config(run.config)
     if layers is None:
@@ -213,28 +153,22 @@ def measure(
         )
 
     figures = [Figure("step", run.step), Figure("source", source), Figure("layers", layers)]
+    figures += [Figure("average", average), Figure("flip", flip)]
     figures += [Figure(name, value) for name, value in protocol._asdict().items()]
-    fresh = jax.jit(partial(create_state, run.gan))().discriminator
     with tempfile.TemporaryDirectory(dir=run.workdir) as folder:
-        for name, player in (("trained", run.state.discriminator), ("untrained", fresh), ("pixels", None)):
-            if player is None:
-                sets = [Split(_pixels(data.features), data.labels) for data in (train, test)]
-            else:
-                extract = discriminator_features.make_extractor(
-                    run.config, player.variables, train.features, f"{name}: batch statistics", layers
-                )
-                sets = [
-                    Split(extract(data.features, Path(folder) / f"{which}.npy", f"{name}: {which}"), data.labels)
-                    for which, data in (("train", train), ("test", test))
-                ]
+        wanted = [row for row in ROWS if row in rows]
+        for name, sets in _features(run, wanted, train, test, layers, average, flip, seed, Path(folder)):
             count = sets[0].features.shape[1]
             outcome = evaluate(sets[0], sets[1], classes, protocol, name) | {"features": count}
             text = f"{name}: accuracy, {count:,} features, C = {outcome['c']:g}"
             paper = _paper(source, labels_per_class) if name == "trained" else ""
             figures.append(Figure(name, outcome, text, _in_words(outcome), paper_here=paper))
+    figures += _baselines(source, labels_per_class)
     if supervised_trials:
         drawn, validation = train.take(training_examples(train.labels, rest, protocol, 0)), train.take(held_out)
-        found = supervised_cnn.search(run.config, drawn, validation, test, supervised_trials, supervised_steps, seed)
+        found = supervised_cnn.search(
+            run.config, drawn[:2], validation[:2], test[:2], supervised_trials, supervised_steps, seed
+        )
         text = f"supervised network, best of {supervised_trials} trials: accuracy (held-out images)"
         here = f"{100 * found['accuracy']:.1f} % ({100 * found['held_out']:.1f} %)"
         error = PAPER["svhn_cropped"]["supervised_error_100_per_class"]
@@ -259,9 +193,77 @@ def main() -> None:
         supervised_steps=_SUPERVISED_STEPS.value,
         c=_C.value,
         layers=_LAYERS.value,
+        rows=_ROWS.value,
+        average=_AVERAGE.value,
+        flip=_FLIP.value,
         seed=_SEED.value,
     )
     report.publish(report.folder(run.workdir, "evaluation", NAME), found)
+
+
+def _features(
+    run: Run,
+    rows: Sequence[str],
+    train: Split,
+    test: Split,
+    layers: int,
+    average: bool,
+    flip: bool,
+    seed: int,
+    folder: Path,
+) -> Iterator[tuple[str, list[Split]]]:
+    """Names of what is measured, and the training and test features of each; `train` and `test` hold images."""
+    if "trained" in rows or "layers" in rows:
+        extract = discriminator_features.make_extractor(
+            run.config,
+            run.state.discriminator.variables,
+            train.features,
+            "trained: batch statistics",
+            layers,
+            average,
+        )
+        sets = _extract(extract, train, test, flip, folder, "trained")
+        if "trained" in rows:
+            yield "trained", sets
+        if "layers" in rows:
+            begin = 0
+            for i, width in enumerate(discriminator_features.widths(run.config, layers, average)):
+                yield f"conv{i + 1}", [split.columns(begin, begin + width) for split in sets]
+                begin += width
+    if "untrained" in rows:
+        fresh = jax.jit(partial(create_state, run.gan))().discriminator
+        extract = discriminator_features.make_extractor(
+            run.config, fresh.variables, train.features, "untrained: batch statistics", layers, average
+        )
+        yield "untrained", _extract(extract, train, test, flip, folder, "untrained")
+    if "pixels" in rows:
+        yield "pixels", _extract(lambda images, *_: _pixels(images), train, test, flip, folder, "pixels")
+    if "k_means" in rows:
+        extract = k_means.make_extractor(train.features, k_means.CENTROIDS, seed)
+        sets = _extract(extract, train, test, flip, folder, "k_means")
+        k_means.standardise(*_matrices(sets))
+        yield "k_means", sets
+
+
+def _extract(
+    extract: discriminator_features.Extract, train: Split, test: Split, flip: bool, folder: Path, name: str
+) -> list[Split]:
+    """Features of both sets, and of their mirror images, in files of `folder`; the same files for every `name`."""
+    sets = []
+    for which, data in (("train", train), ("test", test)):
+        features = extract(data.features, folder / f"{which}.npy", f"{name}: {which}")
+        mirrored = None
+        if flip:
+            images = data.features[:, :, ::-1]
+            mirrored = extract(images, folder / f"{which}_mirrored.npy", f"{name}: {which}, mirrored")
+        sets.append(Split(features, data.labels, mirrored))
+    return sets
+
+
+def _matrices(sets: Sequence[Split]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The training features, and all others."""
+    train, *others = [m for split in sets for m in (split.features, split.mirrored) if m is not None]
+    return train, others
 
 
 def _in_words(outcome: dict[str, Any]) -> str:
@@ -281,9 +283,25 @@ def _paper(source: str, per_class: int) -> str:
     if _is_svhn(source, per_class):
         return f"error {100 * PAPER['svhn_cropped']['error_100_per_class']:.2f} %"
     if source == "tfds:cifar10" and per_class in (0, 400):
-        accuracy, few, std = (100 * value for value in PAPER["cifar10"].values())
-        return f"{few:.1f} ± {std:.1f} %" if per_class else f"{accuracy:.1f} %"
+        return _table_1(tuple(PAPER["cifar10"].values()), per_class)
     return ""
+
+
+def _table_1(values: tuple[float, ...], per_class: int) -> str:
+    """A cell of the paper's table 1: accuracy with all labels, with 400 a class, and the latter's spread."""
+    accuracy, few, std = (100 * value for value in values)
+    return f"{few:.1f} ± {std:.1f} %" if per_class else f"{accuracy:.1f} %"
+
+
+def _baselines(source: str, per_class: int) -> list[Figure]:
+    """The other rows of the paper's table for this source and number of labels."""
+    if _is_svhn(source, per_class):
+        cells = {name: f"error {100 * error:.2f} %" for name, error in PAPER["svhn_cropped_baselines"].items()}
+    elif source == "tfds:cifar10" and per_class in (0, 400):
+        cells = {name: _table_1(values, per_class) for name, values in PAPER["cifar10_baselines"].items()}
+    else:
+        cells = {}
+    return [Figure("", text=f"the paper's {name}", paper_here=cell) for name, cell in cells.items()]
 
 
 def _read_grid(values: Sequence[float | str]) -> tuple[float, ...]:
@@ -354,5 +372,8 @@ if __name__ == "__main__":
     _LAYERS = flags.DEFINE_integer(
         "layers", None, "First convolutions that give features, 0: all; default: those imported, or all.", lower_bound=0
     )
-    _SEED = flags.DEFINE_integer("seed", 0, "Of draws and held-out images.", lower_bound=0)
+    _ROWS = flags.DEFINE_list("rows", list(DEFAULT_ROWS), f"What is measured, of {', '.join(ROWS)}.")
+    _AVERAGE = flags.DEFINE_boolean("average", False, "Averages of the discriminator's maps over space, not maxima.")
+    _FLIP = flags.DEFINE_boolean("flip", False, "Train on mirrored copies as well, and add the scores of both.")
+    _SEED = flags.DEFINE_integer("seed", 0, "Of draws, held-out images and k-means.", lower_bound=0)
     command_line.run(main)
