@@ -50,9 +50,9 @@ def dataset(count: int = 32, size: int = 8, channels: int = 3, classes: int = 0,
     return ImageDataset(images(count, size, channels, seed), labels, {}, None, {}, Path("memory"))
 
 
-def image_folder(path: Path, count: int = 32, size: int = 8, classes: int = 0) -> str:
+def image_folder(path: Path, count: int = 32, size: int = 8, classes: int = 0, seed: int = 0) -> str:
     """Writes random PNG files, in a folder per class if there are any; returns the source string."""
-    for i, pixels in enumerate(images(count, size)):
+    for i, pixels in enumerate(images(count, size, seed=seed)):
         folder = path / f"class{i % classes}" if classes else path
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(folder / f"{i:03d}.png")

@@ -53,6 +53,14 @@ def open_others(data: ConfigDict, *, source: str = "", split: str = "", folder: 
     return open_or_build(others)
 
 
+def need_apart(training: ImageDataset, testing: ImageDataset, source: str) -> None:
+    """Raises UserError if the test images are the training images, of `source`: every figure would be too good."""
+    if training.meta["sha256"] == testing.meta["sha256"]:
+        raise UserError(
+            f"the training and test images are the same ({source}): give others by --test_source or --test_split."
+        )
+
+
 def _duplicates(data: ConfigDict, progress: bool) -> pack.Duplicates | None:
     if data.duplicates:
         if data.dedup:

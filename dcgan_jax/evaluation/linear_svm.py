@@ -336,10 +336,7 @@ def _open_labelled(
                 f"{source} has no labels: for an image folder, sort the images into one subfolder per class."
             )
     training, testing = sets
-    if training.meta["sha256"] == testing.meta["sha256"]:
-        raise UserError(
-            f"the training and test images are the same ({train[0]}): give others by --test_source or --test_split."
-        )
+    opening.need_apart(training, testing, train[0])
     assert training.labels is not None
     classes = len(training.class_names or ()) or int(training.labels.max()) + 1
     testing = datasets_classes.numbered_like(testing, training.class_names, f"the test set {test[0]}", classes)
