@@ -2,16 +2,17 @@
 
     python -m dcgan_jax.benchmark.report docs/benchmarks docs/performance.md
 
-A table stands between the lines `<!-- NAME -->` and `<!-- end -->`; whatever was between them is replaced.
+The tables' places are named like the functions that make them (reports/tables.py).
 """
 
 import json
 import re
 import statistics
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from dcgan_jax.reports import tables
 
 # Results whose names begin like this make a row, in this order.
 CASES = {
@@ -35,12 +36,8 @@ Rates = dict[str, dict[str, float]]  # by library and precision
 
 def main(results_folder: Path, page: Path) -> None:
     results = {path.stem: json.loads(path.read_text()) for path in sorted(results_folder.glob("*.json"))}
-    text = page.read_text()
-    for table in (peers, machines, costs, scaling):
-        begin, end = f"<!-- {table.__name__} -->\n", "<!-- end -->"
-        before, after = text.split(begin)
-        text = f"{before}{begin}\n{table(results)}\n\n{end}{after.split(end, 1)[1]}"
-    page.write_text(text)
+    kinds = {table.__name__: table for table in (peers, machines, costs, scaling)}
+    page.write_text(tables.rewrite(page.read_text(), lambda name: kinds[name](results)))
 
 
 def peers(results: Results) -> str:
@@ -70,7 +67,7 @@ def peers(results: Results) -> str:
                     f"**{result['ratio']:.2f}**{spread}",
                 )
             )
-    return _table(rows)
+    return tables.table(rows)
 
 
 def machines(results: Results) -> str:
@@ -90,7 +87,7 @@ def machines(results: Results) -> str:
             for library, precision in columns
         ]
         rows.append((*key, *(f"{statistics.median(each) / 1e9:.0f}" if each else _NOT_RUN for each in rates)))
-    return _table(rows)
+    return tables.table(rows)
 
 
 def costs(results: Results) -> str:
@@ -115,7 +112,7 @@ def costs(results: Results) -> str:
                     f"{own[0]:.1f} times slower" if own else _NOT_RUN,
                 )
             )
-    return _table(rows)
+    return tables.table(rows)
 
 
 def scaling(results: Results) -> str:
@@ -134,7 +131,7 @@ def scaling(results: Results) -> str:
                         f"{row['activation_bytes'] / 1e9:.2f} GB",
                     )
                 )
-    return _table(rows)
+    return tables.table(rows)
 
 
 def _of_case(results: Results, case: str) -> list[tuple[str, dict[str, Any]]]:
@@ -152,11 +149,6 @@ def _speed_of(result: dict[str, Any], system: str, precision: str) -> str:
 
 def _speed(images_per_second: float) -> str:
     return f"{images_per_second:,.0f}" if images_per_second >= 100 else f"{images_per_second:.1f}"
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
-    head, *body = rows
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *body))
 
 
 if __name__ == "__main__":

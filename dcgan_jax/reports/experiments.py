@@ -1,0 +1,155 @@
+"""Makes the tables of docs/paper.md and docs/quality.md from the results of experiments.
+
+    python -m dcgan_jax.reports.experiments docs/experiments docs/paper.md docs/quality.md
+
+docs/experiments holds a results.json for each experiment (report.py), as it was published, under another name, and for
+evaluations during a training NAME.jsonl: the lines of the run's metrics.jsonl that have an "evaluation". The place of a
+table on a page (tables.py) says its kind and the names of its files: `<!-- linear_svm authors_all authors_400 -->`.
+Kinds are the functions of `KINDS`. Under each table stands the command of every file.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dcgan_jax.reports import tables
+
+Result = dict[str, Any]
+
+_NETWORKS = {
+    "trained": "trained, all layers",
+    "untrained": "the same network, untrained",
+    "pixels": "raw pixels",
+    "k_means": "one layer of k-means, 1,200 units",
+}
+
+
+def main(folder: Path, pages: Sequence[Path]) -> None:
+    for page in pages:
+        page.write_text(rewritten(page.read_text(), folder))
+
+
+def rewritten(text: str, folder: Path) -> str:
+    """The page `text` with its tables made from the files in `folder`. KeyError for an unknown kind."""
+
+    def make(name: str) -> str:
+        kind, *files = name.split()
+        return KINDS[kind]([(file, load(folder, file)) for file in files])
+
+    return tables.rewrite(text, make)
+
+
+def load(folder: Path, name: str) -> Any:
+    """What NAME.json holds, or the list of what the lines of NAME.jsonl hold."""
+    lines = folder / f"{name}.jsonl"
+    if lines.exists():
+        return [json.loads(line) for line in lines.read_text().splitlines()]
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def linear_svm(results: Sequence[tuple[str, Result]]) -> str:
+    """Accuracy of features of the same network, a row for each kind and a column for each number of labels.
+
+    Beside it the C that was chosen; an asterisk where it is at the end of its grid.
+    """
+    heads = [f"{r['per_class']} labels a class" if r["per_class"] else "all labels" for _, r in results]
+    found = [result for _, result in results]
+    names = [name for name in found[0] if isinstance(found[0][name], dict) and "accuracy" in found[0][name]]
+    names += [name for r in found for name in r if name not in names and "accuracy" in _dict(r[name])]
+    rows = [("features", "number", *heads)]
+    for name in names:
+        outcomes = [_dict(result.get(name)) for result in found]
+        number = next(outcome["features"] for outcome in outcomes if outcome)
+        rows.append((_network(name), f"{number:,}", *(_accuracy(outcome) for outcome in outcomes)))
+    papers: dict[str, list[str]] = {}
+    for i, result in enumerate(found):
+        for row in result["table"]:
+            if row["paper"] and not row["here"]:
+                papers.setdefault(row["what"], [""] * len(found))[i] = row["paper"]
+            elif row["paper"]:
+                papers.setdefault("the paper's DCGAN, 28,672", [""] * len(found))[i] = row["paper"]
+    rows += [(*_split_number(name), *cells) for name, cells in papers.items()]
+    return tables.table(rows) + _commands(results)
+
+
+def nearest_neighbor(results: Sequence[tuple[str, Result]]) -> str:
+    """Test errors by what the classifier was trained on, a column for each run."""
+    heads = [name.replace("_", " ") for name, _ in results]
+    rows = [("trained on", *heads)]
+    cells: dict[str, list[str]] = {}
+    for i, (_, result) in enumerate(results):
+        for what, found in (
+            *(("real images", result[name]) for name in ("real", "real_split") if result.get(name)),
+            *(("samples", outcome) for outcome in result["generated"]),
+        ):
+            text = f"{100 * found['error']:.2f} % ({found['nnd']:.3f})"
+            cells.setdefault(f"{found['num']:,} {what}", [""] * len(results))[i] = text
+    rows += [(name, *texts) for name, texts in cells.items()]
+    return tables.table(rows) + _commands(results)
+
+
+def report(results: Sequence[tuple[str, Result]]) -> str:
+    """The rows of a single report as the experiment printed them."""
+    ((_, result),) = results
+    paper = any(row["paper"] for row in result["table"])
+    rows = [("", "here", *(["paper"] if paper else []))]
+    rows += [(row["what"], row["here"], *([row["paper"]] if paper else [])) for row in result["table"]]
+    return tables.table(rows) + _commands(results)
+
+
+def training(results: Sequence[tuple[str, Any]]) -> str:
+    """Evaluations during a training: a row for each number that all of them have, a column for each step."""
+    ((_, lines),) = results
+    names = [name for name in _MEASURES if name in lines[0]]
+    rows = [("step", *(f"{line['step']:,}" for line in lines))]
+    rows += [(f"`{name}`", *(_MEASURES[name].format(line[name]) for line in lines)) for name in names]
+    return tables.table(rows)
+
+
+_MEASURES = {
+    "probe_frechet": "{:.2f}",
+    "probe_precision": "{:.2f}",
+    "probe_recall": "{:.2f}",
+    "probe_coverage": "{:.2f}",
+    "probe_memorized": "{:.2f}",
+    "nnd": "{:.2f}",
+    "nnc_accuracy": "{:.1%}",
+}
+KINDS: dict[str, Callable[[Sequence[tuple[str, Any]]], str]] = {
+    "linear_svm": linear_svm,
+    "nearest_neighbor": nearest_neighbor,
+    "report": report,
+    "training": training,
+}
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _network(name: str) -> str:
+    return _NETWORKS.get(name, f"trained, {name} alone")
+
+
+def _accuracy(outcome: dict[str, Any]) -> str:
+    if not outcome:
+        return ""
+    spread = "" if outcome["std"] is None else f" ± {100 * outcome['std']:.1f}"
+    return f"{100 * outcome['accuracy']:.1f}{spread} % (C = {outcome['c']:g}{'*' if outcome.get('edge') else ''})"
+
+
+def _split_number(name: str) -> tuple[str, str]:
+    """A baseline's name and its number of units, which stands last in it."""
+    what, _, number = name.rpartition(", ")
+    return (what, number) if what and number[0].isdigit() else (name, "")
+
+
+def _commands(results: Sequence[tuple[str, Result]]) -> str:
+    """The command of each file, as code."""
+    return "\n\n" + "\n".join(f"    {result['command']}" for _, result in results)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), [Path(page) for page in sys.argv[2:]])

@@ -1,0 +1,123 @@
+"""Tables of experiments on the docs' pages: every kind by hand, and the pages agree with the files."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcgan_jax.reports import experiments, tables
+
+FOLDER = Path("docs/experiments")
+PAGES = (Path("docs/paper.md"), Path("docs/quality.md"))
+OUTCOME: dict[str, Any] = {"c": 1e-4, "accuracy": 0.7561, "std": None, "features": 12288, "edge": False}
+SVM: dict[str, Any] = {
+    "per_class": 0,
+    "trained": OUTCOME,
+    "k_means": OUTCOME | {"accuracy": 0.7, "features": 4800, "c": 1e-2, "edge": True},
+    "table": [
+        {"what": "trained: accuracy, 12,288 features, C = 0.0001", "here": "75.6 %", "paper": "82.8 %"},
+        {"what": "the paper's Exemplar CNN, 1,024 units", "here": "", "paper": "84.3 %"},
+    ],
+    "command": "python -m x --a",
+}
+FEW = SVM | {
+    "per_class": 400,
+    "trained": OUTCOME | {"accuracy": 0.673, "std": 0.0026},
+    "conv1": OUTCOME | {"features": 2048, "std": 0.001},
+    "table": [],
+    "command": "python -m x --b",
+}
+FEW.pop("k_means")
+
+
+def test_places_are_rewritten_and_nothing_else() -> None:
+    text = "a\n<!-- one x -->\nold\n<!-- end -->\nb\n<!-- two -->\n<!-- end -->\nc <!-- end -->\n"
+    found = tables.rewrite(text, lambda name: f"({name})")
+    expected = (
+        "a\n<!-- one x -->\n\n(one x)\n\n<!-- end -->\nb\n<!-- two -->\n\n(two)\n\n<!-- end -->\nc <!-- end -->\n"
+    )
+    assert found == expected and tables.rewrite(found, lambda name: f"({name})") == found
+    assert tables.table([("a", "b"), ("1", "2")]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+def test_linear_svm() -> None:
+    lines = experiments.linear_svm([("all", SVM), ("few", FEW)]).splitlines()
+    assert lines == [
+        "| features | number | all labels | 400 labels a class |",
+        "| --- | --- | --- | --- |",
+        "| trained, all layers | 12,288 | 75.6 % (C = 0.0001) | 67.3 ± 0.3 % (C = 0.0001) |",
+        "| one layer of k-means, 1,200 units | 4,800 | 70.0 % (C = 0.01*) |  |",
+        "| trained, conv1 alone | 2,048 |  | 75.6 ± 0.1 % (C = 0.0001) |",
+        "| the paper's DCGAN | 28,672 | 82.8 % |  |",
+        "| the paper's Exemplar CNN | 1,024 units | 84.3 % |  |",
+        "",
+        "    python -m x --a",
+        "    python -m x --b",
+    ]
+
+
+def test_nearest_neighbor() -> None:
+    found = {"error": 0.0343, "nnd": 4.2641}
+    dcgan = {
+        "real": found | {"num": 50_000},
+        "real_split": None,
+        "generated": [found | {"num": 100, "error": 0.05}],
+        "command": "x",
+    }
+    dense = {"real": found | {"num": 50_000}, "generated": [found | {"num": 200}], "command": "y"}
+    lines = experiments.nearest_neighbor([("mnist_half", dcgan), ("dense", dense)]).splitlines()
+    assert lines == [
+        "| trained on | mnist half | dense |",
+        "| --- | --- | --- |",
+        "| 50,000 real images | 3.43 % (4.264) | 3.43 % (4.264) |",
+        "| 100 samples | 5.00 % (4.264) |  |",
+        "| 200 samples |  | 3.43 % (4.264) |",
+        "",
+        "    x",
+        "    y",
+    ]
+
+
+def test_a_report_as_it_was_printed() -> None:
+    row = {"what": "a", "here": "1", "paper": ""}
+    lines = experiments.report([("x", {"table": [row, row | {"paper": "2"}], "command": "c"})]).splitlines()
+    assert lines[:4] == ["|  | here | paper |", "| --- | --- | --- |", "| a | 1 |  |", "| a | 1 | 2 |"]
+    assert experiments.report([("x", {"table": [row], "command": "c"})]).splitlines()[2] == "| a | 1 |"
+
+
+def test_evaluations_of_a_training() -> None:
+    lines = [{"step": 1000, "nnd": 5.456, "nnc_accuracy": 0.8732}, {"step": 2000, "nnd": 5.0, "nnc_accuracy": 0.9}]
+    assert experiments.training([("x", lines)]).splitlines() == [
+        "| step | 1,000 | 2,000 |",
+        "| --- | --- | --- |",
+        "| `nnd` | 5.46 | 5.00 |",
+        "| `nnc_accuracy` | 87.3% | 90.0% |",
+    ]
+
+
+def test_files(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"x": 1}')
+    (tmp_path / "b.jsonl").write_text('{"x": 1}\n{"x": 2}\n')
+    assert experiments.load(tmp_path, "a") == {"x": 1}
+    assert experiments.load(tmp_path, "b") == [{"x": 1}, {"x": 2}]
+    with pytest.raises(KeyError):
+        experiments.rewritten("<!-- unknown a -->\n<!-- end -->", tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_the_pages_agree_with_the_files(page: Path) -> None:
+    assert experiments.rewritten(page.read_text(), FOLDER) == page.read_text()
+
+
+def test_every_file_stands_on_a_page_and_names_no_place_outside() -> None:
+    """Commands are those that a reader can give: no absolute paths."""
+    named = {
+        name for page in PAGES for place in re.findall(r"<!-- (.+?) -->", page.read_text()) for name in place.split()
+    }
+    for file in FOLDER.iterdir():
+        assert file.stem in named, file
+        assert not re.search(r"[\" =]/(work|home|tmp|root)", file.read_text()), file
+    for name in (file.stem for file in FOLDER.glob("*.json")):
+        assert json.loads((FOLDER / f"{name}.json").read_text())["command"].startswith("python -m dcgan_jax."), name
