@@ -18,6 +18,7 @@ def test_damages() -> None:
     blur, noise, few = (calibration.DAMAGES[name][0] for name in ("blur", "noise", "few"))
     flat = np.full((2, 8, 8, 3), 7, np.uint8)
     np.testing.assert_array_equal(blur(flat, 4.0), flat)
+    assert abs(blur(images, 1.0).mean() - images.mean()) < 0.2  # rounded, not cut off
     assert blur(images, 1.0).std() < blur(images, 0.5).std() < images.std()
     grey = np.full((50, 8, 8, 3), 128, np.uint8)
     assert abs(noise(grey, 16.0).std() - 16) < 0.5

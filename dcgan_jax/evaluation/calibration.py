@@ -38,7 +38,8 @@ _SHOWN = 12  # images of each kind in the picture
 
 
 def _blur(images: np.ndarray, sigma: float) -> np.ndarray:
-    return scipy.ndimage.gaussian_filter(images, (0, sigma, sigma, 0))
+    blurred = scipy.ndimage.gaussian_filter(images.astype(np.float32), (0, sigma, sigma, 0))
+    return np.round(blurred).astype(np.uint8)  # of uint8 the filter cuts decimals off, once for each axis
 
 
 def _add_noise(images: np.ndarray, std: float) -> np.ndarray:
