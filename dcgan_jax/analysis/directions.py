@@ -23,7 +23,7 @@ from absl import flags
 
 from dcgan_jax import command_line
 from dcgan_jax.analysis import concepts
-from dcgan_jax.analysis.latent_search import into_prior
+from dcgan_jax.analysis.latent_search import into_prior, prior_deviation
 from dcgan_jax.datasets import opening
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.metrics import attribute_probe
@@ -120,7 +120,7 @@ def measure(
     random /= np.linalg.norm(random, axis=1, keepdims=True)
     vectors = np.concatenate([found[:directions], random]).astype(np.float32)
 
-    z, sigma = run.noise(samples, seed), _deviation(run)
+    z, sigma = run.noise(samples, seed), prior_deviation(run.generator.z_distribution)
     path = np.stack([along(z, vector, sigma, run.generator.z_distribution) for vector in vectors])
     images = run.generate(path.reshape(-1, z_dim), label, "along the directions")
     images = images.reshape(len(vectors), samples, _STEPS, *images.shape[1:])
@@ -187,11 +187,6 @@ def along(z: np.ndarray, direction: np.ndarray, sigma: float, distribution: str)
     steps = np.linspace(-_REACH, _REACH, _STEPS, dtype=np.float32) * sigma
     moved = z[:, None] + (steps - (z @ direction)[:, None])[..., None] * direction
     return np.asarray(into_prior(jnp.asarray(moved.reshape(-1, z.shape[1])), distribution)).reshape(moved.shape)
-
-
-def _deviation(run: Run) -> float:
-    """Standard deviation of a coordinate of the prior."""
-    return 1.0 / math.sqrt(3.0) if run.generator.z_distribution == "uniform" else 1.0
 
 
 def _probe(run: Run) -> tuple[AttributeProbe | None, str]:

@@ -55,6 +55,11 @@ class Descended(NamedTuple):
     path: np.ndarray
 
 
+def prior_deviation(distribution: str) -> float:
+    """Standard deviation of a coordinate of the prior, 'uniform' on [-1, 1] or 'normal'."""
+    return 1.0 / math.sqrt(3.0) if distribution == "uniform" else 1.0
+
+
 def into_prior(z: jax.Array, distribution: str) -> jax.Array:
     """The nearest noise that the prior draws, [rows, z_dim].
 

@@ -8,14 +8,27 @@ neutral woman + neutral man should give a smiling man. The middle of each 3x3 bl
 uniform noise of +-0.25. Beside it the paper's two baselines: one sample a concept instead of three, and the same
 arithmetic on pixels.
 
+The sum of three single samples is longer than the noise that the generator was trained on; that of means of three has
+the length of the prior. So the number of exemplars and the length of z change together. Three controls take them apart:
+
+    one exemplar, scaled   the sum of single samples, scaled to the length of the prior
+    C alone                the mean of C's exemplars: what A - B adds to it is the rest
+    already there          the mean of three samples that show the wished-for traits: what no arithmetic has to reach
+
+The mean length of z is given for each.
+
 Concepts are numbers of samples (sheet.png shows them), or attributes that a probe trained on the data's own labels sees
 (concepts.py). With attributes the arithmetic is repeated with other samples, and the probe counts how often the result
 shows what it should and is plausible, no farther from the data than real images are (attribute_probe.py). Faces laid
 over each other, as pixel space gives, show every attribute that one of them has, but are not plausible.
+
+The probe that counts has also chosen the exemplars, so it may share its mistakes with them. A second probe, of another
+seed, has chosen nothing and counts too. The intervals are over trials with the samples of one generator; they say
+nothing of another training run.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +38,7 @@ from absl import flags
 
 from dcgan_jax import command_line
 from dcgan_jax.analysis import concepts
+from dcgan_jax.analysis.latent_search import prior_deviation
 from dcgan_jax.datasets import opening
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine.errors import UserError
@@ -48,6 +62,9 @@ PAPER: dict[str, Any] = {"exemplars": 3, "noise": 0.25}
 METHODS = {
     "three": "three exemplars",
     "one": "one exemplar",
+    "one_scaled": "one exemplar, scaled to the prior's length",
+    "c_alone": "C alone (mean of three)",
+    "already": "three samples that show the result already",
     "pixels": "three, in pixel space",
     "random": "random samples",
 }
@@ -112,6 +129,33 @@ def arithmetic(values: np.ndarray, exemplars: np.ndarray) -> np.ndarray:
     return a - b + c
 
 
+def scaled(z: np.ndarray, length: float) -> np.ndarray:
+    """Rows of z [trials, z_dim], each at the given length; a row of zeros stays."""
+    norms = np.linalg.norm(z, axis=1, keepdims=True)
+    return z * np.divide(length, norms, out=np.zeros_like(norms), where=norms > 0)
+
+
+def latent_means(
+    z: np.ndarray, exemplars: np.ndarray, length: float, already: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """The z of each method that draws from z, float [trials, z_dim] by name; see METHODS.
+
+    Args:
+      z: of the samples, [samples, z_dim].
+      exemplars: sample numbers [trials, 3, exemplars].
+      length: of the prior, that one exemplar's sum is scaled to.
+      already: numbers of samples that show the result, [trials, exemplars]; None: there are too few.
+    """
+    one = arithmetic(z, exemplars[:, :, :1])
+    means = {
+        "three": arithmetic(z, exemplars),
+        "one": one,
+        "one_scaled": scaled(one, length),
+        "c_alone": z[exemplars[:, 2]].mean(1),
+    }
+    return means if already is None else means | {"already": z[already].mean(1)}
+
+
 def interval(successes: int, trials: int) -> tuple[float, float]:
     """95 % interval of a share [Wilson 1927]."""
     z, share = 1.96, successes / trials
@@ -141,7 +185,9 @@ def measure(
       label: class of all images of a conditional network; None: class 0.
 
     Returns:
-      An entry of 'formulas' for each, with the shares of `_success` by method where a probe can tell; and pictures.
+      An entry of 'formulas' for each: the mean length of z by method (length_of_z, beside that of the 'prior'); where
+      a probe can tell, the shares of `success` by method, and the same of another probe under 'second_judge'; and
+      pictures.
 
     Raises:
       UserError: the concepts cannot be read, too few samples show one, or the data has no formula.
@@ -154,10 +200,11 @@ def measure(
             "three a concept by number, such as --a=3,17,29 --b=4,5,60 --c=12,13,88."
         )
 
-    probe = attribute_probe.open_or_train(dataset) if dataset else None
+    judges = attribute_probe.open_judges(dataset) if dataset else ()
+    length = prior_deviation(run.generator.z_distribution) * math.sqrt(run.generator.z_dim)
     z = run.noise(_POOL, seed)
     images = run.generate(z, label, "samples to choose from")
-    found = probe.read(images) if probe else {}
+    found = judges[0].read(images) if judges else {}
     entries: list[dict[str, Any]] = []
     lines = [
         Figure("", text="exemplars a concept", here=str(EXEMPLARS), paper_here=str(EXEMPLARS)),
@@ -166,28 +213,31 @@ def measure(
     pictures = []
     for i, formula in enumerate(formulas):
         exemplars = _choose(formula, found, trials, np.random.default_rng([seed, i]))
+        already = _already(formula, found, len(exemplars), np.random.default_rng([seed, i, 2]))
         draw = partial(run.generate, label=label)
-        results = _results(draw, z, images, exemplars)
+        means = latent_means(z, exemplars, length, already)
+        results = _results(draw, means, images, exemplars)
         name = " - ".join(concept.text for concept in formula.concepts[:2]) + " + " + formula.concepts[2].text
+        lengths = {
+            method: float(np.linalg.norm(rows, axis=1).mean()) for method, rows in (means | {"random": z}).items()
+        }
         entry: dict[str, Any] = {"formula": name, "trials": len(exemplars), "exemplars": exemplars.shape[2]}
+        entry["length_of_z"] = {"prior": length} | lengths
         used = str(exemplars.shape[2])
         lines.append(Figure("", text=f"{name}: exemplars a concept", here=used, paper_here=str(PAPER["exemplars"])))
-        if formula.traits and probe:
-            entry |= _success(formula, probe, results, images)
-            wanted = concepts.describe(formula.traits, probe.class_names)
-            lines.append(
-                Figure("", text=f"  {len(exemplars)} trials", here=f"{wanted} and plausible (95 %); shown; plausible")
-            )
-            lines += [Figure("", text=f"  {method}", here=_in_words(entry[key])) for key, method in METHODS.items()]
+        if formula.traits and judges:
+            rates, second = (success(formula.traits, judge, results | {"random": images}) for judge in judges)
+            entry |= rates | {"second_judge": second}
+            lines += _lines(concepts.describe(formula.traits, judges[0].class_names), len(exemplars), entry)
         entries.append(entry)
         pictures.append(_picture(draw, z, images, exemplars, results, np.random.default_rng([seed, i, 1]), i, name))
     figures = [Figure("step", run.step), Figure("seed", seed), Figure("formulas", entries), *lines]
-    if probe:
-        names = sorted({name for formula in formulas for name in formula.traits})
-        figures.append(Figure("probe_held_out", {name: probe.targets[name].held_out for name in names}))
-        figures += [
-            Figure("", text=f"the probe on {name}, held out", here=probe.targets[name].accuracy) for name in names
-        ]
+    names = sorted({name for formula in formulas for name in formula.traits})
+    for key, text, judge in zip(
+        ("probe_held_out", "second_judge_held_out"), ("the probe", "the second judge"), judges, strict=False
+    ):
+        figures.append(Figure(key, {name: judge.targets[name].held_out for name in names}))
+        figures += [Figure("", text=f"{text} on {name}, held out", here=judge.targets[name].accuracy) for name in names]
     pictures.append(Picture("sheet.png", _sheet(images), "The samples by number."))
     return Report(TITLE, figures, pictures, paper=PAPER)
 
@@ -254,32 +304,61 @@ def _choose(formula: Formula, found: dict[str, np.ndarray], trials: int, rng: np
     return np.array(chosen).swapaxes(0, 1)
 
 
-def _results(draw: Draw, z: np.ndarray, images: np.ndarray, exemplars: np.ndarray) -> dict[str, np.ndarray]:
+def _already(
+    formula: Formula, found: dict[str, np.ndarray], trials: int, rng: np.random.Generator
+) -> np.ndarray | None:
+    """Numbers of samples that show the result's traits, [trials, exemplars]; None if too few do, or it has none."""
+    if not formula.traits:
+        return None
+    pool = np.flatnonzero(concepts.shows(found, formula.traits, concepts.CONFIDENT))
+    if len(pool) < EXEMPLARS:
+        return None
+    return np.array([rng.choice(pool, EXEMPLARS, replace=False) for _ in range(trials)])
+
+
+def _results(
+    draw: Draw, means: dict[str, np.ndarray], images: np.ndarray, exemplars: np.ndarray
+) -> dict[str, np.ndarray]:
     """uint8 [trials, height, width, channels] by method."""
     blend = arithmetic(images.astype(np.float32), exemplars)
-    return {
-        "three": draw(arithmetic(z, exemplars), progress="three exemplars"),
-        "one": draw(arithmetic(z, exemplars[:, :, :1]), progress="one exemplar"),
-        "pixels": np.clip(np.round(blend), 0, 255).astype(np.uint8),
-    }
+    drawn = {method: draw(rows, progress=METHODS[method]) for method, rows in means.items()}
+    return drawn | {"pixels": np.clip(np.round(blend), 0, 255).astype(np.uint8)}
 
 
-def _success(
-    formula: Formula, probe: AttributeProbe, results: dict[str, np.ndarray], samples: np.ndarray
-) -> dict[str, Any]:
-    """Shares of each method's results, and of `samples` at random.
+def success(
+    traits: Mapping[str, int], probe: AttributeProbe, results: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, float]]:
+    """How often a probe sees the traits in each method's results, uint8 [trials, height, width, channels].
 
     Returns:
       By method: shown, the share that shows the traits; plausible; success, both, with its 95 % interval low to high.
     """
     rates = {}
-    for method, drawn in (*results.items(), ("random", samples)):
-        shown, plausible = concepts.shows(probe.read(drawn), formula.traits), probe.plausible(drawn)
+    for method, drawn in results.items():
+        shown, plausible = concepts.shows(probe.read(drawn), traits), probe.plausible(drawn)
         both = shown & plausible
         low, high = interval(int(both.sum()), len(both))
         shares = {"shown": shown, "plausible": plausible, "success": both}
         rates[method] = {name: float(values.mean()) for name, values in shares.items()} | {"low": low, "high": high}
     return rates
+
+
+def _lines(wanted: str, trials: int, entry: Mapping[str, Any]) -> list[Figure]:
+    """The table of one formula: for each method what the first judge counts, and below it the second one."""
+    lengths = entry["length_of_z"]
+    lines = [
+        Figure("", text=f"  {trials} trials", here=f"{wanted} and plausible (95 %); shown; plausible"),
+        Figure("", text="  length of z: the prior's", here=f"{lengths['prior']:.2f}"),
+    ]
+    for key, method in METHODS.items():
+        if key not in entry:
+            text = f"fewer than {EXEMPLARS} of {_POOL} samples show it with probability {concepts.CONFIDENT}"
+            lines.append(Figure("", text=f"  {method}", here=text))
+            continue
+        long = f", z {lengths[key]:.2f} long" if key in lengths else ""
+        lines.append(Figure("", text=f"  {method}{long}", here=_in_words(entry[key])))
+        lines.append(Figure("", text="    second judge", here=_in_words(entry["second_judge"][key])))
+    return lines
 
 
 def _in_words(rate: dict[str, float]) -> str:
@@ -312,13 +391,14 @@ def _picture(
         noise = rng.uniform(-NOISE, NOISE, (NEIGHBOURS + 1, z.shape[1]))
         noise[NEIGHBOURS // 2] = 0
         block = draw(middle + noise)
-        baselines = np.stack([results["one"][trial], results["pixels"][trial]])
+        baselines = np.stack([results[method][trial] for method in ("one", "one_scaled", "pixels")])
         blocks.append(
             image_grid.row(np.concatenate(left), image_grid.make_grid(block, 3), image_grid.make_grid(baselines, 1))
         )
     caption = (
         f"{name}. In each row: the three samples of A, B and C with the image of their mean z; the result in the "
-        "middle of 3x3 with noise around; one exemplar (top) and pixel space (bottom)."
+        "middle of 3x3 with noise around; one exemplar (top), the same scaled to the prior's length, and pixel space "
+        "(bottom)."
     )
     return Picture(f"arithmetic_{i + 1}.png", image_grid.column(*blocks), caption)
 

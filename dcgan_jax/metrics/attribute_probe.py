@@ -117,8 +117,8 @@ class AttributeProbe:
     def embed(self, images: np.ndarray, progress: str = "") -> np.ndarray:
         """Mean activations of all layers, float32 [count, features], of uint8 images [count, height, width, channels].
 
-        A feature space in which images can be compared that need no network from elsewhere. `progress` names a progress
-        bar; '' shows none.
+        A feature space in which images can be compared that need no network from elsewhere. Images may also be float32
+        levels from 0 to 255 that were not rounded. `progress` names a progress bar; '' shows none.
         """
         return _predict(self.targets, self.variables, images, progress)[_FEATURES]
 
@@ -189,6 +189,15 @@ def open_or_train(dataset: ImageDataset, seed: int = 0) -> AttributeProbe:
         make=lambda: _train(dataset, truth, seed),
         save=_to_bytes,
     )
+
+
+def open_judges(dataset: ImageDataset) -> tuple[AttributeProbe, AttributeProbe]:
+    """The probe of seed 0, which chooses the samples of an experiment and judges the result, and a second judge.
+
+    The second is the probe of seed 1, which chooses nothing. Both are trained where they are not there yet. Raises
+    UserError as `open_or_train` does.
+    """
+    return open_or_train(dataset), open_or_train(dataset, seed=1)
 
 
 def _file(seed: int) -> str:
