@@ -6,13 +6,13 @@ The turn vector is the mean of four samples that look right minus that of four t
 to 1, turns any new sample. The samples are chosen by number (--left, --right; sheet.png of vector_arithmetic shows the
 numbers), or by a probe that reads a real attribute of the data (--attribute; the first is the yaw of rendered faces,
 the bed's place in rendered bedrooms): from the tenth of the samples with its smallest and largest values. With the
-probe the attribute is also measured along the axis, over several vectors and many samples, beside a random direction of
-the same length, and so is how many samples keep their other attributes.
+probe the attribute is also measured along the axis, over several vectors and many samples, beside random directions of
+the same length, and so is how many samples keep their other attributes. A second probe, of another seed, has chosen
+nothing; it reads the same images.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,12 @@ def choose_extremes(values: np.ndarray, count: int, vectors: int, rng: np.random
     return [[rng.choice(end, count, replace=False) for end in (order[:size], order[-size:])] for _ in range(vectors)]
 
 
+def random_directions(vectors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Directions [vectors, z_dim], each drawn at random and as long as the vector in the same row."""
+    noise = rng.standard_normal(vectors.shape)
+    return noise * np.linalg.norm(vectors, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
+
+
 def measure(
     run: Run,
     *,
@@ -68,7 +74,8 @@ def measure(
       label: class of all images of a conditional network; None: class 0.
 
     Returns:
-      The exemplars and a sheet; with the probe, the attribute along the axis, also for random directions.
+      The exemplars and a sheet; with the probe, the figures of `turn` along the axis and, under 'random_direction',
+      along random directions; the same of another probe under 'second_judge'.
 
     Raises:
       UserError: only one of left and right is given, a number is out of range, or there is no such attribute.
@@ -76,12 +83,12 @@ def measure(
     label, rng = run.one_label(label), np.random.default_rng(seed)
     pool, fresh = run.noise(_POOL, seed), run.noise(_SAMPLES, seed, _POOL)
     steps = np.linspace(-reach, reach, STEPS)
-    probe = None
+    judges: tuple[AttributeProbe, ...] = ()
     if left is None and right is None:
         dataset = opening.open_or_build(run.config.data)
         attribute = _number_attribute(attribute, attribute_probe.targets_of(dataset))
-        probe = attribute_probe.open_or_train(dataset)
-        values = probe.read(run.generate(pool, label, "samples to choose from"))[attribute]
+        judges = attribute_probe.open_judges(dataset)
+        values = judges[0].read(run.generate(pool, label, "samples to choose from"))[attribute]
         groups = choose_extremes(values, EXEMPLARS, _VECTORS, rng)
     else:
         groups = [[_exemplars("left", left), _exemplars("right", right)]]
@@ -100,14 +107,21 @@ def measure(
             paper_here=str(PAPER_EXEMPLARS),
         ),
     ]
-    if probe and attribute:
-        noise = rng.standard_normal(vectors.shape)
-        noise *= np.linalg.norm(vectors, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
-        draw = partial(run.generate, label=label, progress=f"along {attribute}")
-        along = turn(probe, attribute, draw, fresh, vectors, steps)
-        draw = partial(run.generate, label=label, progress="along random directions")
-        random = turn(probe, attribute, draw, fresh, noise, steps)
-        figures += _turn_figures(probe.targets[attribute], steps, along, random)
+    if judges and attribute:
+
+        def draw(vectors: np.ndarray, progress: str) -> np.ndarray:
+            path = np.concatenate([_along(fresh, vector, steps) for vector in vectors])
+            drawn = run.generate(path, label, progress)
+            return drawn.reshape(len(vectors), len(fresh), STEPS, *drawn.shape[1:])
+
+        along = draw(vectors, f"along {attribute}")
+        random = draw(random_directions(vectors, rng), "along random directions")
+        each = [
+            turn(judge, attribute, along, steps)
+            | {"random_direction": turn(judge, attribute, random, steps), "held_out": judge.targets[attribute].held_out}
+            for judge in judges
+        ]
+        figures += _turn_figures([judge.targets[attribute] for judge in judges], steps, each)
     shown = run.generate(_along(fresh[:_SHOWN], vectors[0], steps), label, "sheet")
     ends = [
         run.generate(np.concatenate([pool[side], pool[side].mean(0, keepdims=True)]), label, "exemplars")
@@ -146,43 +160,51 @@ def main() -> None:
     report.publish(report.folder(run.workdir, "analysis", NAME), found)
 
 
-def _turn_figures(target: Target, steps: np.ndarray, along: dict[str, Any], random: dict[str, Any]) -> list[Figure]:
-    """What `turn` found along the vectors and along random directions."""
-    name = target.name
-    each = zip(steps, along["mean"], along["standard_error"], random["mean"], strict=True)
+def _turn_figures(targets: Sequence[Target], steps: np.ndarray, each: Sequence[dict[str, Any]]) -> list[Figure]:
+    """What `turn` found along the vectors and along random directions: the first judge's figures, the second's below.
+
+    Args:
+      targets: what both read.
+      steps: along the vector.
+      each: of both, what `turn` found, with 'random_direction' and 'held_out'.
+    """
+    name, (found, second) = targets[0].name, each
+
+    def both(key: str, text: str, here: Callable[[dict[str, Any]], str]) -> list[Figure]:
+        return [Figure(key, found.get(key), text, here(found)), Figure("", text="  second judge", here=here(second))]
+
+    def curve(i: int) -> Callable[[dict[str, Any]], str]:
+        return lambda one: (
+            f"{one['mean'][i]:+.2f} ± {one['standard_error'][i]:.2f}; {one['random_direction']['mean'][i]:+.2f}"
+        )
+
+    points = [both("", f"{name} at {t:+.2f} of the vector; a random direction", curve(i)) for i, t in enumerate(steps)]
     return [
         Figure("attribute", name),
-        Figure("probe_held_out", target.held_out),
-        Figure("mean", along["mean"]),
-        Figure("standard_error", along["standard_error"]),
-        *(
-            Figure(
-                "",
-                text=f"{name} at {t:+.2f} of the vector; a random direction",
-                here=f"{mean:+.2f} ± {error:.2f}; {other:+.2f}",
-            )
-            for t, mean, error, other in each
-        ),
-        Figure(
+        Figure("probe_held_out", found["held_out"]),
+        Figure("mean", found["mean"]),
+        Figure("standard_error", found["standard_error"]),
+        *(line for pair in points for line in pair),
+        *both(
             "monotone_share",
-            along["monotone_share"],
             "vectors along which the mean is monotone",
-            f"{100 * along['monotone_share']:.0f} % of {_VECTORS}",
+            lambda one: f"{100 * one['monotone_share']:.0f} % of {_VECTORS}",
         ),
-        Figure(
-            "correlation",
-            along["correlation"],
-            "correlation with the axis, per sample",
-            f"{along['correlation']:.2f}",
+        *both("correlation", "correlation with the axis, per sample", lambda one: f"{one['correlation']:.2f}"),
+        *both(
+            "span",
+            f"change of {name} from end to end; a random direction, either way",
+            lambda one: f"{one['span']:.2f}; {one['random_direction']['span']:.2f}",
         ),
-        Figure("span", along["span"], f"change of {name} from end to end", f"{along['span']:.2f}"),
-        Figure("", text="  a random direction, either way", here=f"{random['span']:.2f}"),
-        Figure(
-            "kept", along["kept"], "other attributes kept at either end, mean share", f"{100 * along['kept']:.0f} %"
+        *both(
+            "kept",
+            "other attributes kept at either end, mean share; a random direction",
+            lambda one: f"{100 * one['kept']:.0f} %; {100 * one['random_direction']['kept']:.0f} %",
         ),
-        Figure("", text="  a random direction", here=f"{100 * random['kept']:.0f} %"),
-        Figure("", text=f"the probe on {name}, held out", here=target.accuracy),
-        Figure("random_direction", random),
+        Figure("", text=f"the probe on {name}, held out", here=targets[0].accuracy),
+        Figure("", text=f"the second judge on {name}, held out", here=targets[1].accuracy),
+        Figure("random_direction", found["random_direction"]),
+        Figure("second_judge", second),
     ]
 
 
@@ -191,15 +213,14 @@ def _along(z: np.ndarray, vector: np.ndarray, steps: np.ndarray) -> np.ndarray:
     return (z[:, None] + steps[:, None] * vector).reshape(-1, z.shape[1])
 
 
-def turn(
-    probe: AttributeProbe,
-    attribute: str,
-    generate: Callable[[np.ndarray], np.ndarray],
-    z: np.ndarray,
-    vectors: np.ndarray,
-    steps: np.ndarray,
-) -> dict[str, Any]:
-    """The attribute along vectors [vectors, z_dim], on samples z [samples, z_dim] that `generate` draws.
+def turn(probe: AttributeProbe, attribute: str, images: np.ndarray, steps: np.ndarray) -> dict[str, Any]:
+    """What a probe reads along vectors.
+
+    Args:
+      probe: the judge.
+      attribute: a number that it reads.
+      images: of samples moved along each vector, uint8 [vectors, samples, steps, height, width, channels].
+      steps: along the vector, an odd number of them, [steps].
 
     Returns:
       mean and standard_error (over vectors) at each step; monotone_share of vectors along which the mean over samples
@@ -207,9 +228,8 @@ def turn(
       of the change from end to end, mean over vectors; kept, the share of samples that show the same classes at either
       end as in the middle, mean over the probe's classes.
     """
-    path = np.concatenate([_along(z, vector, steps) for vector in vectors])
-    read = probe.read(generate(path))
-    shape = (len(vectors), len(z), len(steps))
+    shape = images.shape[:3]
+    read = probe.read(images.reshape(-1, *images.shape[3:]))
     values = read[attribute].reshape(shape)
     means = values.mean(1)
     classes = [v.argmax(1).reshape(shape) for name, v in read.items() if probe.targets[name].classes]
@@ -219,7 +239,7 @@ def turn(
     correlations = np.divide(apart @ (steps - steps.mean()), lengths, out=np.zeros_like(lengths), where=lengths > 0)
     return {
         "mean": means.mean(0).tolist(),
-        "standard_error": (means.std(0, ddof=1) / np.sqrt(len(vectors))).tolist(),
+        "standard_error": (means.std(0, ddof=1) / np.sqrt(shape[0])).tolist(),
         "monotone_share": float((np.diff(means, axis=1) > 0).all(1).mean()),
         "correlation": float(correlations.mean()),
         "span": float(np.abs(means[:, -1] - means[:, 0]).mean()),
