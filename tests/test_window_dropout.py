@@ -4,8 +4,10 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -14,10 +16,14 @@ from PIL import Image
 
 from configs import imagenet32, lsun
 from dcgan_jax.analysis import boxes, window_dropout
+from dcgan_jax.datasets import opening
 from dcgan_jax.machine.errors import UserError
+from dcgan_jax.metrics import attribute_probe
+from dcgan_jax.metrics.attribute_probe import BOXES, AttributeProbe, Target
 from dcgan_jax.nets import models
 from dcgan_jax.runs import trained
-from tests import tiny
+from tests import linear, tiny
+from tests.linear import LinearRun
 from tests.trained import analyse
 
 
@@ -54,6 +60,30 @@ def test_regression_by_hand() -> None:
     assert fit.intercept == pytest.approx(-2 * np.log(9), abs=1e-3)
 
 
+def test_the_plain_regression_by_hand() -> None:
+    """Of what is 3 three quarters lie inside, of what is 1 one quarter: log odds of log 3 and -log 3.
+
+    With the second feature it is the other way round, the third says nothing, the fourth is dead.
+    """
+    one = np.array([3.0, 3.0, 3.0, 1.0])
+    fit = window_dropout.fit_plain(one[:, None], 4 - one[:, None])
+    np.testing.assert_allclose([fit.weights[0], fit.intercept], [np.log(3), -2 * np.log(3)], atol=1e-4)
+    unequal = window_dropout.fit_plain(one[:, None], np.tile(4 - one[:, None], (5, 1)))  # both kinds weigh alike
+    np.testing.assert_allclose([unequal.weights[0], unequal.intercept], [np.log(3), -2 * np.log(3)], atol=1e-4)
+    noise = np.tile([0.0, 1.0], 4)
+    inside = np.stack([np.tile(one, 2), np.repeat([0.0, 0.0, 0.0, 7.0], 2), noise, np.zeros(8)], 1)
+    outside = np.stack([4 - np.tile(one, 2), np.repeat([7.0, 7.0, 0.0, 7.0], 2), noise, np.zeros(8)], 1)
+    weights = window_dropout.fit_plain(inside, outside).weights
+    assert weights[0] > 0 > weights[1] and weights[3] == 0
+
+
+def test_places_that_can_be_told_apart_have_finite_weights() -> None:
+    fit = window_dropout.fit_plain(np.array([[2.0], [3.0]]), np.array([[0.0], [1.0]]))
+    assert np.isfinite(fit.weights).all() and fit.weights[0] > 0
+    assert (np.array([2.0, 3.0]) * fit.weights[0] + fit.intercept > 0).all()
+    assert (np.array([0.0, 1.0]) * fit.weights[0] + fit.intercept < 0).all()
+
+
 def test_a_map_that_is_silent_outside_is_cheapest() -> None:
     rng = np.random.default_rng(0)
     inside, outside = np.ones((50, 3)), np.zeros((80, 3))
@@ -80,13 +110,15 @@ def test_fit_finds_the_map_that_marks_windows() -> None:
     inside[:, 1, 2] = True
     maps = 0.5 + rng.random((20, 4, 4, 3)).astype(np.float32)
     maps[..., 1] += inside
-    fit = window_dropout.fit_maps(maps, inside, 0.05)
+    fit = window_dropout.fit_maps(maps, inside, partial(window_dropout.fit_logistic, l1=0.05))
     np.testing.assert_array_equal(fit.weights > 0, [False, True, False])
     assert fit.accuracy > 0.9
+    plain = window_dropout.fit_maps(maps, inside, window_dropout.fit_plain)
+    assert plain.weights[1] > 2 * np.abs(plain.weights[[0, 2]]).max() and plain.accuracy > 0.9
     with pytest.raises(UserError, match="no box covers half of a place"):
-        window_dropout.fit_maps(maps, np.zeros_like(inside), 0.05)
+        window_dropout.fit_maps(maps, np.zeros_like(inside), window_dropout.fit_plain)
     with pytest.raises(UserError, match="cover everything"):
-        window_dropout.fit_maps(maps, np.ones_like(inside), 0.05)
+        window_dropout.fit_maps(maps, np.ones_like(inside), window_dropout.fit_plain)
 
 
 def test_windows_gone_by_hand() -> None:
@@ -110,6 +142,163 @@ def test_changes_by_hand() -> None:
     assert window_dropout.mean_change(before, after, mask) == 60
     assert window_dropout.mean_change(before, after, apart) == 1
     assert np.isnan(window_dropout.mean_change(before, after, np.zeros_like(mask)))
+
+
+class Detector:
+    """Stands for a probe: what is brighter than a level lies in a window. `targets` holds its accuracy."""
+
+    def __init__(self, level: int, held_out: float) -> None:
+        self.level, self.targets = level, {BOXES: Target(BOXES, 0, held_out=held_out)}
+
+    def read(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        return {BOXES: (images[..., 0] > self.level).astype(np.float32)}
+
+
+def detectors() -> dict[int, AttributeProbe]:
+    """By seed. The second sees fainter windows too."""
+    return {0: cast(AttributeProbe, Detector(150, 0.75)), 1: cast(AttributeProbe, Detector(75, 0.5))}
+
+
+def test_the_effect_by_hand() -> None:
+    """Of two windows of 16 pixels, levels of 200, one keeps 4 pixels and the other 12; two pixels outside change by 9.
+
+    The margin is one pixel: 20 x 20 less 2 x 36 are outside.
+    """
+    before = np.zeros((1, 20, 20, 1), np.uint8)
+    windows = np.zeros((1, 20, 20), bool)
+    windows[0, 2:6, 2:6] = windows[0, 10:14, 10:14] = True
+    before[windows] = 200
+    after = before.copy()
+    after[0, 3:6, 2:6] = after[0, 13, 10:14] = 100
+    after[0, 18, 18:] = 9
+    view = window_dropout._View(windows, detectors()[0])
+    assert view.effect(before, after) == pytest.approx(
+        {
+            "inside_change": 100 * 16 / 32,
+            "outside_change": 18 / (400 - 72),
+            "windows": 2,
+            "gone_share": 0.5,
+            "gone_area": 16 / 32,
+        }
+    )
+    second = window_dropout._View(windows, detectors()[1]).effect(before, after)
+    assert (second["gone_share"], second["gone_area"]) == (0, 0)  # a level of 100 is a window still
+    assert set(window_dropout._View(windows, None).effect(before, after)) == {"inside_change", "outside_change"}
+
+
+def test_as_many_other_maps_at_random() -> None:
+    dropped = np.array([True, True, False, False, False, False])
+    drawn = [window_dropout.random_maps(dropped, np.random.default_rng(seed)) for seed in range(200)]
+    assert all(maps.sum() == 2 for maps in drawn)
+    np.testing.assert_allclose(np.mean(drawn, 0), np.full(6, 1 / 3), atol=0.12)  # a standard error of 0.033
+
+
+class PaintedLayer:
+    """Stands for a layer with six maps of 4 x 4 places; each paints squares of 4 pixels, a gain times what it says.
+
+    Map 0 draws a window at one place, in half of the samples a faint one, 1 and 2 draw noise everywhere, 3 draws a dark
+    frame wherever there is no window, 4 draws noise and faintly says where the window is, 5 is dead.
+    """
+
+    name, maps, gains = "deconv2", 6, np.array([150.0, 10.0, 10.0, 20.0, 30.0, 0.0])
+
+    def __init__(self, run: Any, name: str, label: Any) -> None:
+        self.drops: list[tuple[str, np.ndarray]] = []
+        PaintedLayer.last = self
+
+    last: "PaintedLayer"
+
+    def draw(self, z: np.ndarray, dropped: np.ndarray, progress: str) -> tuple[np.ndarray, np.ndarray]:
+        self.drops.append((progress, dropped))
+        maps = self.maps_of(z) * ~dropped
+        levels = (maps * self.gains).sum(-1).repeat(4, 1).repeat(4, 2)[..., None]
+        return np.round(levels).astype(np.uint8), maps
+
+    @staticmethod
+    def maps_of(z: np.ndarray) -> np.ndarray:
+        """Activations [count, 4, 4, 6]; the window of a sample is at the place that its first coordinate says."""
+        rng = np.random.default_rng(len(z))
+        maps = rng.random((len(z), 4, 4, 6))
+        place = ((z[:, 0] + 1) / 2 * 16).astype(int).clip(0, 15)
+        window = np.zeros((len(z), 16), bool)
+        window[np.arange(len(z)), place] = True
+        here = window.reshape(-1, 4, 4)
+        faint = np.where(z[:, 1] > 0, 0.5, 1.0)
+        maps[..., 0], maps[..., 3], maps[..., 5] = here * faint[:, None, None], ~here, 0
+        maps[..., 4] += 0.3 * here
+        return maps
+
+
+@pytest.fixture
+def painted(monkeypatch: pytest.MonkeyPatch) -> LinearRun:
+    """A run with a painted layer, whose data has boxes."""
+    rooms = replace(tiny.dataset(6), attributes={BOXES: np.zeros((6, 1, 4), np.float32)})
+    monkeypatch.setattr(opening, "open_or_build", lambda data: rooms)
+    monkeypatch.setattr(attribute_probe, "open_or_train", lambda dataset, seed=0: detectors()[seed])
+    monkeypatch.setattr(window_dropout, "_Layer", PaintedLayer)
+    return LinearRun()
+
+
+def test_an_experiment_with_two_detectors(painted: LinearRun) -> None:
+    """Both regressions, both detectors, and the random drops are computed again from the maps that were dropped."""
+    report = window_dropout.measure(linear.as_run(painted), num_samples=64)
+    layer = PaintedLayer.last
+    ours, plain = report.values(), report["plain"]
+    assert 0 in ours["dropped"] and set(ours["dropped"]) <= set(plain["dropped"])
+    assert 3 not in plain["dropped"] and 5 not in plain["dropped"] and 4 in plain["dropped"]
+    z = painted.noise(64, 0, 150)
+    maps = layer.maps_of(z)
+    bright = int((z[:, 1] <= 0).sum())
+    assert 20 < bright == report["windows"] == plain["windows"]
+    assert report["second_judge"]["windows"] == plain["second_judge"]["windows"] == 64  # the faint ones too
+    assert report["gone_share"] == report["gone_area"] == 1  # nothing else is as bright
+
+    def image(dropped: np.ndarray) -> np.ndarray:
+        return np.round((maps * layer.gains * ~dropped).sum(-1)).repeat(4, 1).repeat(4, 2)
+
+    def far_from(windows: np.ndarray) -> np.ndarray:
+        near = np.zeros_like(windows)
+        for i, y, x in np.argwhere(windows):
+            near[i, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2] = True
+        return ~near
+
+    before = image(np.zeros(6, bool))
+    for i, found in ((0, plain), (1, ours)):
+        masks = [dropped for progress, dropped in layer.drops if progress.startswith("random drop")][10 * i :][:10]
+        of_drop = [dropped for progress, dropped in layer.drops if progress == "without the dropped ones"][i]
+        assert np.flatnonzero(of_drop).tolist() == found["dropped"]
+        assert all(mask.sum() == found["maps_dropped"] == len(found["dropped"]) for mask in masks)
+        assert any((mask != of_drop).any() for mask in masks)
+        for judge, level in ((found, 150), (found["second_judge"], 75)):
+            outside = far_from(before > level)
+            changes = [np.abs(image(mask) - before)[outside].mean() for mask in (of_drop, *masks)]
+            assert judge["outside_change"] == pytest.approx(changes[0])
+            assert judge["random_drop"]["outside_change"] == pytest.approx(np.mean(changes[1:]))
+            assert judge["outside_change_ratio"] == pytest.approx(changes[0] / np.mean(changes[1:]))
+            for shares, drawn in ((judge, [of_drop]), (judge["random_drop"], masks)):
+                seen = before > level
+                left = [(image(mask) > level)[seen].mean() for mask in drawn]
+                assert shares["gone_area"] == pytest.approx(1 - np.mean(left))
+                rooms = np.flatnonzero(seen.any((1, 2)))
+                gone = [np.mean([(image(mask)[k] > level)[seen[k]].mean() < 0.5 for k in rooms]) for mask in drawn]
+                assert shares["gone_share"] == pytest.approx(np.mean(gone))
+    assert (report["detector_held_out_iou"], report["second_judge"]["detector_held_out_iou"]) == (0.75, 0.5)
+    assert report["random_drop"]["gone_share"] < 1
+    words = [(row["what"], row["here"]) for row in report.rows()]
+    shares = (100 * plain["second_judge"]["gone_share"], 100 * plain["second_judge"]["random_drop"]["gone_share"])
+    assert ("  windows gone of 64, second judge; as many at random", f"{shares[0]:.1f} %; {shares[1]:.1f} %") in words
+    titles = [what for what, _ in words]
+    assert titles.index("plain logistic regression") < titles.index("L1 penalty of 0.2")
+    assert np.asarray(report.pictures[0].content).shape == (4 * 16, 10 * 16, 1)
+
+
+def test_refusals_of_an_experiment_with_detectors(painted: LinearRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = linear.as_run(painted)
+    with pytest.raises(UserError, match=r"no map has a positive weight at --l1=1000.0: give a smaller penalty"):
+        window_dropout.measure(run, l1=1000.0)
+    monkeypatch.setattr(PaintedLayer, "gains", np.full(6, 1.0))
+    with pytest.raises(UserError, match="the detector sees no window on 150 samples: draw some with --annotate"):
+        window_dropout.measure(run)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -153,9 +342,11 @@ def test_boxes_drive_an_experiment(trained_run: Path, tmp_path: Path) -> None:
     results = json.loads((out / "results.json").read_text())
     assert (results["samples_with_boxes"], results["num_samples"], results["layer"]) == (20, 20, "projection")
     assert 0 < results["maps_dropped"] <= results["maps"] == 6
-    assert results["inside_change"] > 0 and "gone_share" not in results
+    assert results["inside_change"] > 0 and "gone_share" not in results and "second_judge" not in results
+    assert results["plain"]["maps_dropped"] == len(results["plain"]["dropped"])
+    assert set(results["plain"]["random_drop"]) == {"inside_change", "outside_change"}
     with Image.open(out / "dropout.png") as sheet, Image.open(out / "boxes.png") as marked:
-        assert sheet.size == (10 * 8, 3 * 8)
+        assert sheet.size == (10 * 8, 4 * 8)
         assert marked.size == (15 * 8, 10 * 8)
         assert np.asarray(marked)[0, 0].tolist() == [255, 40, 40]
 

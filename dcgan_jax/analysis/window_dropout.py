@@ -9,18 +9,26 @@ everywhere), and new samples are drawn from the same z with and without them.
 
 Boxes come from a page in the browser (--annotate; they are kept in analysis/window_dropout/boxes.json), from any such
 file (--boxes), or, where the data itself carries boxes, from a detector trained on it (attribute_probe.py). The
-detector also counts the windows that are gone. Beside it stands the change of everything outside the windows, for our
-maps and for as many maps drawn at random.
+detector also counts the windows that are gone. A second detector, trained from another seed, marks and counts windows
+of its own, and has not marked those that the regression learned from. Beside the windows stands the change of
+everything outside them, for the dropped maps and for as many maps drawn at random.
 
-The paper says neither how its regression was regularised nor how many negatives it took. Here all places outside weigh
-as much as all places inside, and an L1 penalty (--l1), in proportion to a map's mean activation outside the boxes, sets
-the weights of maps to zero that say little about windows or that much else is drawn with: a larger penalty drops fewer
-maps. The paper dropped 200, of a layer with 256 or more: "the second highest" can only be the
+There are two regressions, and the experiment is made with both:
+
+    plain      the paper's: a logistic regression without a penalty. A ridge too small to matter makes its weights
+               finite where the places can be told apart without error.
+    L1         ours: a penalty (--l1), in proportion to a map's mean activation outside the boxes, sets the weights of
+               maps to zero that say little about windows or that much else is drawn with. A larger penalty drops fewer
+               maps.
+
+The paper names no penalty and does not say how many negatives it took. In both regressions all places outside weigh as
+much as all places inside. The paper dropped 200 maps, of a layer with 256 or more: "the second highest" can only be the
 second below the last hidden one, with maps of a quarter of the image's side (--layer).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,6 +67,11 @@ _GONE = 0.5  # a window is gone when the detector marks less than half of it, th
 _SILENT = 1e-3  # see `fit_logistic`
 _MARGIN = 1 / 16  # of the image's side: what is nearer to a window counts as neither in nor outside
 _RANDOM_DROPS = 10
+# Of the plain regression, on features of standard deviation 1 and a mean loss: that of scikit-learn's
+# LogisticRegression with C = 1 on a million examples.
+_RIDGE = 1e-6
+
+Detectors = tuple[AttributeProbe, ...]  # the one that marks boxes and the second judge, or none
 
 
 class Fit(NamedTuple):
@@ -103,24 +116,57 @@ def fit_logistic(inside: np.ndarray, outside: np.ndarray, l1: float) -> Fit:
     """
     scale = np.maximum(outside.mean(0, dtype=np.float64), _SILENT * inside.mean(0, dtype=np.float64))
     scale[scale == 0] = 1.0  # dead
-    x = np.concatenate([inside, outside]) / scale
-    sign = np.repeat([1.0, -1.0], [len(inside), len(outside)])
-    share = np.repeat([0.5 / len(inside), 0.5 / len(outside)], [len(inside), len(outside)])
-    count = x.shape[1]
+    log_loss, count = _log_loss(inside / scale, outside / scale), inside.shape[1]
 
     # weights = up - down with both >= 0 makes the penalty smooth.
     def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        up, down, intercept = parameters[:count], parameters[count:-1], parameters[-1]
-        margin = sign * (x @ (up - down) + intercept)
-        loss = share @ np.logaddexp(0, -margin) + l1 * (up.sum() + down.sum())
-        slope = -share * sign * scipy.special.expit(-margin)
-        gradient = x.T @ slope
-        return loss, np.concatenate([gradient + l1, l1 - gradient, [slope.sum()]])
+        up, down = parameters[:count], parameters[count:-1]
+        loss, gradient, slope = log_loss(up - down, parameters[-1])
+        return loss + l1 * (up.sum() + down.sum()), np.concatenate([gradient + l1, l1 - gradient, [slope]])
 
     bounds = [(0, None)] * (2 * count) + [(None, None)]
     options = {"maxiter": 5000, "maxfun": 10_000}
     found = scipy.optimize.minimize(objective, np.zeros(2 * count + 1), jac=True, bounds=bounds, options=options).x
     return Fit((found[:count] - found[count:-1]) / scale, float(found[-1]))
+
+
+def fit_plain(inside: np.ndarray, outside: np.ndarray) -> Fit:
+    """The regression that minimises the log loss alone, each kind weighing half; see _RIDGE.
+
+    Args:
+      inside, outside: features [examples, features] of places inside and outside boxes.
+    """
+    both = np.concatenate([inside, outside])
+    centre, scale = both.mean(0, dtype=np.float64), both.std(0, dtype=np.float64)
+    scale[scale == 0] = 1.0  # dead
+    log_loss = _log_loss((inside - centre) / scale, (outside - centre) / scale)
+
+    def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        weights = parameters[:-1]
+        loss, gradient, slope = log_loss(weights, parameters[-1])
+        return loss + _RIDGE / 2 * (weights @ weights), np.append(gradient + _RIDGE * weights, slope)
+
+    options = {"maxiter": 5000, "maxfun": 10_000, "ftol": 1e-12, "gtol": 1e-8}
+    start = np.zeros(len(scale) + 1)
+    found = scipy.optimize.minimize(objective, start, jac=True, method="L-BFGS-B", options=options).x
+    weights = found[:-1] / scale
+    return Fit(weights, float(found[-1] - centre @ weights))
+
+
+def _log_loss(
+    inside: np.ndarray, outside: np.ndarray
+) -> Callable[[np.ndarray, float], tuple[float, np.ndarray, float]]:
+    """(weights, intercept) -> the log loss, each kind weighing half, and its gradient in both."""
+    x = np.concatenate([inside, outside])
+    sign = np.repeat([1.0, -1.0], [len(inside), len(outside)])
+    share = np.repeat([0.5 / len(inside), 0.5 / len(outside)], [len(inside), len(outside)])
+
+    def log_loss(weights: np.ndarray, intercept: float) -> tuple[float, np.ndarray, float]:
+        margin = sign * (x @ weights + intercept)
+        slope = -share * sign * scipy.special.expit(-margin)
+        return float(share @ np.logaddexp(0, -margin)), x.T @ slope, float(slope.sum())
+
+    return log_loss
 
 
 def windows_gone(before: np.ndarray, after: np.ndarray) -> tuple[int, int]:
@@ -173,12 +219,12 @@ class _Layer:
         return np.concatenate(images), np.concatenate(maps)
 
 
-def fit_maps(maps: np.ndarray, inside: np.ndarray, l1: float) -> Fit:
+def fit_maps(maps: np.ndarray, inside: np.ndarray, regress: Callable[[np.ndarray, np.ndarray], Fit]) -> Fit:
     """The regression that tells places inside boxes from all others, on the images that have boxes.
 
     Args:
       maps: [count, side, side, features]; inside: bool [count, side, side].
-      l1: see `fit_logistic`.
+      regress: `fit_plain`, or `fit_logistic` with its penalty.
 
     Raises:
       UserError: no place lies in a box, or all do.
@@ -192,10 +238,10 @@ def fit_maps(maps: np.ndarray, inside: np.ndarray, l1: float) -> Fit:
         raise UserError("no box covers half of a place of the layer: draw larger boxes, or give a later --layer.")
     if inside[marked].all():
         raise UserError("the boxes cover everything: nothing is left to compare with.")
-    fit, test = fit_logistic(*places(marked), l1), marked[::5]
+    fit, test = regress(*places(marked)), marked[::5]
     if len(marked) < 10:
         return fit
-    held_in = fit_logistic(*places(np.setdiff1d(marked, test)), l1)
+    held_in = regress(*places(np.setdiff1d(marked, test)))
     right = [
         (side @ held_in.weights + held_in.intercept > 0) == bool(i)
         for i, side in zip((1, 0), places(test), strict=True)
@@ -222,6 +268,80 @@ def outlines(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return np.where(edge[..., None], np.array(color, np.uint8), images)
 
 
+class _View(NamedTuple):
+    """The windows of some samples, bool [count, height, width], and the detector that saw them; None: boxes by hand."""
+
+    windows: np.ndarray
+    detector: AttributeProbe | None
+
+    def effect(self, before: np.ndarray, after: np.ndarray) -> dict[str, float]:
+        """What dropping maps did to images uint8 [count, height, width, channels].
+
+        Returns:
+          Mean changes in levels 0-255: inside_change, outside_change; with a detector the number of windows, gone_share
+          of them, and gone_area, the share of their pixels that the detector marks no more.
+        """
+        effect = {
+            "inside_change": mean_change(before, after, self.windows),
+            "outside_change": mean_change(before, after, outside(self.windows)),
+        }
+        if self.detector:
+            left = _windows(self.detector, after)
+            total, gone = windows_gone(self.windows, left)
+            area = 1.0 - float(left[self.windows].mean())
+            effect |= {"windows": total, "gone_share": gone / total, "gone_area": area}
+        return effect
+
+
+class _Drop(NamedTuple):
+    """What dropping the maps with a positive weight did.
+
+    Attributes:
+      fit: the regression.
+      dropped: bool [maps].
+      after: images without them, uint8 [count, height, width, channels].
+      random: without as many maps, the first random draw.
+      effects: one for each view, see `_View.effect`; with 'random_drop', the mean effect of as many maps dropped at
+        random, and 'outside_change_ratio', of the change outside windows to that of a random drop.
+    """
+
+    fit: Fit
+    dropped: np.ndarray
+    after: np.ndarray
+    random: np.ndarray
+    effects: list[dict[str, Any]]
+
+    def values(self) -> dict[str, Any]:
+        """What results.json holds."""
+        return {
+            "dropped": np.flatnonzero(self.dropped).tolist(),
+            "maps_dropped": int(self.dropped.sum()),
+            "regression_accuracy": self.fit.accuracy,
+            **self.effects[0],
+            **({"second_judge": self.effects[1]} if len(self.effects) > 1 else {}),
+        }
+
+
+def _drop(layer: _Layer, z: np.ndarray, before: np.ndarray, fit: Fit, views: Sequence[_View], seed: int) -> _Drop:
+    """Draws the samples of z, whose images with all maps are `before`, without maps of the regression."""
+    dropped, rng = fit.weights > 0, np.random.default_rng(seed)
+    after = layer.draw(z, dropped, "without the dropped ones")[0]
+    drawn = [layer.draw(z, random_maps(dropped, rng), f"random drop {i + 1}")[0] for i in range(_RANDOM_DROPS)]
+    effects: list[dict[str, Any]] = []
+    for view in views:
+        effect, each = view.effect(before, after), [view.effect(before, random) for random in drawn]
+        chance = {name: float(np.mean([one[name] for one in each])) for name in effect}
+        ratio = effect["outside_change"] / max(chance["outside_change"], 1e-9)
+        held_out = {"detector_held_out_iou": view.detector.targets[BOXES].held_out} if view.detector else {}
+        effects.append({**effect, **held_out, "random_drop": chance, "outside_change_ratio": ratio})
+    return _Drop(fit, dropped, after, drawn[0], effects)
+
+
+def random_maps(dropped: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """As many maps drawn at random as `dropped` has, bool [maps]."""
+    return rng.permutation(dropped)
+
+
 def measure(
     run: Run,
     *,
@@ -237,15 +357,16 @@ def measure(
     Args:
       run: a trained run.
       layer: tap of the generator; None: see `default_layer`.
-      l1: penalty of the regression; larger drops fewer maps.
+      l1: penalty of the second regression; larger drops fewer maps.
       num_samples: new samples, where a detector sees windows.
       boxes_file: boxes on the first SAMPLES samples, see boxes.py; None: a detector marks them.
       seed: of the samples and of the random drops.
       label: class of all images of a conditional network; None: class 0.
 
     Returns:
-      What dropping the maps changed in and outside the windows, the share of windows that are gone where a detector can
-      tell, and the same for as many maps drawn at random.
+      What dropping the maps of the L1 regression changed in and outside the windows, the share of windows that are gone
+      where a detector can tell, and the same for as many maps drawn at random ('random_drop'); what a second detector
+      tells ('second_judge'); and all of this for the plain regression ('plain').
 
     Raises:
       UserError: there is no such layer, there are no boxes, or nothing is left to drop or to compare with.
@@ -256,35 +377,30 @@ def measure(
     if boxes_file:
         drawn = boxes.read(boxes_file, boxes.samples_of(run, seed, label))
         masks = boxes.masks(drawn, SAMPLES, run.generator.image_size)
-        detector = _open_packed_detector(run.config)
+        detectors = _open_packed_detectors(run.config)
         images, maps = maps_of.draw(z, everything, "samples")
     else:
-        detector = _open_detector(run.config)
+        detectors = _open_detectors(run.config)
         images, maps = maps_of.draw(z, everything, "samples")
-        masks = _windows(detector, images)
+        masks = _windows(detectors[0], images)
     if not masks.any():
         nothing = "there are no boxes" if boxes_file else f"the detector sees no window on {SAMPLES} samples"
         raise UserError(f"{nothing}: draw some with --annotate.")
-    fit = fit_maps(maps, cells(masks, maps.shape[1]), l1)
-    dropped = fit.weights > 0
-    if not dropped.any():
+    inside = cells(masks, maps.shape[1])
+    plain, ours = (fit_maps(maps, inside, regress) for regress in (fit_plain, partial(fit_logistic, l1=l1)))
+    if not (ours.weights > 0).any():
         raise UserError(f"no map has a positive weight at --l1={l1}: give a smaller penalty.")
 
     # Without a detector nobody knows where the windows of other samples are.
     marked = masks.any((1, 2))
-    fresh = run.noise(num_samples, seed, SAMPLES) if detector else z[marked]
+    fresh = run.noise(num_samples, seed, SAMPLES) if detectors else z[marked]
     before = maps_of.draw(fresh, everything, "with all maps")[0]
-    windows = _windows(detector, before) if detector else masks[marked]
-    if windows_gone(windows, windows)[0] == 0:
-        raise UserError(f"the detector sees no window on {len(fresh)} samples: raise --num_samples.")
-    after = maps_of.draw(fresh, dropped, "without the dropped ones")[0]
-    rng = np.random.default_rng(seed)
-    drops = [maps_of.draw(fresh, rng.permutation(dropped), f"random drop {i + 1}")[0] for i in range(_RANDOM_DROPS)]
-    ours = _effect(before, after, windows, detector)
-    each = [_effect(before, drop, windows, detector) for drop in drops]
-    chance = {name: float(np.mean([effect[name] for effect in each])) for name in ours}
+    views = [_View(_windows(detector, before), detector) for detector in detectors] or [_View(masks[marked], None)]
+    if any(windows_gone(view.windows, view.windows)[0] == 0 for view in views):
+        raise UserError(f"a detector sees no window on {len(fresh)} samples: raise --num_samples.")
+    drops = [_drop(maps_of, fresh, before, fit, views, seed) for fit in (plain, ours)]
 
-    count = int(dropped.sum())
+    count = int(drops[1].dropped.sum())
     figures = [
         Figure("step", run.step),
         Figure("seed", seed),
@@ -299,27 +415,27 @@ def measure(
             paper_here=f"{PAPER['boxes']} boxes on {PAPER['samples']}",
         ),
         Figure("maps", maps_of.maps),
-        Figure("dropped", np.flatnonzero(dropped).tolist()),
-        Figure("maps_dropped", count, "maps dropped", f"{count} of {maps_of.maps}", PAPER["maps_dropped"]),
-        Figure(
-            "regression_accuracy",
-            fit.accuracy,
-            "accuracy of the regression, held out",
-            "too few boxes" if math.isnan(fit.accuracy) else f"{100 * fit.accuracy:.1f} %",
-        ),
         Figure("num_samples", len(fresh)),
-        *_effect_figures(ours, chance, detector),
-        Figure("random_drop", chance),
-        Figure("outside_change_ratio", ours["outside_change"] / max(chance["outside_change"], 1e-9)),
+        *(
+            Figure("", text=f"the {which} on windows, held out", here=detector.targets[BOXES].accuracy)
+            for which, detector in zip(("detector", "second judge"), detectors, strict=False)
+        ),
+        Figure("", text="plain logistic regression", paper_here="plain"),
+        *_lines(drops[0], maps_of.maps),
+        Figure("", text=f"L1 penalty of {l1:g}"),
+        *_lines(drops[1], maps_of.maps),
+        *(Figure(name, value) for name, value in drops[1].values().items()),
+        Figure("plain", drops[0].values()),
     ]
-    chosen = np.flatnonzero(windows.any((1, 2)))[:SHOWN]
-    sheet = np.concatenate([before[chosen], after[chosen], drops[0][chosen]])
+    chosen = np.flatnonzero(views[0].windows.any((1, 2)))[:SHOWN]
+    sheet = np.concatenate([before[chosen], drops[0].after[chosen], drops[1].after[chosen], drops[1].random[chosen]])
     pictures = [
         Picture(
             "dropout.png",
             image_grid.make_grid(sheet, len(chosen)),
-            f"Top: samples with windows. Middle: the same z without the {count} window maps. "
-            "Bottom: without as many maps drawn at random.",
+            "Rows: samples with windows; the same z without the "
+            f"{drops[0].dropped.sum()} maps of the plain regression; without the {count} of the L1 regression; without "
+            f"{count} maps drawn at random.",
         ),
         Picture(
             "boxes.png",
@@ -327,34 +443,36 @@ def measure(
             "The samples that the regression learned from, and what counts as a window.",
         ),
     ]
-    paper = {name: PAPER[name] for name in ("samples", "boxes")}
-    return Report(TITLE, figures, pictures, paper=paper)
+    return Report(TITLE, figures, pictures, paper=PAPER)
 
 
-def _effect_figures(ours: dict[str, float], chance: dict[str, float], detector: AttributeProbe | None) -> list[Figure]:
-    """What dropping the maps did, each beside as many maps dropped at random."""
-
-    def both(name: str, text: str, here: Callable[[float], str]) -> list[Figure]:
-        random = Figure("", text="  dropping as many maps at random", here=here(chance[name]))
-        return [Figure(name, ours[name], text, here(ours[name])), random]
+def _lines(drop: _Drop, maps: int) -> list[Figure]:
+    """The table of one regression: effects beside as many maps dropped at random, then the second judge's."""
 
     def percent(share: float) -> str:
         return f"{100 * share:.1f} %"
 
-    figures = [
-        *both("outside_change", "change outside windows (levels)", "{:.1f}".format),
-        *both("inside_change", "change inside windows", "{:.1f}".format),
+    accuracy, count = drop.fit.accuracy, int(drop.dropped.sum())
+    words = "too few boxes" if math.isnan(accuracy) else percent(accuracy)
+    lines = [
+        Figure("", text="  maps dropped", here=f"{count} of {maps}", paper_here=str(PAPER["maps_dropped"])),
+        Figure("", text="  accuracy, held out", here=words),
     ]
-    if detector:
-        target = detector.targets[BOXES]
-        text = f"windows gone of {ours['windows']:.0f} (detector: {target.accuracy})"
-        figures += [
-            Figure("windows", ours["windows"]),
-            *both("gone_share", text, percent),
-            *both("gone_area", "area of windows gone", percent),
-            Figure("detector_held_out_iou", target.held_out),
-        ]
-    return figures
+    for effect, judge in zip(drop.effects, ("", ", second judge"), strict=False):
+        chance = effect["random_drop"]
+        texts: dict[str, tuple[str, Callable[[float], str]]] = {
+            "outside_change": ("change outside windows (levels)", "{:.1f}".format),
+            "inside_change": ("change inside windows", "{:.1f}".format),
+        }
+        if "windows" in effect:
+            texts |= {
+                "gone_share": (f"windows gone of {effect['windows']}", percent),
+                "gone_area": ("area of windows gone", percent),
+            }
+        for name, (text, here) in texts.items():
+            both = f"{here(effect[name])}; {here(chance[name])}"
+            lines.append(Figure("", text=f"  {text}{judge}; as many at random", here=both))
+    return lines
 
 
 def main() -> None:
@@ -391,40 +509,25 @@ def _windows(detector: AttributeProbe, images: np.ndarray) -> np.ndarray:
     return detector.read(images)[BOXES] > 0.5
 
 
-def _open_packed_detector(config: ConfigDict) -> AttributeProbe | None:
-    """The probe of the run's images if it sees windows; None if they are not packed, which they are not for this."""
+def _open_packed_detectors(config: ConfigDict) -> Detectors:
+    """The probes of the run's images if they see windows; () if these are not packed, which they are not for this."""
     try:
         if not opening.pack_path(config.data).exists():
-            return None
+            return ()
     except UserError:  # the images are not there any more
-        return None
+        return ()
     dataset = opening.open_or_build(config.data)
-    return attribute_probe.open_or_train(dataset) if BOXES in dataset.attributes else None
+    return attribute_probe.open_judges(dataset) if BOXES in dataset.attributes else ()
 
 
-def _open_detector(config: ConfigDict) -> AttributeProbe:
-    """The probe of the run's images, which sees windows. Raises UserError if they carry no boxes."""
+def _open_detectors(config: ConfigDict) -> Detectors:
+    """The probes of the run's images, which see windows. Raises UserError if they carry no boxes."""
     dataset = opening.open_or_build(config.data)
     if BOXES not in dataset.attributes:
         raise UserError(
             f"{config.data.source} carries no boxes: draw some on this run's samples with --annotate, or give --boxes."
         )
-    return attribute_probe.open_or_train(dataset)
-
-
-def _effect(
-    before: np.ndarray, after: np.ndarray, windows: np.ndarray, detector: AttributeProbe | None
-) -> dict[str, float]:
-    """What dropping maps did: changes in levels 0-255 and, with a detector, the share of windows that are gone."""
-    effect = {
-        "inside_change": mean_change(before, after, windows),
-        "outside_change": mean_change(before, after, outside(windows)),
-    }
-    if detector:
-        left = _windows(detector, after)
-        total, gone = windows_gone(windows, left)
-        effect |= {"windows": total, "gone_share": gone / total, "gone_area": 1.0 - float(left[windows].mean())}
-    return effect
+    return attribute_probe.open_judges(dataset)
 
 
 if __name__ == "__main__":
