@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from dcgan_jax.analysis import guided_backprop
+from dcgan_jax.datasets import opening
 from dcgan_jax.machine.errors import UserError
+from dcgan_jax.nets import models
 from dcgan_jax.nets.activations import leaky_relu
 from dcgan_jax.reports import image_grid
 from dcgan_jax.runs import trained
@@ -48,6 +50,46 @@ def test_concentration_by_hand() -> None:
     assert np.isnan(share[2])
 
 
+@pytest.mark.parametrize("kernel_size", [3, 4, 5])
+@pytest.mark.parametrize("resampling", ["strided", "pooling"])
+def test_receptive_fields_by_trying_every_pixel(resampling: str, kernel_size: int) -> None:
+    """With weights of one, a place answers to a single bright pixel if and only if it sees that pixel."""
+    side = 16
+    network = models.build_discriminator(
+        tiny.config(
+            {
+                "data.image_size": side,
+                "data.channels": 1,
+                "model.norm": "none",
+                "model.kernel_size": kernel_size,
+                "model.resampling": resampling,
+                "model.discriminator.stages": ((2, 2), (2, 1), (2, 2)),
+                "model.generator.stages": ((2, 2), (2, 2)),
+            }
+        )
+    )
+    pixels = np.eye(side * side, dtype=np.float32).reshape(-1, side, side, 1)
+    variables = network.init(jax.random.key(0), pixels[:1], train=False)
+    ones = jax.tree.map(jnp.ones_like, variables)
+    maps = network.apply(ones, pixels, train=False)[1]["conv3"][..., 0]  # [pixels, 4, 4]
+    fields = guided_backprop.receptive_fields(network, np.arange(16), side)
+    for place, (y0, y1, x0, x1) in enumerate(fields):
+        seen = np.zeros((side, side), bool)
+        seen[y0:y1, x0:x1] = True
+        np.testing.assert_array_equal(np.asarray(maps)[:, place // 4, place % 4].reshape(side, side) > 0, seen)
+
+
+def test_concentration_within_a_field_by_hand() -> None:
+    """Energies 9 + 4 of 9 + 4 + 1 + 1 are in the strongest two of the 4 x 5 pixels seen, of 8 x 8 in all."""
+    gradients = np.zeros((2, 8, 8, 1))
+    gradients[0, 2, 3:7, 0] = (3, -2, 1, 1)
+    fields = np.array([[1, 5, 3, 8], [0, 2, 0, 2]])
+    share = guided_backprop.field_concentration(gradients, fields)
+    assert share[0] == pytest.approx(13 / 15) and np.isnan(share[1])
+    whole = guided_backprop.concentration(gradients[:1])
+    assert whole[0] == 1  # the strongest six
+
+
 def test_area_under_curve_by_hand() -> None:
     """Pairs of (positive, negative) in the right order: of 2 x 2 all, three, and with a tie 3.5."""
     positive = np.array([True, True, False, False])
@@ -83,6 +125,31 @@ def test_command(labelled_run: Path) -> None:
     assert image_grid.png(np.asarray(again.pictures[0].content)) == (out / "guided.png").read_bytes()
     with Image.open(out / "guided.png") as sheet:
         assert sheet.size == (4 * 5 * 8 + 3 * 8, 2 * 8)  # four blocks of five images, gaps of 8
+
+
+def test_concentration_of_all_maps_is_that_of_their_strongest_images(labelled_run: Path) -> None:
+    """Of each of the six maps the five strongest images; found again image by image."""
+    run = trained.load(labelled_run)
+    report = guided_backprop.measure(run, features=(0,), num_images=20)
+    dataset = opening.open_or_build(run.config.data)
+    numbers = np.random.default_rng(0).permutation(len(dataset.images))[:20]
+    network = guided_backprop._Network(run, run.state.discriminator, dataset, numbers)
+    responses, places = network.respond(numbers, "")
+    means = []
+    for feature in range(6):
+        best = np.argsort(-responses[:, feature], kind="stable")[:5]
+        shares = []
+        for i in best:
+            gradient = network.gradients(numbers[[i]], places[[i], feature], np.array([feature]))[0]
+            (y0, y1, x0, x1) = guided_backprop.receptive_fields(run.discriminator, places[[i], feature], 8)[0]
+            energy = np.sort(np.square(gradient[y0:y1, x0:x1]).sum(-1).ravel())
+            assert energy.sum() == pytest.approx(np.square(gradient).sum(), rel=1e-5)  # nothing lies outside
+            if energy.sum() > 0:
+                shares.append(energy[-max(1, round(len(energy) / 10)) :].sum() / energy.sum())
+        means += [np.mean(shares)] if shares else []
+    assert report["trained_field_concentration"] == pytest.approx(np.mean(means), rel=1e-4)
+    assert report["trained_field_concentration_std"] == pytest.approx(np.std(means, ddof=1), rel=1e-3)
+    assert report["untrained_field_concentration"] != report["trained_field_concentration"]
 
 
 def test_bad_input(labelled_run: Path) -> None:

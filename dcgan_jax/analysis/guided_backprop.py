@@ -6,15 +6,22 @@ For each chosen map of the last convolution, the images of the data set with its
 backpropagation from that place to the pixels: an ordinary gradient, but at every activation only what comes in positive
 from both sides passes, (activation > 0)(gradient > 0) gradient [Springenberg et al. 2015, figure 1]. Beside it the same
 for the network that the run began with. The paper judges by eye that trained features respond to beds and windows and
-random ones to nothing in particular. Here two figures are added:
+random ones to nothing in particular. Here figures are added:
 
-    concentration   share of the guided gradient's energy in the strongest tenth of the pixels (0.1: spread evenly)
+    concentration   share of the guided gradient's energy in the strongest tenth of the pixels (0.1: spread evenly),
+                    mean over the chosen maps
+    the same, within the receptive field
+                    the tenth is of the pixels that the place can see at all, up to the border. All of the gradient lies
+                    there, and at a corner these are fewer pixels than in the middle, so that over the whole image a map
+                    that responds at corners seems to be more concentrated. Mean and standard deviation over all maps of
+                    the layer, of each the mean over its strongest images
     selectivity     how well a map's response tells one of the data's own labels or attributes, as the area under the
                     ROC curve (0.5: not at all, 1: perfectly), for the best one; mean over all maps of the layer
 
 Batch normalisation uses frozen statistics of the data for both networks.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -32,9 +39,9 @@ from dcgan_jax.datasets import batches, classes, opening
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.metrics import attribute_probe
-from dcgan_jax.nets import frozen_statistics, pixels
+from dcgan_jax.nets import conv_lax, frozen_statistics, models, pixels
 from dcgan_jax.nets.activations import Activation
-from dcgan_jax.nets.models import Tree
+from dcgan_jax.nets.models import Discriminator, Tree
 from dcgan_jax.reports import image_grid, report
 from dcgan_jax.reports.report import Figure, Picture, Report
 from dcgan_jax.runs import run_flags, trained
@@ -77,6 +84,33 @@ def concentration(gradients: np.ndarray) -> np.ndarray:
     strongest = max(1, round(_STRONGEST * energy.shape[1]))
     with np.errstate(invalid="ignore"):
         return energy[:, -strongest:].sum(1) / energy.sum(1)
+
+
+def receptive_fields(network: Discriminator, places: np.ndarray, side: int) -> np.ndarray:
+    """The pixels that a discriminator's last convolution sees at some places, int [places, 4]: y0, y1, x0, x1.
+
+    The upper bounds do not belong to it; pixels beyond the border are left out.
+
+    Args:
+      network: its stages, kernel size and resampling.
+      places: row times width plus column of the last maps, int [places].
+      side: of the images.
+    """
+    low = np.stack(np.divmod(places, models.first_side(side, network.stages)), 1)
+    high = low.copy()
+    for _, stride in reversed(network.stages):
+        if network.resampling == "pooling":  # stride 1, and pooling behind it
+            low, high, stride = low * stride, high * stride + stride - 1, 1
+        before, _ = conv_lax.padding(network.kernel_size, stride)
+        low, high = low * stride - before, high * stride - before + network.kernel_size - 1
+    low, high = np.maximum(low, 0), np.minimum(high + 1, side)
+    return np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], 1)
+
+
+def field_concentration(gradients: np.ndarray, fields: np.ndarray) -> np.ndarray:
+    """`concentration` of gradients [count, height, width, channels] within `receptive_fields` [count, 4]."""
+    cut = (one[None, y0:y1, x0:x1] for one, (y0, y1, x0, x1) in zip(gradients, fields, strict=True))
+    return np.concatenate([concentration(one) for one in cut])
 
 
 def area_under_curve(responses: np.ndarray, positive: np.ndarray) -> np.ndarray:
@@ -126,7 +160,8 @@ class _Network:
     """
 
     def __init__(self, run: Run, player: Player, dataset: ImageDataset, numbers: np.ndarray) -> None:
-        network, output = run.discriminator, run.generator.output
+        self._network = network = run.discriminator
+        output = run.generator.output
         self.layer = f"conv{len(network.stages)}"
         self._dataset, self._classes = dataset, network.num_classes
         few = numbers[: STATISTICS_BATCHES * BATCH_SIZE]
@@ -170,6 +205,27 @@ class _Network:
         """Guided gradients [count, height, width, channels] of the maps `features` at `places`, an image each."""
         return np.asarray(self._gradient(self._variables, *self._arguments(numbers), places, features))
 
+    def concentrations(self, numbers: np.ndarray, places: np.ndarray, progress: str) -> np.ndarray:
+        """Of every map, the mean concentration within the receptive field over its images, float [features].
+
+        It is nan for a map whose gradients are all zero.
+
+        Args:
+          numbers: of the images of every map, [images, features].
+          places: of the responses to them, likewise.
+          progress: stands beside a progress bar.
+        """
+        shown, total = numbers.shape
+        rows = np.stack([numbers.ravel(), places.ravel(), np.tile(np.arange(total), shown)], 1)
+        shares = []
+        for batch, count in full_batches(rows, progress):
+            gradients = self.gradients(*batch.T)
+            fields = receptive_fields(self._network, batch[:, 1], gradients.shape[1])
+            shares.append(field_concentration(gradients, fields)[:count])
+        of_maps = np.concatenate(shares).reshape(shown, total)
+        seen = np.isfinite(of_maps)
+        return np.divide(np.nansum(of_maps, 0), seen.sum(0), out=np.full(total, np.nan), where=seen.any(0))
+
     def _arguments(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Images and their labels."""
         labels = self._dataset.labels
@@ -193,7 +249,8 @@ def measure(
       source, split: other images, as config.data.source says; None: the run's own.
 
     Returns:
-      Of both networks their concentration and, where the data has labels or attributes, their selectivity; and a sheet.
+      Of both networks their concentration, that within the receptive field with its standard deviation over maps, and,
+      where the data has labels or attributes, their selectivity; and a sheet.
 
     Raises:
       UserError: the discriminator has no convolutions or no such map, or the images cannot be used.
@@ -212,6 +269,7 @@ def measure(
     # The network before training: the same seed.
     fresh = jax.jit(partial(create_state, run.gan))().discriminator
     blocks, concentrations, selectivities = [], {}, {}
+    within: dict[str, np.ndarray] = {}
     best_attributes: dict[str, list[dict[str, Any]]] = {}
     for name, player in (("untrained", fresh), ("trained", run.state.discriminator)):
         searched = _Network(run, player, dataset, numbers)
@@ -224,6 +282,9 @@ def measure(
             image_grid.make_grid(_visible(gradients), shown),
         ]
         concentrations[name] = float(np.nanmean(concentration(gradients)))
+        strongest = np.argsort(-responses, axis=0, kind="stable")[:shown]
+        of_strongest = np.take_along_axis(places, strongest, 0)
+        within[name] = searched.concentrations(numbers[strongest], of_strongest, f"{name}: gradients of all maps")
         if found := selectivity(responses, dataset, numbers, conditional):
             areas, attributes = found
             selectivities[name] = float(areas.mean())
@@ -241,6 +302,7 @@ def measure(
         Figure("num_images", len(numbers), "images searched", f"{len(numbers):,}"),
         Figure("features", features, "features", str(len(features)), paper=PAPER_FEATURES),
         *_both("concentration", "energy of the guided gradient in the strongest tenth of pixels", concentrations),
+        *_within_figures(within),
         *_both("selectivity", f"area under the curve of the best attribute, mean of {total} maps", selectivities),
         *(Figure(f"{name}_best_attributes", entries) for name, entries in best_attributes.items()),
         *(
@@ -260,6 +322,26 @@ def _both(name: str, text: str, values: Mapping[str, float]) -> list[Figure]:
         for network in texts
         if network in values
     ]
+
+
+def _within_figures(within: Mapping[str, np.ndarray]) -> list[Figure]:
+    """Concentrations within the receptive field, [maps], of the trained and the untrained network."""
+    figures = []
+    for name, text in (("trained", "the same within the receptive field, "), ("untrained", "  ")):
+        shares = within[name][np.isfinite(within[name])]
+        mean, deviation = (
+            (float(np.mean(shares)), float(np.std(shares, ddof=1))) if len(shares) > 1 else (math.nan,) * 2
+        )
+        figures += [
+            Figure(
+                f"{name}_field_concentration",
+                mean,
+                f"{text}{name}: mean and standard deviation of {len(shares)} maps",
+                f"{mean:.3f} ± {deviation:.3f}",
+            ),
+            Figure(f"{name}_field_concentration_std", deviation),
+        ]
+    return figures
 
 
 def main() -> None:
