@@ -65,7 +65,7 @@ def test_a_failure_is_reported_and_does_not_end_the_others(
     assert outcome == (tmp_path / "run/analysis/index.html", ["turn_vector"])
     text = outcome.page.read_text()
     assert "there are no &lt;boxes&gt;" in text and "failed: ZeroDivisionError: by zero" in text
-    assert "<h2>A walk</h2>" in text and "--step=1 --norm=running</code>" in text
+    assert "<h2>A walk</h2>" in text and "--step=1 --norm=running --memorization</code>" in text
     assert "Traceback" in capsys.readouterr().err
     # What is there for this checkpoint is kept, unless it is asked for again.
     page.write(run, experiments=experiments)

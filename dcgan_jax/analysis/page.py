@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from dcgan_jax.analysis import directions, guided_backprop, latent_walk, turn_vector, vector_arithmetic, window_dropout
+from dcgan_jax.datasets import opening
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.progress import tqdm
@@ -21,6 +22,20 @@ from dcgan_jax.runs.trained import Run
 
 # Called with the run and the folder of the experiment's results.
 Experiment = Callable[[Run, Path], Report]
+
+
+def _walk(run: Run, folder: Path) -> Report:
+    """With path lengths and nearest training images, if the run's images can be had."""
+    return latent_walk.measure(run, memorization=_has_images(run))
+
+
+def _has_images(run: Run) -> bool:
+    """Whether the run's images are on this machine, or can be made."""
+    try:
+        opening.open_or_build(run.config.data)
+    except (UserError, OSError, ImportError):
+        return False
+    return True
 
 
 def _dropout(run: Run, folder: Path) -> Report:
@@ -37,7 +52,7 @@ def _arithmetic(run: Run, folder: Path) -> Report:
 
 # Those of the paper, in its order; and one of others that is quick.
 EXPERIMENTS: Mapping[str, Experiment] = {
-    latent_walk.NAME: lambda run, folder: latent_walk.measure(run),
+    latent_walk.NAME: _walk,
     guided_backprop.NAME: lambda run, folder: guided_backprop.measure(run),
     window_dropout.NAME: _dropout,
     vector_arithmetic.NAME: _arithmetic,
@@ -97,7 +112,8 @@ def write(run: Run, *, rerun: bool = False, experiments: Mapping[str, Experiment
 def _command(name: str, run: Run) -> str:
     """The command that makes one experiment's results."""
     norm = [] if name == guided_backprop.NAME else [f"--norm={run.sampler.norm}"]  # that one has its own statistics
-    arguments = [f"--workdir={run.workdir}", f"--step={run.step}", *norm]
+    walk = ["--memorization"] if name == latent_walk.NAME and _has_images(run) else []
+    arguments = [f"--workdir={run.workdir}", f"--step={run.step}", *norm, *walk]
     return shlex.join(["python", "-m", f"dcgan_jax.analysis.{name}", *arguments])
 
 

@@ -49,7 +49,8 @@ class FeatureSpace:
     """Attributes:
 
     name: see the module.
-    embed: `embed(images, progress="")` of uint8 [count, height, width, channels]; `progress` names a progress bar.
+    embed: `embed(images, progress="")` of uint8 [count, height, width, channels]; 'probe' and 'pixels' also take
+      float32 levels from 0 to 255 that were not rounded. `progress` names a progress bar.
     identity: all that its numbers depend on, for JSON: they are comparable where it is equal.
     names: what measures are called here, where that is not <space>_<measure>.
     """

@@ -33,19 +33,31 @@ class Memorization:
 
     def share(self, features: np.ndarray) -> float:
         """Share of samples, float32 [count, features], that count as memorised."""
-        training, limit = self._known
-        return float((nearest_distances(features, training) <= limit).mean())
+        return float((nearest_distances(features, self.training_features) <= self._limit).mean())
 
     @functools.cached_property
-    def _known(self) -> tuple[np.ndarray, float]:
-        """Features of all training images, 2 KB each for a probe's 500; the distance within which one is memorised."""
-        images, parts = self._training.images, []
-        for begin in range(0, len(images), _PART):
-            parts.append(self._space.embed(images[begin : begin + _PART]).features)
-        training = np.concatenate(parts)
+    def training_features(self) -> np.ndarray:
+        """Of all training images, float32 [images, features]: 2 KB each for a probe's 500."""
+        return embed_all(self._space, self._training.images)
+
+    @functools.cached_property
+    def held_out_distances(self) -> np.ndarray:
+        """Of held-out images to their nearest training images, float32 [images]."""
         held_out = self._space.embed(nearest.some(self._held_out.images)).features
-        rounding = np.sqrt(_ROUNDING * np.square(training).sum(1).max())  # of copies, which may be among the held-out
-        return training, float(max(np.quantile(nearest_distances(held_out, training), _NEAR), rounding))
+        return nearest_distances(held_out, self.training_features)
+
+    @functools.cached_property
+    def _limit(self) -> float:
+        """The distance within which a sample is memorised."""
+        # Of copies, which may be among the held-out images.
+        rounding = np.sqrt(_ROUNDING * np.square(self.training_features).sum(1).max())
+        return float(max(np.quantile(self.held_out_distances, _NEAR), rounding))
+
+
+def embed_all(space: FeatureSpace, images: np.ndarray) -> np.ndarray:
+    """Features float32 [images, features] of uint8 images [images, height, width, channels], read in parts."""
+    parts = [space.embed(images[begin : begin + _PART]).features for begin in range(0, len(images), _PART)]
+    return np.concatenate(parts)
 
 
 def nearest_distances(queries: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -16,16 +16,20 @@ def to_network(images: jax.Array, output: str) -> jax.Array:
 
 def to_uint8(images: jax.Array, output: str) -> jax.Array:
     """Inverse of `to_network`: rounds to the nearest level, clips before casting."""
+    return jnp.clip(jnp.round(to_levels(images, output)), 0, 255).astype(jnp.uint8)
+
+
+def to_levels(images: jax.Array, output: str) -> jax.Array:
+    """Inverse of `to_network` without rounding: float32 in [0, 255]."""
     images = images.astype(jnp.float32)
-    levels = (images + 1.0) * 127.5 if output == "tanh" else images * 255.0
-    return jnp.clip(jnp.round(levels), 0, 255).astype(jnp.uint8)
+    return (images + 1.0) * 127.5 if output == "tanh" else images * 255.0
 
 
 def block_means(images: np.ndarray, side: int) -> np.ndarray:
     """Averages of square blocks, about side x side of them, float64 [count, blocks * channels].
 
     Args:
-      images: uint8 [count, height, width, channels].
+      images: uint8, or float levels of unrounded images, [count, height, width, channels].
       side: blocks are as large as this many fit beside each other; pixels left over at the far edges do not count.
     """
     count, height, width, channels = images.shape
