@@ -62,6 +62,23 @@ def test_extraction_uses_frozen_statistics_of_the_given_images(tmp_path: Path) -
     np.testing.assert_array_equal(np.load(tmp_path / "features.npy"), found)
 
 
+def test_statistics_of_a_random_part_of_many_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 256 images, dark first, 128 drawn at random: neither the first nor the last."""
+    config = tiny.config()
+    state = tiny.fresh_state(config).discriminator
+    images = np.concatenate([tiny.images(128) // 4, tiny.images(128, seed=1)])
+
+    def features(given: np.ndarray) -> np.ndarray:
+        extract = discriminator_features.make_extractor(config, state.variables, given, "")
+        return np.array(extract(images[:5], tmp_path / "x.npy", ""))
+
+    drawn = np.sort(np.random.default_rng(0).choice(256, 128, replace=False))
+    expected, first = features(images[drawn]), features(images[:128])
+    monkeypatch.setattr(discriminator_features, "_STATISTICS_IMAGES", 128)
+    np.testing.assert_allclose(features(images), expected, atol=1e-5)
+    assert np.abs(features(images) - first).max() > 0.01
+
+
 def test_conditional_networks_are_refused() -> None:
     config = tiny.config({"model.num_classes": 2})
     with pytest.raises(UserError, match="is conditioned on labels"):

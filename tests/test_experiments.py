@@ -80,6 +80,36 @@ def test_nearest_neighbor() -> None:
     ]
 
 
+def test_study() -> None:
+    """A difference that survives the correction is bold; what could not be measured is left out."""
+    row: dict[str, Any] = {
+        "last": 11.66,
+        "last_std": 1.72,
+        "best": 11.0,
+        "spread": 0.678,
+        "recall": 0.5,
+        "coverage": 0.75,
+    }
+    row |= {"second": 12.04, "diverged": 0, "difference": None}
+    apart = {"mean": 5.0, "low": 1.04, "high": 8.96, "p_holm": 0.031}
+    names = ("last", "last_std", "best", "spread", "recall", "coverage", "second")
+    gone: dict[str, Any] = dict.fromkeys(names, None) | {"diverged": 2, "difference": None}
+    variations = {
+        "paper": row,
+        "no_norm": row | {"difference": apart},
+        "relu": row | {"difference": apart | {"p_holm": 0.051}, "diverged": 1},
+        "gone": gone,
+    }
+    lines = experiments.study([("x", {"variations": variations, "command": "c"})]).splitlines()
+    same = "11.0 | 0.68 | 0.50 | 0.75 | 12.0"
+    assert lines[2:6] == [
+        f"| paper | 11.7 ± 1.7 | {same} |  |  |",
+        f"| no norm | 11.7 ± 1.7 | {same} | **+5.0 (+1.0 to +9.0)** | 0.031 |",
+        f"| relu | 11.7 ± 1.7; 1 diverged | {same} | +5.0 (+1.0 to +9.0) | 0.051 |",
+        "| gone | ; 2 diverged |  |  |  |  |  |  |  |",
+    ]
+
+
 def test_a_report_as_it_was_printed() -> None:
     row = {"what": "a", "here": "1", "paper": ""}
     lines = experiments.report([("x", {"table": [row, row | {"paper": "2"}], "command": "c"})]).splitlines()

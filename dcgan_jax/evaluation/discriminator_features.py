@@ -3,7 +3,8 @@
 Activations of all convolutions (after the LeakyReLU), each max-pooled to a 4x4 grid, flattened and concatenated: 28,672
 numbers for the paper's ImageNet network, 7,168 for its SVHN network (svhn/svhn_semisup_analysis.py pools by 4, 2, 1).
 Others take averages over space instead, one number a map [Yang et al. 2022, Squeeze-and-Span]: `average`.
-Batch normalisation uses statistics of the images that the features are for, estimated once and frozen, as there.
+Batch normalisation uses statistics of the images that the features are for, estimated once and frozen, as there; of
+12,800 of them drawn at random, where there are more.
 """
 
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from dcgan_jax.nets.models import Tree
 from dcgan_jax.runs.sampler import full_batches
 
 GRID = 4
+_STATISTICS_IMAGES = 12_800  # 100 batches: the mean of their moments, whose standard error is a tenth of a batch's
 Extract = Callable[[np.ndarray, Path, str], np.ndarray]  # images, file, progress -> features, mapped from the file
 
 
@@ -86,7 +88,7 @@ def make_extractor(
     Args:
       config: of the run.
       variables: 'params' and 'batch_stats' of its discriminator.
-      images: uint8 [count, height, width, channels], all of them are seen once.
+      images: uint8 [count, height, width, channels], of which statistics are taken.
       progress: stands beside the progress bar.
       layers: how many of the first convolutions give features; 0: all.
       average: see `flatten`.
@@ -99,6 +101,8 @@ def make_extractor(
     """
     check_config(config)
     network = models.build_discriminator(config)
+    if len(images) > _STATISTICS_IMAGES:
+        images = images[np.sort(np.random.default_rng(0).choice(len(images), _STATISTICS_IMAGES, replace=False))]
     batches = (
         (pixels.to_network(jnp.asarray(batch), config.model.output), None)
         for batch, _ in full_batches(images, progress)

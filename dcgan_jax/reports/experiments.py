@@ -18,6 +18,7 @@ from dcgan_jax.reports import tables
 
 Result = dict[str, Any]
 
+_LEVEL = 0.05  # of corrected p-values, as evaluation/significance.py marks them
 _NETWORKS = {
     "trained": "trained, all layers",
     "untrained": "the same network, untrained",
@@ -90,6 +91,37 @@ def nearest_neighbor(results: Sequence[tuple[str, Result]]) -> str:
     return tables.table(rows) + _commands(results)
 
 
+def study(results: Sequence[tuple[str, Result]]) -> str:
+    """A study's variations (evaluation/variations.py), a row each.
+
+    Distances are means and standard deviations over seeds; the difference from the first row has its 95 % interval, and
+    is bold where it survives the correction for the number of comparisons at 5 %.
+    """
+    ((_, result),) = results
+    heads = ("at the end", "best", "spread", "recall", "coverage", "second probe", "difference (95 %)", "p, Holm")
+    rows = [("", *heads)]
+    for name, found in result["variations"].items():
+        difference = found["difference"]
+        apart, p = "", ""
+        if difference:
+            apart = f"{difference['mean']:+.1f} ({difference['low']:+.1f} to {difference['high']:+.1f})"
+            apart = f"**{apart}**" if difference["p_holm"] < _LEVEL else apart
+            p = f"{difference['p_holm']:.2g}"
+        diverged = f"; {found['diverged']} diverged" if found["diverged"] else ""
+        rows.append(
+            (
+                name.replace("_", " "),
+                f"{_with_spread(found['last'], found['last_std'])}{diverged}",
+                *(_number(found[key], digits) for key, digits in (("best", 1), ("spread", 2))),
+                *(_number(found[key], 2) for key in ("recall", "coverage")),
+                _number(found["second"], 1),
+                apart,
+                p,
+            )
+        )
+    return tables.table(rows) + _commands(results)
+
+
 def report(results: Sequence[tuple[str, Result]]) -> str:
     """The rows of a single report as the experiment printed them."""
     ((_, result),) = results
@@ -121,8 +153,18 @@ KINDS: dict[str, Callable[[Sequence[tuple[str, Any]]], str]] = {
     "linear_svm": linear_svm,
     "nearest_neighbor": nearest_neighbor,
     "report": report,
+    "study": study,
     "training": training,
 }
+
+
+def _number(value: float | None, digits: int) -> str:
+    """'' for what could not be measured."""
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _with_spread(mean: float | None, deviation: float | None) -> str:
+    return _number(mean, 1) + ("" if deviation is None else f" ± {deviation:.1f}")
 
 
 def _dict(value: Any) -> dict[str, Any]:
