@@ -38,6 +38,10 @@ SIZES = {
     # 100 x 8,192 + 16 x (512 x 256 + 256 x 128 + 128 x 64 + 64 x 3), and gains and shifts of 512 + 256 + 128 + 64; of D
     # the same kernels, gains and shifts of 128 + 256 + 512, and 8,192 for the logit.
     "pytorch_example": (3_576_704, 2_765_568),
+    # The generator of faces.py; of D kernels of 25 x (3 x 64 + 64 x 64 + 64 x 128 + 128 x 128 + 128 x 256 + 256 x 256 +
+    # 256 x 512 + 512 x 512 + 512 x 1,024 + 1,024 x 1,024), gains and shifts of 64 + 2 x (128 + 256 + 512 + 1,024), and
+    # 2 x 2 x 1,024 for the logit.
+    "ten_layers": (18_885_760, 52_343_104),
     "toy_bedrooms": (1_107_904, 694_656),
     "toy_faces": (1_107_904, 694_656),
 }

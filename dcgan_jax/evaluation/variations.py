@@ -1,36 +1,49 @@
 """Trains a config and variations of it, several seeds each, and compares what they draw with the data.
 
 What `guidelines.py` and `choices.py` share. Every run has a folder of its own, <workdir>/<variation>/seed<n>. The same
-command continues where it was stopped, and finished runs are not trained again. Seeds are 0, 1, ... whatever
-config.seed says. A run keeps five checkpoints (each 430 MB for the paper's network at full width). All runs see
-equally many images: a variation of the batch size makes more steps, or fewer.
+command continues where it was stopped. Finished runs are measured again, but not trained again. Seeds are 0, 1, ...
+whatever config.seed says. A run keeps five checkpoints (each 430 MB for the paper's network at full width). All runs
+see equally many images: a variation of the batch size makes more steps, or fewer.
 
-Samples are compared with the data in the features of a probe (attribute_probe.py) that was trained on the data's own
-labels or attributes: the Frechet distance (frechet.py), and the spread, total variance relative to the data's. Both are
-taken at several points of the run, so that a run that gets worse again shows: an unstable one has a last distance far
-above its best.
+At several points of a run, samples are compared with as many images of the data:
+
+    distance, spread            the Frechet distance (frechet.py), and the total variance relative to the data's, in the
+                                features of a probe (attribute_probe.py) that was trained on the data's own labels
+    precision, recall, coverage in the same features, prdc.py
+    second distance             the Frechet distance in the features of a second probe, which was trained independently
+
+A run that gets worse again shows: its last distance is far above its best. Spearman's rank correlation of the two
+distances over all points of all runs says how far the ranking depends on the probe.
+
+Distances at the end are compared with the baseline's over seeds (significance.py). The table marks the differences that
+survive the correction for the number of variations. Choose the number of seeds beforehand: to stop at the first report
+with a mark finds too many.
 """
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import scipy.stats
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from dcgan_jax import command_line, training
-from dcgan_jax.config import check_config
+from dcgan_jax.config import FEWEST_SAMPLES, check_config
 from dcgan_jax.datasets import opening
+from dcgan_jax.evaluation import significance
+from dcgan_jax.evaluation.significance import Comparison
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.progress import tqdm
 from dcgan_jax.metrics import attribute_probe
 from dcgan_jax.metrics.attribute_probe import AttributeProbe
-from dcgan_jax.metrics.frechet import Moments, frechet_distance
+from dcgan_jax.metrics.frechet import frechet_distance, moments_of
+from dcgan_jax.metrics.prdc import prdc
 from dcgan_jax.reports import image_grid, report
 from dcgan_jax.reports.report import Figure, Picture, Report
 from dcgan_jax.runs import run_folder, trained
@@ -42,7 +55,11 @@ _SHOWN = 12  # samples of each variation in the picture
 
 
 class Variation(NamedTuple):
-    """What is changed in the config as it is given, and where that comes from."""
+    """Attributes:
+
+    changes: new values of fields. A function makes the value from the config as it is given.
+    source: where that comes from.
+    """
 
     changes: dict[str, Any]
     source: str
@@ -63,20 +80,49 @@ class Study(NamedTuple):
     variations: dict[str, Variation]
 
 
+class Point(NamedTuple):
+    """What is measured of samples, see the module."""
+
+    distance: float
+    spread: float
+    precision: float
+    recall: float
+    coverage: float
+    second_distance: float
+
+
+Compare = Callable[[np.ndarray], Point]
+
+
 class Outcome(NamedTuple):
-    """Of one run, at its points in order: steps, distances, spreads. All are empty if it diverged before the first."""
+    """Of one run: steps and what was measured there, in order. Both are empty if it diverged before the first."""
 
     steps: list[int]
-    distances: list[float]
-    spreads: list[float]
+    points: list[Point]
     diverged: bool
+
+    def columns(self) -> dict[str, Any]:
+        """For results.json: 'steps', 'distances', 'spreads', ..., 'diverged'."""
+        measured = {f"{name}s": [getattr(point, name) for point in self.points] for name in Point._fields}
+        return {"steps": self.steps, **measured, "diverged": self.diverged}
 
 
 def varied(config: ConfigDict, changes: dict[str, Any], seed: int) -> ConfigDict:
-    """The config of one run. Widths of dense layers are those of the whole network, see config.model.width."""
+    """The config of one run. Widths of dense layers are those of the whole network, see config.model.width.
+
+    Steps (num_steps, the decay of learning rates) are counted at the given batch size, and scaled where that changes.
+    """
     changed = config.copy_and_resolve_references().unlock()
-    changed.update_from_flattened_dict(changes)
-    changed.num_steps = config.num_steps * config.batch_size // changed.batch_size
+    values = {name: value(config) if callable(value) else value for name, value in changes.items()}
+    changed.update_from_flattened_dict(values)
+
+    def scaled(steps: int) -> int:
+        return steps * config.batch_size // changed.batch_size
+
+    begin, steps = changed.optimizer.decay_begin, changed.optimizer.decay_steps
+    changed.optimizer.decay_begin = scaled(begin)
+    changed.optimizer.decay_steps = scaled(begin + steps) - scaled(begin)
+    changed.num_steps = scaled(config.num_steps)
     points = max(1, changed.num_steps // _POINTS)
     changed.update(seed=seed, checkpoint_every=points, sample_every=0, eval_every=0, keep_checkpoints=_POINTS + 1)
     return changed.lock()
@@ -95,8 +141,9 @@ def measure(
       variations: names of those to train beside the baseline; (): all.
 
     Returns:
-      'variations': for each, `summarise`; 'real_distance', between two halves of the data; 'images_seen', 'samples',
-      'seeds'. A row of samples for each variation.
+      'variations': for each, `summarise`, and its 'difference' from the baseline, see `significance.Comparison`;
+      'real': a `Point` of other images of the data, and its 'real_distance'; 'rank_correlation' of both distances;
+      'images_seen', 'samples', 'seeds'. A row of samples for each variation.
 
     Raises:
       UserError: there is no such variation, or the config or the data cannot be used; before any training.
@@ -111,20 +158,17 @@ def rounds(
     """A report after each round of seeds, of all seeds so far. Arguments and errors as of `measure`."""
     workdir = Path(workdir).expanduser()
     chosen = _find_variations(study, variations)
-    configs = {name: varied(config, variation.changes, 0) for name, variation in chosen.items()}
-    for name, changed in configs.items():
-        check_config(changed)
-        if name != study.baseline and changed == configs[study.baseline]:
-            raise UserError(f"the config has {name!r} as it is: leave it out of --variations.")
+    _check_configs(study, config, chosen)
     files.make_writable(workdir, "--workdir")
     dataset = opening.open_or_build(config.data)
-    probe = attribute_probe.open_or_train(dataset)
+    half = min(_SAMPLES, len(dataset.images) // 2)
+    if half < FEWEST_SAMPLES:
+        raise UserError(f"there are {len(dataset.images)} images; at least {2 * FEWEST_SAMPLES} are needed.")
+    probes = [attribute_probe.open_or_train(dataset, seed) for seed in (0, 1)]
     order = np.random.default_rng(0).permutation(len(dataset.images))
-    half = min(_SAMPLES, len(order) // 2)
-    real, others = (
-        Moments().add(probe.embed(dataset.images[np.sort(part)])) for part in (order[:half], order[half : 2 * half])
-    )
-    distance = frechet_distance(others, real)
+    images, others = (dataset.images[np.sort(part)] for part in (order[:half], order[half : 2 * half]))
+    compare = make_compare(probes, images)
+    real = compare(others)
 
     outcomes: dict[str, list[Outcome]] = {name: [] for name in chosen}
     sheets = []
@@ -132,65 +176,154 @@ def rounds(
         for seed in range(seeds):
             for name, variation in chosen.items():
                 bar.set_description(f"{name}, seed {seed}")
-                folder = workdir / name / f"seed{seed}"
-                outcome, shown = _train_and_measure(varied(config, variation.changes, seed), folder, probe, real)
+                folder, run_config = workdir / name / f"seed{seed}", varied(config, variation.changes, seed)
+                diverged = _train(run_config, folder)
+                outcome, shown = _measure_run(run_config, folder, compare, half, diverged)
                 outcomes[name].append(outcome)
                 if seed == 0:
                     sheets.append(image_grid.make_grid(shown, _SHOWN))
                 bar.update()
+            ranked, points = rank_correlation([run for of_name in outcomes.values() for run in of_name])
             figures = [
                 Figure("images_seen", config.num_steps * config.batch_size),
                 Figure("samples", half),
-                Figure("real_distance", distance, f"{half:,} other real images: distance", f"{distance:.2f}"),
+                Figure("real_distance", real.distance),
+                Figure("real", real._asdict()),
                 Figure("seeds", seed + 1),
-                *_table(study, {name: summarise(of_name) for name, of_name in outcomes.items()}),
+                *_table(study, outcomes, real),
+                Figure(
+                    "rank_correlation",
+                    ranked,
+                    f"rank correlation of the two probes' distances, {points} points",
+                    "" if math.isnan(ranked) else f"{ranked:.3f}",
+                ),
             ]
             caption = "Samples of seed 0 at the end of its run, a row for each of: " + ", ".join(outcomes) + "."
             yield Report(study.title, figures, [Picture("samples.png", np.concatenate(sheets), caption)])
 
 
-def _table(study: Study, summaries: dict[str, dict[str, Any]]) -> list[Figure]:
-    """'variations', and a line for each."""
-    figures = [Figure("variations", summaries)]
-    for name, summary in summaries.items():
-        source = study.variations[name].source if name in study.variations else "the config as it is"
-        text = f"{name}: distance at the end (best), spread"
-        figures.append(Figure("", text=text, here=_in_words(summary), paper_here=source))
-    return figures
+def _check_configs(study: Study, config: ConfigDict, chosen: dict[str, Variation]) -> None:
+    """Raises UserError for a config that cannot work, and for a variation that changes nothing."""
+    baseline = varied(config, {}, 0)
+    check_config(baseline)
+    for name, variation in chosen.items():
+        changed = varied(config, variation.changes, 0)
+        if name != study.baseline and changed == baseline:
+            raise UserError(f"the config has {name!r} as it is: leave it out of --variations.")
+        try:
+            check_config(changed)
+        except UserError as error:
+            raise UserError(f"{name!r}, which can be left out of --variations: {error}") from error
+
+
+def make_compare(probes: Sequence[AttributeProbe], images: np.ndarray) -> Compare:
+    """`compare(samples) -> Point`.
+
+    Args:
+      probes: two of them.
+      images: of the data, uint8 [count, height, width, channels]; as many samples are to be compared.
+    """
+    features, _ = real = [probe.embed(images) for probe in probes]
+    moments = [moments_of(rows) for rows in real]
+
+    def compare(samples: np.ndarray) -> Point:
+        drawn, _ = found = [probe.embed(samples) for probe in probes]
+        of_samples = [moments_of(rows) for rows in found]
+        distance, second = (frechet_distance(*pair) for pair in zip(of_samples, moments, strict=True))
+        spread = float(np.trace(of_samples[0].covariance) / np.trace(moments[0].covariance))
+        near = prdc(features, drawn)
+        return Point(distance, spread, near.precision, near.recall, near.coverage, second)
+
+    return compare
 
 
 def summarise(outcomes: list[Outcome]) -> dict[str, Any]:
-    """Means and standard deviations (n - 1) over the seeds that did not diverge, and all that they come from."""
-    good = [outcome for outcome in outcomes if not outcome.diverged]
-    summary: dict[str, Any] = {"diverged": len(outcomes) - len(good), "runs": [o._asdict() for o in outcomes]}
+    """Means and standard deviations (n - 1) over the seeds that did not diverge, and all that they come from.
+
+    'last' and 'second' are the distances at the end, 'best' the lowest distance; the others are those at the end.
+    """
+    good = [outcome.points for outcome in outcomes if not outcome.diverged]
+    summary: dict[str, Any] = {
+        "diverged": len(outcomes) - len(good),
+        "runs": [outcome.columns() for outcome in outcomes],
+    }
     for name, values in (
-        ("last", [outcome.distances[-1] for outcome in good]),
-        ("best", [min(outcome.distances) for outcome in good]),
-        ("spread", [outcome.spreads[-1] for outcome in good]),
+        ("last", last_distances(outcomes)),
+        ("best", [min(point.distance for point in points) for points in good]),
+        ("spread", [points[-1].spread for points in good]),
+        ("precision", [points[-1].precision for points in good]),
+        ("recall", [points[-1].recall for points in good]),
+        ("coverage", [points[-1].coverage for points in good]),
+        ("second", [points[-1].second_distance for points in good]),
     ):
-        summary[name] = float(np.mean(values)) if values else float("nan")
-        summary[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+        summary[name] = float(np.mean(values)) if values else math.nan
+        summary[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
     return summary
 
 
-def _in_words(summary: dict[str, Any]) -> str:
-    if math.isnan(summary["last"]):
-        return "all diverged"
-    std = "" if math.isnan(summary["last_std"]) else f" ± {summary['last_std']:.1f}"
-    words = f"{summary['last']:.1f}{std} ({summary['best']:.1f}), {summary['spread']:.2f}"
-    return words + (f"; {summary['diverged']} diverged" if summary["diverged"] else "")
+def last_distances(outcomes: list[Outcome]) -> list[float]:
+    """Of the runs that did not diverge."""
+    return [outcome.points[-1].distance for outcome in outcomes if not outcome.diverged]
 
 
-def _train_and_measure(
-    config: ConfigDict, folder: Path, probe: AttributeProbe, real: Moments
-) -> tuple[Outcome, np.ndarray]:
-    """Trains a run to its end if it is not there, its console in log.txt, and measures its checkpoints.
+def rank_correlation(outcomes: list[Outcome]) -> tuple[float, int]:
+    """Spearman's, of the two distances over all points, and how many points; nan for fewer than two."""
+    points = [point for outcome in outcomes for point in outcome.points]
+    if len(points) < 2:
+        return math.nan, len(points)
+    both = scipy.stats.spearmanr([point.distance for point in points], [point.second_distance for point in points])
+    return float(both.statistic), len(points)
 
-    Returns:
-      What was measured, and the first samples of the last checkpoint [_SHOWN, height, width, channels], white without.
-    """
-    diverged = False
+
+def _table(study: Study, outcomes: dict[str, list[Outcome]], real: Point) -> list[Figure]:
+    """'variations', and a line for each under a line of heads. Columns that would be empty are left out."""
+    differences = significance.compare(
+        {name: last_distances(of_name) for name, of_name in outcomes.items()}, study.baseline
+    )
+    summaries = {name: summarise(of_name) for name, of_name in outcomes.items()}
+    lines = [("other real images", "", _cells(summarise([Outcome([], [real], False)]), None))]
+    for name, summary in summaries.items():
+        source = study.variations[name].source if name in study.variations else "the config as it is"
+        lines.append((name, source, _cells(summary, differences.get(name))))
+        summary["difference"] = differences[name]._asdict() if name in differences else None
+    heads = [head for head in lines[0][2] if any(cells[head] for _, _, cells in lines)]
+    widths = {head: max(len(head), *(len(cells[head]) for _, _, cells in lines)) for head in heads}
+
+    def joined(cells: dict[str, str]) -> str:
+        return "  ".join(f"{cells[head]:>{widths[head]}}" for head in heads)
+
+    figures = [Figure("variations", summaries), Figure("", here=joined({head: head for head in heads}))]
+    return figures + [Figure("", text=name, here=joined(cells), paper_here=source) for name, source, cells in lines]
+
+
+def _cells(summary: dict[str, Any], difference: Comparison | None) -> dict[str, str]:
+    """What a line says under each head; '' where there is nothing to say."""
+
+    def number(name: str) -> str:
+        return "" if math.isnan(summary[name]) else f"{summary[name]:.2f}"
+
+    end = number("last") + (f" ± {number('last_std')}" if number("last_std") else "")
+    interval = "{0.mean:+.2f} ({0.low:+.2f} to {0.high:+.2f})"
+    return {
+        "at the end": end or "all diverged",
+        "best": number("best"),
+        "spread": number("spread"),
+        "precision": number("precision"),
+        "recall": number("recall"),
+        "coverage": number("coverage"),
+        "second probe": number("second"),
+        "diverged": f"{summary['diverged']} of {len(summary['runs'])}" if summary["diverged"] else "",
+        "difference (95 %)": interval.format(difference) if difference else "",
+        "p": f"{difference.p:.2g}" if difference else "",
+        "p, Holm": f"{difference.p_holm:.2g}" if difference else "",
+        "at 5 %": difference.mark if difference else "",
+    }
+
+
+def _train(config: ConfigDict, folder: Path) -> bool:
+    """Trains a run to its end if it is not there, its console in log.txt. Returns whether it diverged."""
     folder.mkdir(parents=True, exist_ok=True)
+    diverged = False
     with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log):
         try:
             training.train(config, folder)
@@ -198,20 +331,26 @@ def _train_and_measure(
             print(error)
             diverged = True
     jax.clear_caches()  # the next run has other programs
-    outcome = Outcome(run_folder.steps(folder), [], [], diverged)
+    return diverged
+
+
+def _measure_run(
+    config: ConfigDict, folder: Path, compare: Compare, count: int, diverged: bool
+) -> tuple[Outcome, np.ndarray]:
+    """Measures `count` samples of each checkpoint of a run.
+
+    Returns:
+      What was measured, and the first samples of the last checkpoint [_SHOWN, height, width, channels], white without.
+    """
+    steps, points = run_folder.steps(folder), []
     size = config.data.image_size
-    shown = np.full((_SHOWN, size, size, config.data.channels), 255, np.uint8)
-    if not outcome.steps:
-        return outcome, shown
-    run = trained.load(folder, norm="frozen")
-    for step in outcome.steps:
-        moments, batches = Moments(), run.sampler.batches(run.at(step).state, real.count, seed=0)
-        for i, images in enumerate(batches):
-            moments.add(probe.embed(images))
-            shown = shown if i else images[:_SHOWN]
-        outcome.distances.append(frechet_distance(moments, real))
-        outcome.spreads.append(float(np.trace(moments.covariance) / np.trace(real.covariance)))
-    return outcome, shown
+    samples = np.full((_SHOWN, size, size, config.data.channels), 255, np.uint8)
+    if steps:
+        run = trained.load(folder, norm="frozen")
+        for step in steps:
+            samples = run.at(step).sample(count)
+            points.append(compare(samples))
+    return Outcome(steps, points, diverged), samples[:_SHOWN]
 
 
 def _find_variations(study: Study, names: Sequence[str]) -> dict[str, Variation]:
