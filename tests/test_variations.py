@@ -1,59 +1,354 @@
-"""Each rule breaks what it says; the studies on tiny networks, and as commands."""
+"""Each rule breaks what it says; the protocol of a study, with made-up trainings; the studies on tiny networks."""
 
+import contextlib
 import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from dcgan_jax.config import flatten
-from dcgan_jax.evaluation import choices, guidelines, variations
-from dcgan_jax.evaluation.variations import Outcome, Study, varied
+from configs import cifar10
+from dcgan_jax import training
+from dcgan_jax.config import check_config, flatten
+from dcgan_jax.datasets import opening
+from dcgan_jax.evaluation import choices, guidelines, significance, variations
+from dcgan_jax.evaluation.variations import Outcome, Point, Study, Variation, varied
 from dcgan_jax.machine.errors import UserError
-from dcgan_jax.runs import run_folder
+from dcgan_jax.metrics import attribute_probe, feature_blocks
+from dcgan_jax.reports.report import Report
+from dcgan_jax.runs import run_folder, trained
+from dcgan_jax.runs.divergence import Diverged
 from tests import tiny
 
 
 @pytest.mark.parametrize("study", [guidelines.STUDY, choices.STUDY], ids=lambda study: study.name)
 def test_a_variation_changes_its_fields_and_nothing_else(study: Study) -> None:
-    config = tiny.config({"num_steps": 128, "batch_size": 16})
+    config = tiny.config({"num_steps": 129, "batch_size": 16})
     kept = varied(config, {}, 3)
-    assert (kept.seed, kept.checkpoint_every) == (3, 32)
+    assert (kept.seed, kept.num_steps, kept.checkpoint_every) == (3, 129, 32)
     before = flatten(kept)
-    for variation in study.variations.values():
+    for name, variation in study.variations.items():
+        changes = dict(variation.changes)
+        if name == "decay":
+            changes = {"optimizer.decay_begin": 64, "optimizer.decay_steps": 65}
+        elif name.startswith("batch_"):
+            steps = {8: 258, 32: 64, 64: 32, 256: 8}.get(changes["batch_size"], 129)
+            changes |= {"num_steps": steps, "checkpoint_every": steps // 4}
         after = flatten(varied(config, variation.changes, 3))
-        if "batch_size" in variation.changes:
-            assert after["num_steps"] * after["batch_size"] == 128 * 16
-            after |= {"num_steps": 128, "checkpoint_every": 32}
-        else:
-            assert after["num_steps"] == 128
         changed = {field: value for field, value in after.items() if value != before[field]}
-        assert changed.items() <= variation.changes.items() and (changed or study is choices.STUDY)
+        assert changed == {field: value for field, value in changes.items() if value != before[field]}, name
+        assert changed or (study is choices.STUDY and name in ("batch_16", "generator_first"))
 
 
-def test_summary_leaves_out_what_diverged() -> None:
-    outcomes = [
-        Outcome([1, 2], [5.0, 7.0], [1.0, 0.5], False),
-        Outcome([1, 2], [9.0, 3.0], [1.0, 0.7], False),
-        Outcome([1], [1.0], [0.0], True),
-    ]
-    summary = variations.summarise(outcomes)
-    assert summary["diverged"] == 1
-    assert (summary["last"], summary["last_std"]) == (5.0, pytest.approx(8**0.5))
-    assert (summary["best"], summary["spread"]) == (4.0, 0.6)
-    assert math.isnan(variations.summarise(outcomes[2:])["last"])
+def test_the_decay_follows_the_scaled_steps() -> None:
+    """Of 6 steps the last 3 decay; of half as many the last 2, which end where the run does."""
+    config = tiny.config({"num_steps": 6, "batch_size": 16, "optimizer.decay_begin": 3, "optimizer.decay_steps": 3})
+    for batch_size, expected in ((8, (12, 6, 6)), (16, (6, 3, 3)), (32, (3, 1, 2))):
+        changed = varied(config, {"batch_size": batch_size}, 0)
+        check_config(changed)
+        decay = changed.optimizer
+        assert (changed.num_steps, decay.decay_begin, decay.decay_steps) == expected
+
+
+def test_the_discriminator_of_ten_convolutions() -> None:
+    """It ends in maps of 4 x 4 and as many features as the config's own."""
+    config = cifar10.get_config()
+    changed = varied(config, choices.STUDY.variations["ten_layer_discriminator"].changes, 0)
+    check_config(changed)
+    stages = changed.model.discriminator.stages
+    assert len(stages) == 10 and stages[-1][0] == 512
+    assert [stride for _, stride in stages] == [1, 2, 1, 2, 1, 2, 1, 1, 1, 1]  # 32 / 8 = 4
+
+
+# --- The protocol, with made-up trainings, samples and probes ---------------------------------------------------------
+
+
+STUDY = Study(
+    "study",
+    "Of made-up runs",
+    "given",
+    {
+        "darker": Variation({"loss": "hinge"}, "far from the data"),
+        "same": Variation({"loss": "least_squares"}, "like the baseline"),
+        "brighter": Variation({"ema_decay": 0.9}, "near the data"),
+        "breaks": Variation({"model.norm": "none"}, "diverges for seeds 0 and 2"),
+    },
+)
+DATA = tiny.dataset(80)  # two halves of 40
+# Highest value of pixels in samples; the data's is 255.
+HIGHEST = {"given": 140, "darker": 60, "same": 140, "brighter": 245, "breaks": 100}
+
+
+def first_feature(images: np.ndarray) -> np.ndarray:
+    """Mean of two pixels."""
+    return images[:, :2, 0].mean((1, 2), dtype=np.float64)[:, None].astype(np.float32)
+
+
+def second_feature(images: np.ndarray) -> np.ndarray:
+    """Mean of two others."""
+    return images[:, :2, 1].mean((1, 2), dtype=np.float64)[:, None].astype(np.float32)
+
+
+def samples_of(name: str, seed: int, step: int, count: int = 40) -> np.ndarray:
+    """What the made-up run draws after a step; it gets a little brighter with each."""
+    draw = np.random.default_rng([*name.encode(), seed, step])
+    return draw.integers(0, HIGHEST[name] + step, (count, 8, 8, 3), np.uint8)
+
+
+class MadeUpRun:
+    """What `trained.load` returns, as far as a study uses it."""
+
+    def __init__(self, folder: Path, step: int = 0) -> None:
+        self.folder, self.step = folder, step
+
+    def at(self, step: int) -> "MadeUpRun":
+        return MadeUpRun(self.folder, step)
+
+    def sample(self, count: int) -> np.ndarray:
+        return samples_of(self.folder.parent.name, int(self.folder.name.removeprefix("seed")), self.step, count)
+
+
+class MadeUpProbe:
+    def __init__(self, embed: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.embed = embed
+
+
+@contextlib.contextmanager
+def made_up() -> Iterator[dict[str, ConfigDict]]:
+    """Gives the config of every training, by '<variation>/seed<n>'. Training leaves names of checkpoints, no more."""
+    configs: dict[str, ConfigDict] = {}
+
+    def train(config: ConfigDict, workdir: Path) -> None:
+        configs["/".join(workdir.parts[-2:])] = config
+        breaks = workdir.parts[-2] == "breaks" and config.seed != 1
+        for step in range(config.checkpoint_every, config.num_steps + 1, config.checkpoint_every):
+            if breaks and step > 2 * config.seed:
+                raise Diverged("training diverged", step)
+            run_folder.checkpoint(workdir, step).mkdir(parents=True)
+
+    def load(folder: Path, *, norm: str) -> MadeUpRun:
+        assert norm == "frozen"
+        return MadeUpRun(folder)
+
+    probes = {0: MadeUpProbe(first_feature), 1: MadeUpProbe(second_feature)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "train", train)
+        patch.setattr(trained, "load", load)
+        patch.setattr(opening, "open_or_build", lambda data: DATA)
+        patch.setattr(attribute_probe, "open_or_train", lambda dataset, seed=0: probes[seed])
+        patch.setattr(jax, "clear_caches", lambda: None)
+        patch.setattr(feature_blocks, "BLOCK", 64)
+        yield configs
+
+
+@pytest.fixture
+def trained_configs() -> Iterator[dict[str, ConfigDict]]:
+    with made_up() as configs:
+        yield configs
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Changes that make a config of tiny networks on labelled images."""
+def found(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """Of three seeds; checkpoints after steps 2, 4, 6 and 8."""
+    config = tiny.config({"num_steps": 8, "batch_size": 8})
+    with made_up():
+        return variations.measure(STUDY, config, workdir=tmp_path_factory.mktemp("made_up"))
+
+
+def test_all_runs_of_the_choices_see_equally_many_images(
+    trained_configs: dict[str, ConfigDict], tmp_path: Path
+) -> None:
+    config = tiny.config({"num_steps": 32, "batch_size": 128, "update_order": "discriminator_first"})
+    with pytest.MonkeyPatch.context() as patch:
+        unmeasured = Outcome([], [], True), np.zeros((12, 8, 8, 3), np.uint8)
+        patch.setattr(variations, "_measure_run", lambda *_: unmeasured)
+        choices.measure(config, workdir=tmp_path, seeds=2)
+    assert trained_configs.keys() == {
+        f"{name}/seed{seed}" for name in ("as_given", *choices.STUDY.variations) for seed in (0, 1)
+    }
+    for name, changed in trained_configs.items():
+        assert changed.num_steps * changed.batch_size == 32 * 128
+        assert 4 * changed.checkpoint_every == changed.num_steps and changed.keep_checkpoints > 4
+        assert changed.seed == int(name[-1])
+        if changed.optimizer.decay_steps:
+            assert changed.optimizer.decay_begin + changed.optimizer.decay_steps == changed.num_steps
+    assert len({changed.batch_size for changed in trained_configs.values()}) == 6
+    assert trained_configs["decay/seed0"].optimizer.decay_steps == 16
+
+
+def distance_of(a: np.ndarray, b: np.ndarray) -> float:
+    """Frechet distance of one feature: (m1 - m2)^2 + (s1 - s2)^2."""
+    return float((a.mean() - b.mean()) ** 2 + (a.std(ddof=1) - b.std(ddof=1)) ** 2)
+
+
+def halves() -> tuple[np.ndarray, np.ndarray]:
+    """The images that samples are compared with, and the others: two halves in a random order, always the same."""
+    order = np.random.default_rng(0).permutation(80)
+    return DATA.images[order[:40]], DATA.images[order[40:]]
+
+
+def expected_point(samples: np.ndarray) -> dict[str, float]:
+    """A `Point`, by definition."""
+    images, _ = halves()
+    real, drawn = (first_feature(x).astype(np.float64)[:, 0] for x in (images, samples))
+
+    def radii(values: np.ndarray) -> np.ndarray:
+        """Distances to the fifth nearest other value. Ties are not within; values are multiples of 1/6."""
+        return np.sort(np.abs(values[:, None] - values), axis=1)[:, 5] - 0.01
+
+    apart = np.abs(real[:, None] - drawn)
+    of_real, of_drawn = apart < radii(real)[:, None], apart < radii(drawn)
+    return {
+        "distance": distance_of(drawn, real),
+        "spread": drawn.var(ddof=1) / real.var(ddof=1),
+        "precision": of_real.any(0).mean(),
+        "recall": of_drawn.any(1).mean(),
+        "coverage": of_real.any(1).mean(),
+        "second_distance": distance_of(second_feature(samples), second_feature(images)),
+    }
+
+
+def test_every_point_of_every_run_by_definition(found: Report) -> None:
+    for name in ("given", "darker", "same", "brighter"):
+        for seed, run in enumerate(found["variations"][name]["runs"]):
+            assert (run["steps"], run["diverged"]) == ([2, 4, 6, 8], False)
+            for i, step in enumerate(run["steps"]):
+                expected = expected_point(samples_of(name, seed, step))
+                assert {field: run[f"{field}s"][i] for field in expected} == pytest.approx(expected, rel=1e-4)
+    # The measures differ, so that none can stand for another.
+    ends = found["variations"]["given"]["runs"][0]
+    assert len({ends[f"{field}s"][-1] for field in Point._fields}) == len(Point._fields)
+
+
+def test_other_real_images(found: Report) -> None:
+    _, others = halves()
+    assert found["real"] == pytest.approx(expected_point(others), rel=1e-4)
+    assert (found["real_distance"], found["samples"]) == (found["real"]["distance"], 40)
+
+
+def test_summaries_are_means_over_seeds(found: Report) -> None:
+    for name in ("given", "darker", "same", "brighter"):
+        summary = found["variations"][name]
+        runs = summary["runs"]
+        for field, values in (
+            ("last", [run["distances"][-1] for run in runs]),
+            ("best", [min(run["distances"]) for run in runs]),
+            ("spread", [run["spreads"][-1] for run in runs]),
+            ("precision", [run["precisions"][-1] for run in runs]),
+            ("recall", [run["recalls"][-1] for run in runs]),
+            ("coverage", [run["coverages"][-1] for run in runs]),
+            ("second", [run["second_distances"][-1] for run in runs]),
+        ):
+            mean = sum(values) / 3
+            std = math.sqrt(sum((value - mean) ** 2 for value in values) / 2)
+            assert (summary[field], summary[f"{field}_std"]) == pytest.approx((mean, std)), field
+
+
+def test_differences_are_of_the_ends(found: Report) -> None:
+    ends = {
+        name: [run["distances"][-1] for run in found["variations"][name]["runs"]]
+        for name in ("given", "darker", "same", "brighter")
+    }
+    expected = significance.compare(ends, "given")
+    assert found["variations"]["given"]["difference"] is None
+    for name in ("darker", "same", "brighter"):
+        assert found["variations"][name]["difference"] == expected[name]._asdict()
+
+
+def lines(found: Report) -> dict[str, str]:
+    """The table's lines by their first column; that of the heads has none."""
+    return {row["what"]: row["here"] for row in found.rows()}
+
+
+def test_marked_rows(found: Report) -> None:
+    table = lines(found)
+    assert list(table)[:7] == ["", "other real images", "given", "darker", "same", "brighter", "breaks"]
+    assert table["darker"].endswith("higher *") and table["brighter"].endswith("lower *")
+    for name in ("other real images", "given", "same", "breaks"):
+        assert "*" not in table[name], name
+    difference = found["variations"]["darker"]["difference"]
+    assert f"{difference['mean']:+.2f} ({difference['low']:+.2f} to {difference['high']:+.2f})" in table["darker"]
+    assert difference["p"] < difference["p_holm"] < 0.05
+    # Columns stand below their heads.
+    assert {len(line) for name, line in list(table.items())[:7]} == {len(table[""])}
+    assert [row["paper"] for row in found.rows()][2:4] == ["the config as it is", "far from the data"]
+
+
+def test_runs_that_diverged_are_said_and_not_counted(found: Report) -> None:
+    """Seed 0 diverges before the first checkpoint, seed 2 after the second; seed 1 alone gives no interval."""
+    summary = found["variations"]["breaks"]
+    assert [run["diverged"] for run in summary["runs"]] == [True, False, True]
+    assert [run["steps"] for run in summary["runs"]] == [[], [2, 4, 6, 8], [2, 4]]
+    assert len(summary["runs"][2]["distances"]) == 2
+    assert summary["diverged"] == 2 and summary["last"] == summary["runs"][1]["distances"][-1]
+    assert math.isnan(summary["last_std"]) and summary["difference"] is None
+    assert "2 of 3" in lines(found)["breaks"] and "diverged" in lines(found)[""]
+    assert "of 3" not in lines(found)["given"]
+
+
+def test_one_seed_has_no_interval_and_no_mark(trained_configs: dict[str, ConfigDict], tmp_path: Path) -> None:
+    config = tiny.config({"num_steps": 8, "batch_size": 8})
+    found = variations.measure(STUDY, config, workdir=tmp_path, seeds=1, variations=["darker"])
+    assert found["variations"]["darker"]["difference"] is None
+    assert (
+        "  ".join(lines(found)[""].split()) == "at  the  end  best  spread  precision  recall  coverage  second  probe"
+    )
+    assert "±" not in "".join(lines(found).values()) and "*" not in "".join(lines(found).values())
+
+
+def test_the_rank_correlation_is_over_all_points_of_all_runs(found: Report) -> None:
+    """Spearman's: 1 - 6 sum(d^2) / (n (n^2 - 1)), with the differences d of the ranks; there are no ties."""
+    runs = [run for summary in found["variations"].values() for run in summary["runs"]]
+    pairs = np.array([pair for run in runs for pair in zip(run["distances"], run["second_distances"], strict=True)])
+    assert len(pairs) == 4 * 3 * 4 + 4 + 2
+    ranks = pairs.argsort(0).argsort(0)
+    apart = np.square(ranks[:, 0] - ranks[:, 1]).sum()
+    assert len(np.unique(pairs[:, 0])) == len(np.unique(pairs[:, 1])) == len(pairs)
+    assert found["rank_correlation"] == pytest.approx(1 - 6 * apart / (54 * (54**2 - 1)))
+    assert 0.3 < found["rank_correlation"] < 0.999
+    assert lines(found)["rank correlation of the probes"] == f"{found['rank_correlation']:.3f} over 54 points"
+
+
+def test_no_rank_correlation_of_one_point() -> None:
+    point = Point(1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    correlation, count = variations.rank_correlation([Outcome([1], [point], False), Outcome([], [], True)])
+    assert math.isnan(correlation) and count == 1
+
+
+def test_too_few_images(trained_configs: dict[str, ConfigDict], tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="19 images; at least 20 are needed"):
+        patch.setattr(opening, "open_or_build", lambda data: tiny.dataset(19))
+        variations.measure(STUDY, tiny.config(), workdir=tmp_path)
+    assert not trained_configs
+
+
+def test_a_variation_that_does_not_fit_is_named(trained_configs: dict[str, ConfigDict], tmp_path: Path) -> None:
+    """12 pixels are no multiple of 8."""
+    config = tiny.config({"data.image_size": 12, "update_order": "discriminator_first"})
+    with pytest.raises(UserError, match="'ten_layer_discriminator', which can be left out of --variations: image_size"):
+        choices.measure(config, workdir=tmp_path, variations=["hinge", "ten_layer_discriminator"])
+    assert not trained_configs and not list(tmp_path.iterdir())
+
+
+# --- On tiny networks -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Changes that make a config of tiny networks on labelled images. Its probes are trained for a few steps only."""
     folder = tmp_path_factory.mktemp("guidelines")
     source = tiny.image_folder(folder / "images", count=40, classes=2)
-    return {"num_steps": 2, "log_every": 0, "data.source": source}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attribute_probe, "_STEPS", 20)
+        patch.setattr(feature_blocks, "BLOCK", 64)
+        yield {"num_steps": 2, "log_every": 0, "data.source": source}
 
 
 def test_a_report_after_each_round_of_seeds(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -66,19 +361,30 @@ def test_a_report_after_each_round_of_seeds(settings: dict[str, Any], tmp_path: 
         ends = [run["distances"][-1] for run in summary["runs"]]
         assert summary["last"] == pytest.approx(sum(ends) / 2) and min(ends) > 0
         assert summary["runs"][0] == first["variations"][name]["runs"][0]
-    assert last["real_distance"] > 0
+    assert last["real_distance"] > 0 and -1 <= last["rank_correlation"] <= 1
     assert run_folder.load_config(tmp_path / "no_norm" / "seed1").model.norm == "none"
-    assert [row["what"] for row in last.rows()[1:]] == [
-        f"{name}: distance at the end (best), spread" for name in ("paper", "no_norm")
-    ]
     assert np.asarray(last.pictures[0].content).shape == (2 * 8, 12 * 8, 3)  # a row of 12 samples for each
+
+
+def test_finished_runs_are_measured_again_without_training(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny.config(settings)
+    before = guidelines.measure(config, workdir=tmp_path, seeds=1, variations=["no_norm"])
+
+    def no_step(*_: Any) -> None:
+        raise AssertionError("a step was made")
+
+    monkeypatch.setattr(training, "make_mapped_step", lambda *_: no_step)
+    again = guidelines.measure(config, workdir=tmp_path, seeds=1, variations=["no_norm"])
+    assert repr(again["variations"]) == repr(before["variations"])  # nan is nan
 
 
 def test_a_run_that_diverges_is_counted(settings: dict[str, Any], tmp_path: Path) -> None:
     """The first step's losses are finite; the second's are not."""
     config = tiny.config(settings | {"optimizer.generator_learning_rate": 1e38})
     found = guidelines.measure(config, workdir=tmp_path, seeds=1, variations=["no_norm"])
-    assert [row["here"] for row in found.rows()[1:]] == ["all diverged"] * 2
+    assert [lines(found)[name].split()[:2] for name in ("paper", "no_norm")] == [["all", "diverged"]] * 2
     assert found["variations"]["no_norm"]["diverged"] == 1
     assert "training diverged" in (tmp_path / "no_norm" / "seed0" / "log.txt").read_text()
 

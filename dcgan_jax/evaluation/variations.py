@@ -184,6 +184,7 @@ def rounds(
                     sheets.append(image_grid.make_grid(shown, _SHOWN))
                 bar.update()
             ranked, points = rank_correlation([run for of_name in outcomes.values() for run in of_name])
+            here = f"{ranked:.3f} over {points} points"
             figures = [
                 Figure("images_seen", config.num_steps * config.batch_size),
                 Figure("samples", half),
@@ -191,12 +192,7 @@ def rounds(
                 Figure("real", real._asdict()),
                 Figure("seeds", seed + 1),
                 *_table(study, outcomes, real),
-                Figure(
-                    "rank_correlation",
-                    ranked,
-                    f"rank correlation of the two probes' distances, {points} points",
-                    "" if math.isnan(ranked) else f"{ranked:.3f}",
-                ),
+                Figure("rank_correlation", ranked, "rank correlation of the probes", here),
             ]
             caption = "Samples of seed 0 at the end of its run, a row for each of: " + ", ".join(outcomes) + "."
             yield Report(study.title, figures, [Picture("samples.png", np.concatenate(sheets), caption)])
