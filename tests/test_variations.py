@@ -128,6 +128,8 @@ def made_up() -> Iterator[dict[str, ConfigDict]]:
     def train(config: ConfigDict, workdir: Path) -> None:
         configs["/".join(workdir.parts[-2:])] = config
         breaks = workdir.parts[-2] == "breaks" and config.seed != 1
+        if workdir.parts[-2] == "same":  # as an interruption leaves it
+            run_folder.checkpoint(workdir, 3).mkdir(parents=True)
         for step in range(config.checkpoint_every, config.num_steps + 1, config.checkpoint_every):
             if breaks and step > 2 * config.seed:
                 raise Diverged("training diverged", step)

@@ -333,12 +333,13 @@ def _train(config: ConfigDict, folder: Path) -> bool:
 def _measure_run(
     config: ConfigDict, folder: Path, compare: Compare, count: int, diverged: bool
 ) -> tuple[Outcome, np.ndarray]:
-    """Measures `count` samples of each checkpoint of a run.
+    """Measures `count` samples of each checkpoint of a run, but for those that an interruption left between its points.
 
     Returns:
       What was measured, and the first samples of the last checkpoint [_SHOWN, height, width, channels], white without.
     """
-    steps, points = run_folder.steps(folder), []
+    steps = [s for s in run_folder.steps(folder) if s % config.checkpoint_every == 0 or s == config.num_steps]
+    points: list[Point] = []
     size = config.data.image_size
     samples = np.full((_SHOWN, size, size, config.data.channels), 255, np.uint8)
     if steps:
