@@ -118,7 +118,8 @@ def get_config() -> ConfigDict:
     discriminator.hidden = ()
     # After every layer but the last: 'leaky_relu' with slope 0.2 [P section 3], 'relu' or 'tanh'.
     discriminator.activation = "leaky_relu"
-    # 'dense': flatten, then one linear unit [P]; 'pool': global average pooling first (steadier, slower [P section 3]).
+    # 'dense': flatten, then one linear unit [P]; 'pool': global average pooling first, which the paper calls more
+    # stable and slower to converge [P section 3].
     discriminator.head = "dense"
     # Dropout rate after every activation; the paper has none.
     discriminator.dropout = 0.0

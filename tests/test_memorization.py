@@ -33,6 +33,16 @@ def test_shares() -> None:
     assert memorization.share(space.embed(half).features) == 0.5 + rest / 2
 
 
+def test_images_above_their_nearest_training_images() -> None:
+    """Training images in another order, each a level brighter: below each is the one that it was made of."""
+    training, held_out = (dataclasses.replace(tiny.dataset(9, seed=seed), path=Path(str(seed))) for seed in range(2))
+    chosen = np.array([4, 0, 8])
+    brighter = training.images[chosen] // 2 * 2 + 1
+    sheet = Memorization(feature_spaces.of_pixels(), training, held_out).nearest_sheet(brighter)
+    np.testing.assert_array_equal(sheet[:8], np.concatenate(list(brighter), 1))
+    np.testing.assert_array_equal(sheet[8:], np.concatenate(list(training.images[chosen]), 1))
+
+
 def test_copies_count_also_if_some_held_out_images_are_copies() -> None:
     """A tenth of the held-out images is among the training images too: nothing is nearer than they are."""
     training, held_out, others = (

@@ -79,7 +79,8 @@ def test_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert row["pixels_memorized"] < 0.5
         distances[row["step"]] = row["pixels_frechet"]
     assert list(distances) == [1, 2] and found["best"] == min(distances, key=distances.__getitem__)
-    assert [picture.file for picture in found.pictures] == ["last.png", "best.png", "curve.png"]
+    assert [picture.file for picture in found.pictures] == ["last.png", "best.png", "curve.png", "nearest.png"]
+    assert found.pictures[3].caption.startswith("Samples of step 2 (top) above the training images")
     assert [row["what"] for row in found.rows()] == [
         "", "20 held-out images", "step 1", "step 2", "lowest pixels_frechet"
     ]  # fmt: skip

@@ -47,7 +47,7 @@ from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.metrics import feature_spaces
 from dcgan_jax.metrics.feature_spaces import FeatureSpace
-from dcgan_jax.metrics.memorization import Memorization, embed_all, nearest_distances
+from dcgan_jax.metrics.memorization import Memorization, embed_all, nearest_distances, nearest_sheet
 from dcgan_jax.nets import pixels
 from dcgan_jax.nets.models import Tree
 from dcgan_jax.reports import film, image_grid, report
@@ -383,8 +383,7 @@ def _memorization(
 def _nearest_sheet(frames: np.ndarray, of_frames: np.ndarray, images: np.ndarray, training: np.ndarray) -> Picture:
     """COLUMNS of the frames, at even steps, above the training images whose features are nearest to theirs."""
     shown = np.linspace(0, len(frames) - 1, min(COLUMNS, len(frames))).round().astype(int)
-    numbers = [int(np.square(training - of_frames[i]).sum(1).argmin()) for i in shown]
-    sheet = image_grid.make_grid(np.concatenate([frames[shown], images[numbers]]), len(shown))
+    sheet = nearest_sheet(frames[shown], of_frames[shown], images, training)
     return Picture("nearest.png", sheet, "Frames of the walk (top) above their nearest training images.")
 
 

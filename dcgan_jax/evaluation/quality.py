@@ -41,6 +41,7 @@ NAME = "quality"
 TITLE = "Quality of samples"
 FEATURES = ("auto", "pixels", "inception")
 _SHOWN = 64  # samples of a sheet
+_SHOWN_NEAREST = 16  # above their nearest training images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +86,20 @@ class Settings:
 
 
 class _Comparison(NamedTuple):
-    """What scores samples, the figures of what it depends on, and the scores of held-out images."""
+    """What scores samples, the figures of what it depends on, and, where there are held-out images, their scores."""
 
     space: FeatureSpace
     score: Measure
     figures: list[Figure]
     outcomes: dict[str, dict[str, float]]
+    memorization: Memorization | None
+
+    def nearest(self, samples: np.ndarray, of: str) -> list[Picture]:
+        """The first samples above their nearest training images, where copies are looked for. `of`: what they are."""
+        if not self.memorization:
+            return []
+        sheet = self.memorization.nearest_sheet(samples[:_SHOWN_NEAREST])
+        return [Picture("nearest.png", sheet, f"{of} (top) above the training images that are nearest in features.")]
 
 
 def measure(
@@ -107,7 +116,8 @@ def measure(
 
     Returns:
       'checkpoints': a row of numbers for each, see measures.py; 'best': the step of the lowest Frechet distance;
-      'held_out': those of as many held-out images; and the settings. Sheets of samples, and the curve over the steps.
+      'held_out': those of as many held-out images; and the settings. Sheets of samples, the curve over the steps, and,
+      with held-out images, samples of the last step above their nearest training images.
 
     Raises:
       UserError: the data are not those of the run or cannot be used, or no checkpoint can be read.
@@ -116,14 +126,17 @@ def measure(
     data = chosen.data(run.config)
     dataset = opening.open_or_build(data)
     run_folder.check_data(run.workdir, dataset.meta)
-    space, score, figures, outcomes = _compare(chosen, data, dataset, num_samples)
+    comparison = _compare(chosen, data, dataset, num_samples)
+    space, score, figures, outcomes, _ = comparison
     curve: list[dict[str, float]] = []
     sheets: dict[int, np.ndarray] = {}
+    nearest_of_last: list[Picture] = []
     for checkpoint in [run] if steps is None else _checkpoints(run, steps):
         step, samples = checkpoint.step, checkpoint.sample(num_samples, seed)
         found, sheets[step] = score(samples), image_grid.make_grid(samples[:_SHOWN], 8)
         outcomes[f"step {step}"] = found
         curve.append({"step": step, **found})
+        nearest_of_last = comparison.nearest(samples, f"Samples of step {step}")
     if not curve:
         raise UserError(f"no checkpoint of {run.workdir} could be measured.")
     name = space.measure("frechet")
@@ -142,6 +155,7 @@ def measure(
         figures.append(Figure("", text=f"lowest {name}", here=f"step {best}"))
         pictures.append(Picture("best.png", sheets[best], f"Samples of step {best}, whose {name} is the lowest."))
         pictures.append(Picture("curve.png", _plot(curve, name), f"{name} over training steps."))
+    pictures += nearest_of_last
     return Report(TITLE, figures, pictures)
 
 
@@ -164,11 +178,12 @@ def measure_images(images: np.ndarray | str | Path, config: ConfigDict, **settin
     if not isinstance(images, np.ndarray):
         name, images = str(images), samples_file.read(Path(images), config.data.image_size, config.data.channels)
     data = chosen.data(config)
-    _, score, figures, outcomes = _compare(chosen, data, opening.open_or_build(data), len(images))
+    comparison = _compare(chosen, data, opening.open_or_build(data), len(images))
+    _, score, figures, outcomes, _ = comparison
     outcomes[name] = found = score(images)
     figures += [Figure("images", name), Figure("num_samples", len(images)), Figure("found", found), *_table(outcomes)]
-    sheet = image_grid.make_grid(images[:_SHOWN], 8)
-    return Report(TITLE, figures, [Picture("images.png", sheet, "Some of them.")])
+    sheet = Picture("images.png", image_grid.make_grid(images[:_SHOWN], 8), "Some of them.")
+    return Report(TITLE, figures, [sheet, *comparison.nearest(images, "Images")])
 
 
 def main() -> None:
@@ -224,7 +239,7 @@ def _compare(settings: Settings, data: ConfigDict, dataset: ImageDataset, num_sa
     score = measures.make_measure(space, real)
     figures = [Figure("reference", real.identity)]
     if not (settings.held_out_source or settings.held_out_split):
-        return _Comparison(space, score, figures, {})
+        return _Comparison(space, score, figures, {}, None)
     held_out = opening.open_others(data, source=settings.held_out_source, split=settings.held_out_split)
     memorization = Memorization(space, dataset, held_out)
     images = nearest.some(held_out.images)
@@ -232,7 +247,7 @@ def _compare(settings: Settings, data: ConfigDict, dataset: ImageDataset, num_sa
     found = score(images)
     figures += [Figure("held_out", found), Figure("num_held_out", len(images))]
     outcomes = {f"{len(images):,} held-out images": found}
-    return _Comparison(space, measures.make_measure(space, real, memorization), figures, outcomes)
+    return _Comparison(space, measures.make_measure(space, real, memorization), figures, outcomes, memorization)
 
 
 def _table(outcomes: dict[str, dict[str, float]]) -> list[Figure]:

@@ -15,6 +15,7 @@ from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.metrics import nearest
 from dcgan_jax.metrics.feature_spaces import FeatureSpace
+from dcgan_jax.reports import image_grid
 
 _NEAR = 0.05  # share of held-out images that are nearer to a training image than the limit
 _ROUNDING = 2e-6  # of a squared distance, in float32, relative to the squared norm of the features
@@ -34,6 +35,11 @@ class Memorization:
     def share(self, features: np.ndarray) -> float:
         """Share of samples, float32 [count, features], that count as memorised."""
         return float((nearest_distances(features, self.training_features) <= self._limit).mean())
+
+    def nearest_sheet(self, images: np.ndarray) -> np.ndarray:
+        """Images uint8 [count, height, width, channels] in a row, and below each its nearest training image."""
+        features = self._space.embed(images).features
+        return nearest_sheet(images, features, self._training.images, self.training_features)
 
     @functools.cached_property
     def training_features(self) -> np.ndarray:
@@ -58,6 +64,14 @@ def embed_all(space: FeatureSpace, images: np.ndarray) -> np.ndarray:
     """Features float32 [images, features] of uint8 images [images, height, width, channels], read in parts."""
     parts = [space.embed(images[begin : begin + _PART]).features for begin in range(0, len(images), _PART)]
     return np.concatenate(parts)
+
+
+def nearest_sheet(
+    images: np.ndarray, features: np.ndarray, training: np.ndarray, training_features: np.ndarray
+) -> np.ndarray:
+    """Images in a row above those of `training` whose features are nearest to theirs, one uint8 image."""
+    numbers = [int(np.square(training_features - one).sum(1).argmin()) for one in features]
+    return image_grid.make_grid(np.concatenate([images, training[numbers]]), len(images))
 
 
 def nearest_distances(queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
