@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from ml_collections import ConfigDict
 
 from dcgan_jax.config import need_convolutions
@@ -32,8 +33,11 @@ def pool(maps: jax.Array, grid: int = GRID) -> jax.Array:
 
     A side that the grid does not divide has overlapping cells; one that is smaller stays as it is.
     """
-    side = maps.shape[1]
+    batch, side, _, features = maps.shape
     grid = min(grid, side)
+    if side % grid == 0:  # two thirds of the time of what follows (six layers, 128 images)
+        maps = lax.optimization_barrier(maps)  # XLA would otherwise make them again for every cell
+        return maps.reshape(batch, grid, side // grid, grid, side // grid, features).max((2, 4))
     cells = [slice(i * side // grid, -(-(i + 1) * side // grid)) for i in range(grid)]
     rows = jnp.stack([maps[:, cell].max(1) for cell in cells], 1)
     return jnp.stack([rows[:, :, cell].max(2) for cell in cells], 2)
