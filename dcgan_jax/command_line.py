@@ -70,6 +70,7 @@ def run(work: Callable[[], None]) -> None:
         _fail(error)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no text
         sys.stdout.reconfigure(errors="backslashreplace")
+    logging.use_absl_handler()  # before the guard: it only finds handlers of the present stderr, and Orbax added one
     console.guard()
     logging.set_verbosity(logging.WARNING)
     # `checkpoint` tells of saves that fail in a line; Orbax would add hundreds.
