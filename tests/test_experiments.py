@@ -125,6 +125,8 @@ def test_evaluations_of_a_training() -> None:
         "| `nnd` | 5.46 | 5.00 |",
         "| `nnc_accuracy` | 87.3% | 90.0% |",
     ]
+    many = experiments.training([("x", [{"step": i, "nnd": 1.0} for i in range(15)])])
+    assert many.splitlines()[0] == "| step | 0 | 2 | 4 | 6 | 8 | 10 | 12 | 14 |"
 
 
 def test_files(tmp_path: Path) -> None:

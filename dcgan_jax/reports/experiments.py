@@ -14,10 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dcgan_jax.reports import tables
 
 Result = dict[str, Any]
 
+_COLUMNS = 8  # evaluations of a training that a table shows
 _LEVEL = 0.05  # of corrected p-values, as evaluation/significance.py marks them
 _NETWORKS = {
     "trained": "trained, all layers",
@@ -132,8 +135,9 @@ def report(results: Sequence[tuple[str, Result]]) -> str:
 
 
 def training(results: Sequence[tuple[str, Any]]) -> str:
-    """Evaluations during a training: a row for each number that all of them have, a column for each step."""
+    """Evaluations during a training: a row for each number, a column for each step; of many steps eight evenly spread."""
     ((_, lines),) = results
+    lines = [lines[i] for i in np.linspace(0, len(lines) - 1, min(_COLUMNS, len(lines))).round().astype(int)]
     names = [name for name in _MEASURES if name in lines[0]]
     rows = [("step", *(f"{line['step']:,}" for line in lines))]
     rows += [(f"`{name}`", *(_MEASURES[name].format(line[name]) for line in lines)) for name in names]
