@@ -14,6 +14,7 @@ PAGES = (Path("docs/paper.md"), Path("docs/quality.md"))
 OUTCOME: dict[str, Any] = {"c": 1e-4, "accuracy": 0.7561, "std": None, "features": 12288, "edge": False}
 SVM: dict[str, Any] = {
     "per_class": 0,
+    "layers": 0,
     "trained": OUTCOME,
     "k_means": OUTCOME | {"accuracy": 0.7, "features": 4800, "c": 1e-2, "edge": True},
     "table": [
@@ -56,6 +57,9 @@ def test_linear_svm() -> None:
         "    python -m x --a",
         "    python -m x --b",
     ]
+    four = experiments.linear_svm([("few", FEW | {"layers": 4, "command": "python " + 30 * "--a=b " + "--c"})])
+    assert four.splitlines()[2].startswith("| trained, conv1 to conv4 | 12,288 | 67.3")
+    assert four.splitlines()[-2:] == ["    python " + 16 * "--a=b " + "\\", "        " + 14 * "--a=b " + "--c"]
 
 
 def test_nearest_neighbor() -> None:
@@ -123,7 +127,7 @@ def test_evaluations_of_a_training() -> None:
         "| step | 1,000 | 2,000 |",
         "| --- | --- | --- |",
         "| `nnd` | 5.46 | 5.00 |",
-        "| `nnc_accuracy` | 87.3% | 90.0% |",
+        "| `nnc_accuracy` | 87.3 % | 90.0 % |",
     ]
     many = experiments.training([("x", [{"step": i, "nnd": 1.0} for i in range(15)])])
     assert many.splitlines()[0] == "| step | 0 | 2 | 4 | 6 | 8 | 10 | 12 | 14 |"

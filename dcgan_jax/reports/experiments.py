@@ -10,6 +10,7 @@ Kinds are the functions of `KINDS`. Under each table stands the command of every
 
 import json
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from dcgan_jax.reports import tables
 
 Result = dict[str, Any]
 
+_WIDTH = 106  # of a command's lines, which are indented and end in a backslash
+_CONTINUED = "\\\n        "
 _COLUMNS = 8  # evaluations of a training that a table shows
 _LEVEL = 0.05  # of corrected p-values, as evaluation/significance.py marks them
 _NETWORKS = {
@@ -66,7 +69,7 @@ def linear_svm(results: Sequence[tuple[str, Result]]) -> str:
     for name in names:
         outcomes = [_dict(result.get(name)) for result in found]
         number = next(outcome["features"] for outcome in outcomes if outcome)
-        rows.append((_network(name), f"{number:,}", *(_accuracy(outcome) for outcome in outcomes)))
+        rows.append((_network(name, found[0]["layers"]), f"{number:,}", *(_accuracy(outcome) for outcome in outcomes)))
     papers: dict[str, list[str]] = {}
     for i, result in enumerate(found):
         for row in result["table"]:
@@ -135,23 +138,21 @@ def report(results: Sequence[tuple[str, Result]]) -> str:
 
 
 def training(results: Sequence[tuple[str, Any]]) -> str:
-    """Evaluations during a training: a row for each number, a column for each step; of many steps eight evenly spread."""
+    """Evaluations during a training: a row for each number, a column for each step; of many, eight evenly spread."""
     ((_, lines),) = results
     lines = [lines[i] for i in np.linspace(0, len(lines) - 1, min(_COLUMNS, len(lines))).round().astype(int)]
     names = [name for name in _MEASURES if name in lines[0]]
     rows = [("step", *(f"{line['step']:,}" for line in lines))]
-    rows += [(f"`{name}`", *(_MEASURES[name].format(line[name]) for line in lines)) for name in names]
+    rows += [(f"`{name}`", *(_MEASURES[name](line[name]) for line in lines)) for name in names]
     return tables.table(rows)
 
 
-_MEASURES = {
-    "probe_frechet": "{:.2f}",
-    "probe_precision": "{:.2f}",
-    "probe_recall": "{:.2f}",
-    "probe_coverage": "{:.2f}",
-    "probe_memorized": "{:.2f}",
-    "nnd": "{:.2f}",
-    "nnc_accuracy": "{:.1%}",
+_MEASURES: dict[str, Callable[[float], str]] = {
+    **dict.fromkeys(
+        ("probe_frechet", "probe_precision", "probe_recall", "probe_coverage", "probe_memorized", "nnd"),
+        lambda value: f"{value:.2f}",
+    ),
+    "nnc_accuracy": lambda value: f"{100 * value:.1f} %",
 }
 KINDS: dict[str, Callable[[Sequence[tuple[str, Any]]], str]] = {
     "linear_svm": linear_svm,
@@ -175,7 +176,10 @@ def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _network(name: str) -> str:
+def _network(name: str, layers: int) -> str:
+    """What features are of. `layers`: how many convolutions all of them are, 0: all there are."""
+    if name == "trained" and layers:
+        return f"trained, conv1 to conv{layers}"
     return _NETWORKS.get(name, f"trained, {name} alone")
 
 
@@ -194,7 +198,8 @@ def _split_number(name: str) -> tuple[str, str]:
 
 def _commands(results: Sequence[tuple[str, Result]]) -> str:
     """The command of each file, as code."""
-    return "\n\n" + "\n".join(f"    {result['command']}" for _, result in results)
+    commands = (textwrap.wrap(result["command"], _WIDTH, break_on_hyphens=False) for _, result in results)
+    return "\n\n" + "\n".join(f"    {f' {_CONTINUED}'.join(lines)}" for lines in commands)
 
 
 if __name__ == "__main__":
