@@ -24,6 +24,12 @@ def test_patches_are_parts_of_the_images() -> None:
     assert len(corners) == 2 * 4 * 5  # all places are drawn
 
 
+def test_contrast_by_hand() -> None:
+    """Levels 0 and 10: mean 5, variance (25 + 25) / 1, and 10 added."""
+    found = k_means._normalise(jnp.array([[0, 10]], jnp.uint8))
+    np.testing.assert_allclose(found, [[-5 / 60**0.5, 5 / 60**0.5]], rtol=1e-6)
+
+
 def test_whitening_makes_the_covariance_nearly_the_identity() -> None:
     points = np.random.default_rng(0).normal(3, [10.0, 5.0, 20.0], (100_000, 3)) @ [[1, 1, 0], [0, 1, 1], [0, 0, 1]]
     mean, white = k_means.whitening(jnp.asarray(points, jnp.float32))
