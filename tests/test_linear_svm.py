@@ -98,6 +98,15 @@ def test_layers_mirror_images_and_averages(labelled_run: Path, other_images: str
         linear_svm.measure(run, rows=("depth",), **settings)
 
 
+def test_layers_side_by_side_are_all_features(labelled_run: Path, tmp_path: Path) -> None:
+    run = trained.load(labelled_run)
+    images = linear_svm.Split(tiny.images(6), np.zeros(6, np.int32))
+    rows = linear_svm._features(run, ["trained", "layers"], images, images, 0, False, False, 0, tmp_path)
+    found = {name: np.array(sets[0].features) for name, sets in rows}
+    assert list(found) == ["trained", "conv1", "conv2"] and found["trained"].std() > 0
+    np.testing.assert_array_equal(np.concatenate([found["conv1"], found["conv2"]], 1), found["trained"])
+
+
 def test_mirror_images_are_what_is_added(tmp_path: Path) -> None:
     images = tiny.images(6)
     sets = linear_svm._extract(
