@@ -158,6 +158,8 @@ FIELDS: dict[str, Field] = {
     "ema_decay": Field(float, 0, 1),
     "augment.operations": Field(tuple, choices=tuple(augment.OPERATIONS), fewest=0, before=()),
     "augment.probability": Field(float, 0, most=1, before=1.0),
+    "augment.target": Field(float, 0, 1, before=0.0),
+    "augment.ramp_images": Field(int, 1, _MOST_STEPS, before=500_000),
     # Evaluation during training
     "eval.num_samples": Field(int, FEWEST_SAMPLES, _MOST_STEPS, free=True, before=10_000),
     "eval.num_reference": Field(int, 0, free=True, before=0),
@@ -288,6 +290,11 @@ def check_config(config: ConfigDict) -> None:
                 f"config.eval_every is {config.eval_every} and config.checkpoint_every {config.checkpoint_every}, and "
                 "neither is a multiple of the other: the best checkpoint is chosen among those that are evaluated."
             )
+    if config.augment.target and not config.augment.operations:
+        raise UserError(
+            f"config.augment.target is {config.augment.target}, but there is nothing to adjust: give "
+            "config.augment.operations as well, for example ('color', 'translation', 'cutout')."
+        )
     decay = config.optimizer
     if decay.decay_steps and config.num_steps > decay.decay_begin + decay.decay_steps:
         raise UserError(

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from dcgan_jax.config import need_precision
 from dcgan_jax.machine import rng
 from dcgan_jax.machine.mesh import AXIS, mean_over_devices
+from dcgan_jax.nets import augment
 from dcgan_jax.nets.losses import LOSSES, Loss
 from dcgan_jax.nets.models import Discriminator, Generator, Tree, build_discriminator, build_generator
 
@@ -28,7 +29,9 @@ class Gan:
       loss: of both.
       generator_first: the order of the updates, see `train_step`.
       flip: whether training images are mirrored at random.
-      augmentations, augment_probability: what the discriminator sees of images, see nets/augment.py.
+      augmentations: what the discriminator sees of images, see nets/augment.py.
+      augment_probability: of each; its start if there is an `augment_target`.
+      augment_target, augment_ramp_images: see `augment.Adaptive`; target 0: the probability is fixed.
       ema_decay: of the generator's averaged parameters; 0: none are kept.
       seed: of the initial parameters and of everything that training draws.
       matmul_precision, reduce_precision: see configs/default.py.
@@ -43,6 +46,8 @@ class Gan:
     flip: bool
     augmentations: tuple[str, ...]
     augment_probability: float
+    augment_target: float
+    augment_ramp_images: int
     ema_decay: float
     seed: int
     matmul_precision: str
@@ -84,6 +89,8 @@ def build_gan(config: ConfigDict) -> Gan:
         flip=config.data.flip == "x",
         augmentations=tuple(config.augment.operations),
         augment_probability=config.augment.probability,
+        augment_target=config.augment.target,
+        augment_ramp_images=config.augment.ramp_images,
         ema_decay=config.ema_decay,
         seed=config.seed,
         matmul_precision=config.matmul_precision,
@@ -132,12 +139,19 @@ class Player(flax.struct.PyTreeNode):
 
 
 class GANState(flax.struct.PyTreeNode):
-    """Attributes: step int32 scalar (finished steps); two players; `ema` the generator's averaged params, or None."""
+    """Attributes:
+
+    step: int32 scalar, finished steps.
+    generator, discriminator: the two players.
+    ema: the generator's averaged params, or None.
+    adaptive: the probability of augmentation, if it is adjusted; otherwise None.
+    """
 
     step: jax.Array
     generator: Player
     discriminator: Player
     ema: Tree | None
+    adaptive: augment.Adaptive | None = None
 
 
 def create_state(gan: Gan) -> GANState:
@@ -152,7 +166,8 @@ def create_state(gan: Gan) -> GANState:
     d_variables = discriminator.init(rng.stream(gan.seed, "init_discriminator"), images, labels, train=False)
     g, d = _fresh(g_variables, gan.generator_optimizer), _fresh(d_variables, gan.discriminator_optimizer)
     ema = jax.tree.map(jnp.copy, g.params) if gan.ema_decay else None
-    return GANState(step=jnp.zeros((), jnp.int32), generator=g, discriminator=d, ema=ema)
+    adaptive = augment.Adaptive.start(gan.augment_probability) if gan.augment_target else None
+    return GANState(step=jnp.zeros((), jnp.int32), generator=g, discriminator=d, ema=ema, adaptive=adaptive)
 
 
 def _fresh(variables: Mapping[str, Tree], optimizer: optax.GradientTransformation) -> Player:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 
 from dcgan_jax.machine import rng
 from dcgan_jax.machine.mesh import AXIS, map_step, mean_over_devices
@@ -45,10 +46,12 @@ def train_step(gan: Gan, state: GANState, batch: Batch, rollbacks: int = 0) -> t
     Returns:
       The state after the step, and metrics of before the update, float32 scalars: d_loss and g_loss; d_real and d_fake,
       the means of sigmoid(logit) over real and generated images; d_grad_norm and g_grad_norm, Euclidean. d_grad_norms
-      and g_grad_norms [leaves] are those of the single tensors, in the order of `jax.tree.leaves`.
+      and g_grad_norms [leaves] are those of the single tensors, in the order of `jax.tree.leaves`. With adaptive
+      augmentation d_sign, see `augment.Adaptive`, and augment_probability, as it was in this step.
     """
     real, labels = pixels.to_network(batch["image"], gan.generator.output), batch.get("label")
-    draw = Draw(gan.seed, state.step, len(real), rollbacks)
+    probability = state.adaptive.probability if state.adaptive else gan.augment_probability
+    draw = Draw(gan.seed, state.step, len(real), rollbacks, probability)
     if gan.flip:
         real = mirrored_at_random(real, draw.keys("flip"))
     g, d = state.generator, state.discriminator
@@ -64,20 +67,37 @@ def train_step(gan: Gan, state: GANState, batch: Batch, rollbacks: int = 0) -> t
     g = g.with_statistics(fakes.batch_stats, gan.shares_statistics)  # of the fakes that D saw
 
     ema = None if state.ema is None else optax.incremental_update(g.params, state.ema, 1.0 - gan.ema_decay)
-    return GANState(state.step + 1, generator=g, discriminator=d, ema=ema), mean_over_devices(d_metrics | g_metrics)
+    adaptive, metrics = adjusted(gan, state, len(real), mean_over_devices(d_metrics | g_metrics))
+    return GANState(state.step + 1, generator=g, discriminator=d, ema=ema, adaptive=adaptive), metrics
+
+
+def adjusted(gan: Gan, state: GANState, local_batch: int, metrics: Metrics) -> tuple[augment.Adaptive | None, Metrics]:
+    """The probability of augmentation after a step of `local_batch` images on each device, if it is adjusted.
+
+    Returns:
+      It, and the metrics with d_sign as a mean instead of a sum, and with augment_probability.
+    """
+    if state.adaptive is None:
+        return None, metrics
+    devices = lax.axis_size(AXIS)
+    signs, batch_size = jnp.round(metrics["d_sign"] * devices), local_batch * devices
+    adaptive = state.adaptive.after(state.step, signs, batch_size, gan.augment_target, gan.augment_ramp_images)
+    return adaptive, metrics | {"d_sign": signs / batch_size, "augment_probability": state.adaptive.probability}
 
 
 @dataclass(frozen=True)
 class Draw:
     """The random numbers of one step for this device's examples.
 
-    Each is a function of (seed, name, step, position in the global batch) alone.
+    Each is a function of (seed, name, step, position in the global batch) alone. `augment_probability` is that with
+    which each augmentation is applied in this step.
     """
 
     seed: int
     step: jax.Array
     local_batch: int
     rollbacks: int
+    augment_probability: ArrayLike
 
     def keys(self, name: str) -> jax.Array:
         """Keys [local_batch] of the stream `name`."""
@@ -98,10 +118,10 @@ def mirrored_at_random(images: jax.Array, keys: jax.Array) -> jax.Array:
     return jnp.where(chosen[:, None, None, None], images[:, :, ::-1], images)
 
 
-def augmented(gan: Gan, images: jax.Array, keys: jax.Array) -> jax.Array:
+def augmented(gan: Gan, images: jax.Array, keys: jax.Array, probability: ArrayLike) -> jax.Array:
     """Images [batch, height, width, channels] in the networks' range as the discriminator is to see them."""
     scale, zero = (2.0, -1.0) if gan.generator.output == "sigmoid" else (1.0, 0.0)
-    seen = augment.augmented(images * scale + zero, keys, gan.augmentations, gan.augment_probability)
+    seen = augment.augmented(images * scale + zero, keys, gan.augmentations, probability)
     return (seen - zero) / scale
 
 
@@ -142,7 +162,7 @@ def discriminator_step(
     images = jnp.concatenate([real, lax.stop_gradient(fakes.images)])
     if gan.augmentations:
         keys = jnp.concatenate([draw.keys("augment_real"), draw.keys("augment_fake_d")])
-        images = augmented(gan, images, keys)
+        images = augmented(gan, images, keys, draw.augment_probability)
     both_labels = None if labels is None else jnp.concatenate([labels, labels])
     dropout_keys = None
     if gan.discriminator.dropout:
@@ -171,6 +191,8 @@ def discriminator_step(
         "d_fake": jax.nn.sigmoid(fake_logits).mean(),
         **_norms("d", gradients),
     }
+    if gan.augment_target:
+        metrics["d_sign"] = jnp.sign(real_logits - gan.loss.boundary).sum()
     player = player.updated(gradients, gan.discriminator_optimizer)
     return player.with_statistics(batch_stats, gan.shares_statistics), metrics
 
@@ -186,7 +208,7 @@ def generator_step(
 
     def objective(images: jax.Array) -> jax.Array:
         if gan.augmentations:
-            images = augmented(gan, images, draw.keys("augment_fake_g"))
+            images = augmented(gan, images, draw.keys("augment_fake_g"), draw.augment_probability)
         (logits, _), _ = gan.discriminator.apply(
             critic.variables,
             images,

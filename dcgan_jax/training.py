@@ -246,8 +246,10 @@ def _notes(config: ConfigDict) -> list[str]:
 
 def _augmentation_lines(config: ConfigDict) -> list[str]:
     """What the discriminator sees of images, if that is not the images."""
-    names, probability = config.augment.operations, config.augment.probability
-    with_probability = f", each with probability {probability:g}" if probability < 1 else ""
+    names, probability, target = config.augment.operations, config.augment.probability, config.augment.target
+    with_probability = f", each with probability {probability:g}" if probability < 1 or target else ""
+    if target:
+        with_probability += f" at first, then adjusted to signs of {target:g}"
     return [f"augment  {', '.join(names)}{with_probability}"] if names else []
 
 

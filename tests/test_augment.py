@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from dcgan_jax import train_step
+from dcgan_jax.config import check_config
 from dcgan_jax.machine import mesh, rng
-from dcgan_jax.nets import augment
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.nets import augment, models
 from dcgan_jax.train_state import build_gan
 from tests import tiny
 
@@ -193,3 +195,74 @@ def test_real_and_generated_images_have_other_draws_in_each_update(monkeypatch: 
     later = states[0].replace(step=states[0].step + 1)
     _, metrics = step(mesh.replicate(tiny.mesh(1), later), {}, mesh.shard_batches(tiny.mesh(1), config.mapper, batch))
     assert float(metrics["d_grad_norm"]) != pytest.approx(history[0]["d_grad_norm"], rel=1e-3)
+
+
+def test_the_probability_follows_the_signs_by_hand() -> None:
+    """Batches of 10: 40 images between adjustments, and 400 from 0 to 1, so steps of 0.1. Target 0.6: signs of 24."""
+    adaptive = augment.Adaptive.start(0.85)
+    sums = [10, 10, 2, 4, 10, 10, 10, 10, 6, 6, 6, 6, 10, -10, 10, 10]  # 26, 40, 24 and 20 in four steps
+    seen = []
+    for step, signs in enumerate(sums):
+        adaptive = adaptive.after(jnp.int32(step), jnp.float32(signs), 10, 0.6, 400)
+        seen.append(float(adaptive.probability))
+    # Above the target up, to 1 at most; at the target neither; below it down.
+    np.testing.assert_allclose(seen, [*[0.85] * 3, *[0.95] * 4, *[1.0] * 8, 0.9], atol=1e-6)
+    assert float(adaptive.signs) == 0.0
+    down = augment.Adaptive.start(0.05).after(jnp.int32(7), jnp.float32(-10), 10, 0.6, 400)
+    assert float(down.probability) == 0.0
+    at_once = augment.Adaptive.start(0.0).after(jnp.int32(3), jnp.float32(40), 10, 0.6, 1)
+    assert float(at_once.probability) == 1.0
+
+
+ADAPTIVE = {"augment.operations": ALL, "augment.target": 0.6, "augment.probability": 0.5, "augment.ramp_images": 64}
+
+
+@pytest.mark.parametrize("loss", ["non_saturating", "least_squares"])
+def test_signs_are_those_of_the_logits_of_training_images(loss: str) -> None:
+    """Probability 0 shows the images as they are: the logits of the first step can be had by hand."""
+    changes = {**ADAPTIVE, "augment.probability": 0.0, "loss": loss, "update_order": "discriminator_first"}
+    config = tiny.config({**changes, "model.norm": "none"})
+    (start, one, _), history = tiny.run_steps(config)
+    real = jnp.asarray(tiny.images(config.batch_size, seed=0)).astype(jnp.float32) / 127.5 - 1
+    network = models.build_discriminator(config)
+    logits, _ = network.apply({"params": start.discriminator.params}, real, train=False)
+    boundary = {"non_saturating": 0.0, "least_squares": 0.5}[loss]
+    expected = np.sign(np.asarray(logits) - boundary)
+    assert history[0]["d_sign"] == pytest.approx(expected.mean())
+    assert float(one.adaptive.signs) == expected.sum()
+    assert history[0]["augment_probability"] == 0.0 == float(one.adaptive.probability)
+
+
+def test_the_step_takes_the_probability_of_the_state() -> None:
+    """A state with another probability sees what a run with that fixed probability sees."""
+    fixed = tiny.config({"augment.operations": ALL, "augment.probability": 0.25})
+    adaptive = tiny.config({**ADAPTIVE, "augment.probability": 1.0})
+    (start, *_), history = tiny.run_steps(fixed)
+    step = train_step.make_mapped_step(build_gan(adaptive), tiny.mesh(1), adaptive.mapper)
+    state = start.replace(adaptive=augment.Adaptive.start(0.25))
+    batch = tiny.shard_batch(adaptive, tiny.mesh(1), seed=0)
+    _, metrics = step(mesh.replicate(tiny.mesh(1), state), {}, batch)
+    assert float(metrics["d_loss"]) == history[0]["d_loss"]
+    assert float(metrics["augment_probability"]) == 0.25
+
+
+def test_the_adjusted_probability_does_not_depend_on_the_number_of_devices() -> None:
+    """Eight steps, two adjustments."""
+    config, seen = tiny.config({**ADAPTIVE, "augment.target": 0.05}), {}
+    for devices in (1, 2, 4):
+        devices_mesh = tiny.mesh(devices)
+        state = mesh.replicate(devices_mesh, tiny.fresh_state(config))
+        step = train_step.make_mapped_step(build_gan(config), devices_mesh, config.mapper)
+        probabilities = []
+        for i in range(8):
+            state, metrics = step(state, {}, tiny.shard_batch(config, devices_mesh, seed=i))
+            probabilities.append(float(state.adaptive.probability))
+            assert -1.0 <= float(metrics["d_sign"]) <= 1.0
+        seen[devices] = probabilities
+    assert seen[1] == seen[2] == seen[4]
+    assert seen[1][:3] == [0.5] * 3 and len(set(seen[1])) > 1
+
+
+def test_a_target_needs_something_to_adjust() -> None:
+    with pytest.raises(UserError, match=r"augment\.target is 0\.6, but there is nothing to adjust"):
+        check_config(tiny.config({"augment.target": 0.6}))

@@ -7,10 +7,15 @@ them less well, and the generator does not learn to draw augmented images, becau
 
 The operations and their constants are those of the paper's official script (DiffAugment_pytorch.py of
 mit-han-lab/data-efficient-gans), for images in [-1, 1].
+
+`Adaptive` is the probability that follows the discriminator: Karras, Aittala, Hellsten, Laine, Lehtinen, Aila:
+"Training Generative Adversarial Networks with Limited Data" (NeurIPS 2020, https://arxiv.org/abs/2006.06676).
 """
 
 from collections.abc import Callable, Sequence
+from typing import Self
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -18,11 +23,13 @@ from jax.typing import ArrayLike
 Image = jax.Array
 Operation = Callable[[Image, jax.Array], Image]
 
+_INTERVAL = 4  # steps between adjustments (Karras et al. 2020, section 3.1)
+
 # Of the image's sides: the longest shift, and the side of the square that is cut out.
 _SHIFT, _CUTOUT = 1 / 8, 1 / 2
 
 
-def augmented(images: jax.Array, keys: jax.Array, operations: Sequence[str], probability: float) -> jax.Array:
+def augmented(images: jax.Array, keys: jax.Array, operations: Sequence[str], probability: ArrayLike) -> jax.Array:
     """Images as the discriminator is to see them.
 
     Args:
@@ -92,3 +99,40 @@ def cut_out(image: Image, first: jax.Array, sides: jax.Array) -> Image:
 
 OPERATIONS: dict[str, Operation] = {"color": color, "translation": translation, "cutout": cutout}
 _NUMBERS = {name: number for number, name in enumerate(OPERATIONS)}  # of an operation's draws among an image's
+
+
+class Adaptive(flax.struct.PyTreeNode):
+    """A probability that rises while the discriminator knows its training images, and falls otherwise.
+
+    The sign is that of D's logit, less the loss's boundary, on augmented training images; its mean is 1 where D is sure
+    of all of them and 0 where it guesses (r_t of Karras et al. 2020, equation 1).
+
+    Attributes:
+      probability: float32 scalar, 0 to 1.
+      signs: float32 scalar, the sum over all images since the last adjustment; a whole number, and so exact.
+    """
+
+    probability: jax.Array
+    signs: jax.Array
+
+    @classmethod
+    def start(cls, probability: float) -> Self:
+        return cls(jnp.float32(probability), jnp.float32(0.0))
+
+    def after(self, step: jax.Array, signs: jax.Array, batch_size: int, target: float, ramp_images: int) -> Self:
+        """After a step.
+
+        Every fourth step the probability moves by the share that the images of four steps are of `ramp_images`.
+
+        Args:
+          step: int32, 0 for the first one.
+          signs: their sum over the images of the step, float32.
+          batch_size: images of a step, over all devices.
+          target: the mean sign that is wanted.
+          ramp_images: in which the probability can go from 0 to 1.
+        """
+        seen, signs = _INTERVAL * batch_size, self.signs + signs
+        move = jnp.sign(signs / seen - target) * min(1.0, seen / ramp_images)
+        moved = jnp.clip(self.probability + move, 0.0, 1.0)
+        due = (step + 1) % _INTERVAL == 0
+        return self.replace(probability=jnp.where(due, moved, self.probability), signs=jnp.where(due, 0.0, signs))

@@ -18,11 +18,13 @@ class Loss(NamedTuple):
     """`discriminator(real_logits, fake_logits)` and `generator(fake_logits)`, both to be minimised.
 
     The discriminator's is never below 0; `undecided` is the lowest that one which cannot tell the two apart reaches.
+    `boundary` is the logit half way between its answers for real and for generated images.
     """
 
     discriminator: Callable[[jax.Array, jax.Array], jax.Array]
     generator: Callable[[jax.Array], jax.Array]
     undecided: float
+    boundary: float = 0.0
 
 
 def _cross_entropy(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
@@ -67,7 +69,7 @@ LOSSES = {
     # Goodfellow et al. 2014, equation 1: the generator minimises log(1 - D(G(z))).
     "minimax": Loss(_cross_entropy, _minimax, 2 * math.log(2)),
     # Mao et al. 2017, equation 9: targets 1 for real, 0 for fake, 1 for the generator.
-    "least_squares": Loss(_least_squares_discriminator, _least_squares_generator, 0.25),
+    "least_squares": Loss(_least_squares_discriminator, _least_squares_generator, 0.25, boundary=0.5),
     # Lim and Ye 2017; Miyato et al. 2018, equations 16 and 17.
     "hinge": Loss(_hinge_discriminator, _hinge_generator, 2.0),
 }
