@@ -229,6 +229,7 @@ def test_signs_are_those_of_the_logits_of_training_images(loss: str) -> None:
     boundary = {"non_saturating": 0.0, "least_squares": 0.5}[loss]
     expected = np.sign(np.asarray(logits) - boundary)
     assert history[0]["d_sign"] == pytest.approx(expected.mean())
+    assert one.adaptive is not None
     assert float(one.adaptive.signs) == expected.sum()
     assert history[0]["augment_probability"] == 0.0 == float(one.adaptive.probability)
 
@@ -256,6 +257,7 @@ def test_the_adjusted_probability_does_not_depend_on_the_number_of_devices() -> 
         probabilities = []
         for i in range(8):
             state, metrics = step(state, {}, tiny.shard_batch(config, devices_mesh, seed=i))
+            assert state.adaptive is not None
             probabilities.append(float(state.adaptive.probability))
             assert -1.0 <= float(metrics["d_sign"]) <= 1.0
         seen[devices] = probabilities

@@ -1,6 +1,7 @@
 """Each rule breaks what it says; the protocol of a study, with made-up trainings; the studies on tiny networks."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import subprocess
@@ -18,17 +19,19 @@ from configs import cifar10
 from dcgan_jax import training
 from dcgan_jax.config import check_config, flatten
 from dcgan_jax.datasets import opening
-from dcgan_jax.evaluation import choices, guidelines, significance, variations
+from dcgan_jax.datasets.image_dataset import ImageDataset
+from dcgan_jax.evaluation import choices, guidelines, significance, small_sets, variations
 from dcgan_jax.evaluation.variations import Outcome, Point, Study, Variation, varied
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.metrics import attribute_probe, feature_blocks
+from dcgan_jax.nets import models
 from dcgan_jax.reports.report import Report
 from dcgan_jax.runs import run_folder, trained
 from dcgan_jax.runs.divergence import Diverged
 from tests import tiny
 
 
-@pytest.mark.parametrize("study", [guidelines.STUDY, choices.STUDY], ids=lambda study: study.name)
+@pytest.mark.parametrize("study", [guidelines.STUDY, choices.STUDY, small_sets.STUDY], ids=lambda study: study.name)
 def test_a_variation_changes_its_fields_and_nothing_else(study: Study) -> None:
     config = tiny.config({"num_steps": 129, "batch_size": 16})
     kept = varied(config, {}, 3)
@@ -38,6 +41,8 @@ def test_a_variation_changes_its_fields_and_nothing_else(study: Study) -> None:
         changes = dict(variation.changes)
         if name == "decay":
             changes = {"optimizer.decay_begin": 64, "optimizer.decay_steps": 65}
+        elif name == "adaptive":
+            changes["augment.ramp_images"] = 516  # a quarter of 129 batches of 16
         elif name.startswith("batch_"):
             steps = {8: 258, 32: 64, 64: 32, 256: 8}.get(changes["batch_size"], 129)
             changes |= {"num_steps": steps, "checkpoint_every": steps // 4}
@@ -107,9 +112,13 @@ class MadeUpRun:
 
     def __init__(self, folder: Path, step: int = 0) -> None:
         self.folder, self.step = folder, step
+        self.generator = models.build_generator(tiny.config())
 
     def at(self, step: int) -> "MadeUpRun":
         return MadeUpRun(self.folder, step)
+
+    def discriminate(self, images: np.ndarray) -> tuple[np.ndarray, None]:
+        return logits_of(images, self.step), None
 
     def sample(self, count: int) -> np.ndarray:
         return samples_of(self.folder.parent.name, int(self.folder.name.removeprefix("seed")), self.step, count)
@@ -226,12 +235,15 @@ def test_every_point_of_every_run_by_definition(found: Report) -> None:
                 assert {field: run[f"{field}s"][i] for field in expected} == pytest.approx(expected, rel=1e-4)
     # The measures differ, so that none can stand for another.
     ends = found["variations"]["given"]["runs"][0]
-    assert len({ends[f"{field}s"][-1] for field in Point._fields}) == len(Point._fields)
+    measured = [field for field in Point._fields if field not in ("memorized", "gap")]  # which need held-out images
+    assert len({ends[f"{field}s"][-1] for field in measured}) == len(measured)
+    assert all(math.isnan(ends[f"{field}s"][-1]) for field in ("memorized", "gap"))
 
 
 def test_other_real_images(found: Report) -> None:
     _, others = halves()
-    assert found["real"] == pytest.approx(expected_point(others), rel=1e-4)
+    expected = {**expected_point(others), "memorized": math.nan, "gap": math.nan}
+    assert found["real"] == pytest.approx(expected, rel=1e-4, nan_ok=True)
     assert (found["real_distance"], found["samples"]) == (found["real"]["distance"], 40)
 
 
@@ -337,6 +349,77 @@ def test_a_variation_that_does_not_fit_is_named(trained_configs: dict[str, Confi
     with pytest.raises(UserError, match="'ten_layer_discriminator', which can be left out of --variations: image_size"):
         choices.measure(config, workdir=tmp_path, variations=["hinge", "ten_layer_discriminator"])
     assert not trained_configs and not list(tmp_path.iterdir())
+
+
+# --- With held-out images ---------------------------------------------------------------------------------------------
+
+HELD_OUT = dataclasses.replace(tiny.dataset(60, seed=1), meta={"sha256": "held out"})
+
+
+@pytest.fixture
+def beside_held_out(trained_configs: dict[str, ConfigDict]) -> Iterator[ConfigDict]:
+    """The config of a study that compares with `HELD_OUT`; samples are those of above."""
+
+    def open_others(data: ConfigDict, *, source: str, split: str) -> ImageDataset:
+        assert (source, split) == ("", "test")
+        return HELD_OUT
+
+    def open_or_train(dataset: ImageDataset, seed: int = 0) -> MadeUpProbe:
+        assert dataset is HELD_OUT
+        return MadeUpProbe((first_feature, second_feature)[seed])
+
+    training_images = dataclasses.replace(DATA, meta={"sha256": "training"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(opening, "open_others", open_others)
+        patch.setattr(opening, "open_or_build", lambda data: training_images)
+        patch.setattr(attribute_probe, "open_or_train", open_or_train)
+        yield tiny.config({"num_steps": 8, "batch_size": 8, "eval.split": "test"})
+
+
+def test_held_out_images_are_what_samples_are_compared_with(beside_held_out: ConfigDict, tmp_path: Path) -> None:
+    """And how many are as near to a training image as 5 % of those are, and what D has learnt by heart."""
+    found = variations.measure(STUDY, beside_held_out, workdir=tmp_path, seeds=1, variations=["darker"])
+    order = np.random.default_rng(0).permutation(60)
+    reference = HELD_OUT.images[np.sort(order[:30])]
+    training = first_feature(DATA.images)[:, 0]
+
+    def apart(images: np.ndarray) -> np.ndarray:
+        return np.abs(first_feature(images) - training).min(1)
+
+    assert found["samples"] == 30
+    limit = np.quantile(apart(reference), 0.05)
+    for name in ("given", "darker"):
+        run = found["variations"][name]["runs"][0]
+        for i, step in enumerate(run["steps"]):
+            samples = samples_of(name, 0, step, 30)
+            assert run["distances"][i] == pytest.approx(
+                distance_of(first_feature(samples), first_feature(reference)), rel=1e-4
+            )
+            share = (apart(samples) <= max(limit, 1e-3 * training.max())).mean()
+            assert run["memorizeds"][i] == pytest.approx(share, abs=1e-6)
+            assert run["gaps"][i] == pytest.approx(mean_answer(DATA.images, step) - mean_answer(reference, step))
+    assert found["variations"]["given"]["memorized"] == run_of(found, "given")["memorizeds"][-1]
+    assert found["variations"]["given"]["gap"] == run_of(found, "given")["gaps"][-1] != 0.0
+    assert "memorized" in lines(found)[""] and "gap of D" in lines(found)[""]
+
+
+def run_of(found: Report, name: str) -> dict[str, Any]:
+    return dict(found["variations"][name]["runs"][0])
+
+
+def mean_answer(images: np.ndarray, step: int) -> float:
+    """D(x) of the made-up discriminator, on average."""
+    return float((1 / (1 + np.exp(-logits_of(images, step)))).mean())
+
+
+def logits_of(images: np.ndarray, step: int) -> np.ndarray:
+    return first_feature(images)[:, 0] / 64 - 2 + step / 8
+
+
+def test_held_out_images_of_training_are_refused(beside_held_out: ConfigDict, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="are the same"):
+        patch.setattr(opening, "open_or_build", lambda data: HELD_OUT)
+        variations.measure(STUDY, beside_held_out, workdir=tmp_path, seeds=1)
 
 
 # --- On tiny networks -------------------------------------------------------------------------------------------------

@@ -57,7 +57,8 @@ def need_apart(training: ImageDataset, testing: ImageDataset, source: str) -> No
     """Raises UserError if the test images are the training images, of `source`: every figure would be too good."""
     if training.meta["sha256"] == testing.meta["sha256"]:
         raise UserError(
-            f"the training and test images are the same ({source}): give others by --test_source or --test_split."
+            f"the training and test images are the same ({source}): give others, by --test_source or --test_split, or "
+            "config.eval.source or config.eval.split."
         )
 
 

@@ -5,12 +5,18 @@ command continues where it was stopped. Finished runs are measured again, but no
 whatever config.seed says. A run keeps five checkpoints (each 430 MB for the paper's network at full width). All runs
 see equally many images: a variation of the batch size makes more steps, or fewer.
 
-At several points of a run, samples are compared with as many images of the data:
+At several points of a run, samples are compared with as many images of the data, or, if config.eval.source or
+config.eval.split names some, with as many held-out images:
 
     distance, spread            the Frechet distance (frechet.py), and the total variance relative to the data's, in the
                                 features of a probe (attribute_probe.py) that was trained on the data's own labels
     precision, recall, coverage in the same features, prdc.py
     second distance             the Frechet distance in the features of a second probe, which was trained independently
+    memorized                   share of samples that are as near to a training image as 5 % of the held-out images are,
+                                in the first probe's features, memorization.py
+    gap                         mean D(x) over training images less that over held-out images: what D knows by heart
+
+The last two, and probes that were trained on the held-out images and their labels, come with held-out images only.
 
 A run that gets worse again shows: its last distance is far above its best. Spearman's rank correlation of the two
 distances over all points of all runs says how far the ranking depends on the probe.
@@ -23,11 +29,13 @@ with a mark finds too many.
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import scipy.special
 import scipy.stats
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -35,12 +43,13 @@ from ml_collections import ConfigDict, config_flags
 from dcgan_jax import command_line, training
 from dcgan_jax.config import FEWEST_SAMPLES, check_config
 from dcgan_jax.datasets import opening
+from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.evaluation import significance
 from dcgan_jax.evaluation.significance import Comparison
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.progress import tqdm
-from dcgan_jax.metrics import attribute_probe
+from dcgan_jax.metrics import attribute_probe, memorization
 from dcgan_jax.metrics.attribute_probe import AttributeProbe
 from dcgan_jax.metrics.frechet import frechet_distance, moments_of
 from dcgan_jax.metrics.prdc import prdc
@@ -48,9 +57,11 @@ from dcgan_jax.reports import image_grid, report
 from dcgan_jax.reports.report import Figure, Picture, Report
 from dcgan_jax.runs import run_folder, trained
 from dcgan_jax.runs.divergence import Diverged
+from dcgan_jax.runs.trained import Run
 
 _POINTS = 4  # of a run at which samples are compared
 _SAMPLES = 5_000
+_JUDGED = 1_000  # images of each kind for the gap
 _SHOWN = 12  # samples of each variation in the picture
 
 
@@ -89,6 +100,8 @@ class Point(NamedTuple):
     recall: float
     coverage: float
     second_distance: float
+    memorized: float = math.nan
+    gap: float = math.nan
 
 
 Compare = Callable[[np.ndarray], Point]
@@ -160,15 +173,10 @@ def rounds(
     chosen = _find_variations(study, variations)
     _check_configs(study, config, chosen)
     files.make_writable(workdir, "--workdir")
-    dataset = opening.open_or_build(config.data)
-    half = min(_SAMPLES, len(dataset.images) // 2)
-    if half < FEWEST_SAMPLES:
-        raise UserError(f"there are {len(dataset.images)} images; at least {2 * FEWEST_SAMPLES} are needed.")
-    probes = [attribute_probe.open_or_train(dataset, seed) for seed in (0, 1)]
-    order = np.random.default_rng(0).permutation(len(dataset.images))
-    images, others = (dataset.images[np.sort(part)] for part in (order[:half], order[half : 2 * half]))
-    compare = make_compare(probes, images)
-    real = compare(others)
+    real_images = _open_images(config)
+    half = len(real_images.reference)
+    compare = make_compare(real_images)
+    real = compare(real_images.others)
 
     outcomes: dict[str, list[Outcome]] = {name: [] for name in chosen}
     sheets = []
@@ -178,7 +186,7 @@ def rounds(
                 bar.set_description(f"{name}, seed {seed}")
                 folder, run_config = workdir / name / f"seed{seed}", varied(config, variation.changes, seed)
                 diverged = _train(run_config, folder)
-                outcome, shown = _measure_run(run_config, folder, compare, half, diverged)
+                outcome, shown = _measure_run(run_config, folder, compare, real_images, diverged)
                 outcomes[name].append(outcome)
                 if seed == 0:
                     sheets.append(image_grid.make_grid(shown, _SHOWN))
@@ -212,15 +220,69 @@ def _check_configs(study: Study, config: ConfigDict, chosen: dict[str, Variation
             raise UserError(f"{name!r}, which can be left out of --variations: {error}") from error
 
 
-def make_compare(probes: Sequence[AttributeProbe], images: np.ndarray) -> Compare:
-    """`compare(samples) -> Point`.
+class RealImages(NamedTuple):
+    """What samples are compared with.
 
-    Args:
+    Attributes:
       probes: two of them.
-      images: of the data, uint8 [count, height, width, channels]; as many samples are to be compared.
+      reference: uint8 [count, height, width, channels]; as many samples are to be compared.
+      others: as `reference`, of the data too, at most as many.
+      training: if there are held-out images, those of training; otherwise None. `reference` is then held out.
     """
-    features, _ = real = [probe.embed(images) for probe in probes]
+
+    probes: list[AttributeProbe]
+    reference: np.ndarray
+    others: np.ndarray
+    training: ImageDataset | None
+
+    def gap(self, run: Run) -> float:
+        """What D of an unconditional run gives training images more than held-out ones, mean sigmoid(logit); or nan."""
+        if self.training is None or run.generator.num_classes:
+            return math.nan
+        images = self.training.images
+        chosen = np.sort(np.random.default_rng(1).permutation(len(images))[:_JUDGED])
+        known, unknown = (
+            scipy.special.expit(run.discriminate(part)[0]).mean() for part in (images[chosen], self.reference[:_JUDGED])
+        )
+        return float(known - unknown)
+
+
+def _open_images(config: ConfigDict) -> RealImages:
+    """Raises UserError if there are too few, or the held-out ones are those of training."""
+    dataset, others = opening.open_or_build(config.data), config.eval
+    if not (others.source or others.split):
+        reference, rest = _some_halves(dataset.images, "images")
+        return RealImages(_open_probes(dataset), reference, rest, None)
+    held_out = opening.open_others(config.data, source=others.source, split=others.split)
+    opening.need_apart(dataset, held_out, others.source or config.data.source)
+    reference, _ = _some_halves(held_out.images, "held-out images")
+    some = np.random.default_rng(0).permutation(len(dataset.images))[: len(reference)]
+    return RealImages(_open_probes(held_out), reference, dataset.images[np.sort(some)], dataset)
+
+
+def _open_probes(dataset: ImageDataset) -> list[AttributeProbe]:
+    return [attribute_probe.open_or_train(dataset, seed) for seed in (0, 1)]
+
+
+def _some_halves(images: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Two parts of `images` that share none, of up to _SAMPLES each."""
+    half = min(_SAMPLES, len(images) // 2)
+    if half < FEWEST_SAMPLES:
+        raise UserError(f"there are {len(images)} {what}; at least {2 * FEWEST_SAMPLES} are needed.")
+    order = np.random.default_rng(0).permutation(len(images))
+    return images[np.sort(order[:half])], images[np.sort(order[half : 2 * half])]
+
+
+def make_compare(real_images: RealImages) -> Compare:
+    """`compare(samples) -> Point`, with all but the gap."""
+    probes = real_images.probes
+    features, _ = real = [probe.embed(real_images.reference) for probe in probes]
     moments = [moments_of(rows) for rows in real]
+    memorized: Callable[[np.ndarray], float] = lambda _: math.nan  # noqa: E731
+    if real_images.training is not None:
+        training = probes[0].embed(real_images.training.images)
+        apart = memorization.nearest_distances(features, training)
+        memorized = partial(memorization.share_within, training_features=training, held_out_distances=apart)
 
     def compare(samples: np.ndarray) -> Point:
         drawn, _ = found = [probe.embed(samples) for probe in probes]
@@ -228,7 +290,7 @@ def make_compare(probes: Sequence[AttributeProbe], images: np.ndarray) -> Compar
         distance, second = (frechet_distance(*pair) for pair in zip(of_samples, moments, strict=True))
         spread = float(np.trace(of_samples[0].covariance) / np.trace(moments[0].covariance))
         near = prdc(features, drawn)
-        return Point(distance, spread, near.precision, near.recall, near.coverage, second)
+        return Point(distance, spread, near.precision, near.recall, near.coverage, second, memorized(drawn))
 
     return compare
 
@@ -251,6 +313,8 @@ def summarise(outcomes: list[Outcome]) -> dict[str, Any]:
         ("recall", [points[-1].recall for points in good]),
         ("coverage", [points[-1].coverage for points in good]),
         ("second", [points[-1].second_distance for points in good]),
+        ("memorized", [points[-1].memorized for points in good]),
+        ("gap", [points[-1].gap for points in good]),
     ):
         summary[name] = float(np.mean(values)) if values else math.nan
         summary[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
@@ -308,6 +372,8 @@ def _cells(summary: dict[str, Any], difference: Comparison | None) -> dict[str, 
         "recall": number("recall"),
         "coverage": number("coverage"),
         "second probe": number("second"),
+        "memorized": number("memorized"),
+        "gap of D": number("gap"),
         "diverged": f"{summary['diverged']} of {len(summary['runs'])}" if summary["diverged"] else "",
         "difference (95 %)": interval.format(difference) if difference else "",
         "p": f"{difference.p:.2g}" if difference else "",
@@ -331,9 +397,9 @@ def _train(config: ConfigDict, folder: Path) -> bool:
 
 
 def _measure_run(
-    config: ConfigDict, folder: Path, compare: Compare, count: int, diverged: bool
+    config: ConfigDict, folder: Path, compare: Compare, real_images: RealImages, diverged: bool
 ) -> tuple[Outcome, np.ndarray]:
-    """Measures `count` samples of each checkpoint of a run, but for those that an interruption left between its points.
+    """Measures samples of each checkpoint of a run, but for those that an interruption left between its points.
 
     Returns:
       What was measured, and the first samples of the last checkpoint [_SHOWN, height, width, channels], white without.
@@ -345,8 +411,9 @@ def _measure_run(
     if steps:
         run = trained.load(folder, norm="frozen")
         for step in steps:
-            samples = run.at(step).sample(count)
-            points.append(compare(samples))
+            at_step = run.at(step)
+            samples = at_step.sample(len(real_images.reference))
+            points.append(compare(samples)._replace(gap=real_images.gap(at_step)))
     return Outcome(steps, points, diverged), samples[:_SHOWN]
 
 

@@ -34,7 +34,7 @@ class Memorization:
 
     def share(self, features: np.ndarray) -> float:
         """Share of samples, float32 [count, features], that count as memorised."""
-        return float((nearest_distances(features, self.training_features) <= self._limit).mean())
+        return share_within(features, self.training_features, self.held_out_distances)
 
     def nearest_sheet(self, images: np.ndarray) -> np.ndarray:
         """Images uint8 [count, height, width, channels] in a row, and below each its nearest training image."""
@@ -52,12 +52,16 @@ class Memorization:
         held_out = self._space.embed(nearest.some(self._held_out.images)).features
         return nearest_distances(held_out, self.training_features)
 
-    @functools.cached_property
-    def _limit(self) -> float:
-        """The distance within which a sample is memorised."""
-        # Of copies, which may be among the held-out images.
-        rounding = np.sqrt(_ROUNDING * np.square(self.training_features).sum(1).max())
-        return float(max(np.quantile(self.held_out_distances, _NEAR), rounding))
+
+def share_within(features: np.ndarray, training_features: np.ndarray, held_out_distances: np.ndarray) -> float:
+    """Share of `features` [count, features] that are as near to a training image as 5 % of held-out images are.
+
+    `held_out_distances` [images]: from held-out images to their nearest training images.
+    """
+    # Of copies, which may be among the held-out images.
+    rounding = np.sqrt(_ROUNDING * np.square(training_features).sum(1).max())
+    limit = max(np.quantile(held_out_distances, _NEAR), rounding)
+    return float((nearest_distances(features, training_features) <= limit).mean())
 
 
 def embed_all(space: FeatureSpace, images: np.ndarray) -> np.ndarray:
