@@ -123,6 +123,8 @@ def get_config() -> ConfigDict:
     discriminator.head = "dense"
     # Dropout rate after every activation; the paper has none.
     discriminator.dropout = 0.0
+    # Every kernel divided by its largest singular value [Miyato et al. 2018]; with it norm='none' is usual.
+    discriminator.spectral_norm = False
 
     # --- Training step -------------------------------------------------------------------------------------------
     # 'non_saturating' [P, C], 'minimax', 'least_squares' or 'hinge'.
@@ -141,6 +143,8 @@ def get_config() -> ConfigDict:
     # Learning rates fall linearly to zero over decay_steps steps from step decay_begin on; decay_steps 0: constant.
     optimizer.decay_begin = 0
     optimizer.decay_steps = 0
+    # Instead of these two: the last part of num_steps over which they fall to zero, 0.5 for the second half; 0: none.
+    optimizer.decay_fraction = 0.0
     # Decay of the moving average of G's weights, which then draws the sample sheets; 0 is off.
     config.ema_decay = 0.0
 
@@ -156,6 +160,18 @@ def get_config() -> ConfigDict:
     augment.target = 0.0
     # Training images in which it can go from 0 to 1: 500,000 [Karras et al. 2020]. Runs of fewer images need less.
     augment.ramp_images = 500_000
+
+    # Regularisers of the discriminator; the paper has none of them.
+    config.regularizer = regularizer = ConfigDict()
+    # Weight gamma of the penalty on D's gradient at real images, R1 [Mescheder et al. 2018: 10], and the steps between
+    # two of its gradients, which are multiplied by as many [Karras et al. 2020: 16].
+    regularizer.r1 = 0.0
+    regularizer.r1_every = 16
+    # One-sided label smoothing: by how much the target of real images is below 1 [Salimans et al. 2016: 0.1].
+    regularizer.label_smoothing = 0.0
+    # Standard deviation, for pixels in [-1, 1], of noise added to all that D sees; it falls linearly to 0 at num_steps
+    # [Sonderby et al. 2017].
+    regularizer.instance_noise = 0.0
 
     # --- Evaluation during training: numbers in metrics.jsonl, see docs/quality.md -------------------------------
     config.eval = evaluation = ConfigDict()

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.nets import augment, conv
 from dcgan_jax.nets.activations import ACTIVATIONS
-from dcgan_jax.nets.losses import LOSSES
+from dcgan_jax.nets.losses import LOSSES, SMOOTHED
 
 # Types of fields that hold lists: widths of dense layers, and (maps, stride) of convolutions.
 Widths = tuple[int, ...]
@@ -144,6 +144,7 @@ FIELDS: dict[str, Field] = {
     "model.discriminator.activation": Field(str, choices=tuple(ACTIVATIONS), before="leaky_relu"),
     "model.discriminator.head": Field(str, choices=("dense", "pool")),
     "model.discriminator.dropout": Field(float, 0, 1),
+    "model.discriminator.spectral_norm": Field(bool, before=False),
     # Training step
     "loss": Field(str, choices=tuple(LOSSES)),
     "update_order": Field(str, choices=("discriminator_first", "generator_first")),
@@ -155,11 +156,16 @@ FIELDS: dict[str, Field] = {
     "optimizer.l2": Field(float, 0),
     "optimizer.decay_begin": Field(int, 0, _MOST_STEPS, free=True),
     "optimizer.decay_steps": Field(int, 0, _MOST_STEPS, free=True),
+    "optimizer.decay_fraction": Field(float, 0, most=1, free=True, before=0.0),
     "ema_decay": Field(float, 0, 1),
     "augment.operations": Field(tuple, choices=tuple(augment.OPERATIONS), fewest=0, before=()),
     "augment.probability": Field(float, 0, most=1, before=1.0),
     "augment.target": Field(float, 0, 1, before=0.0),
     "augment.ramp_images": Field(int, 1, _MOST_STEPS, before=500_000),
+    "regularizer.r1": Field(float, 0, before=0.0),
+    "regularizer.r1_every": Field(int, 1, _MOST_STEPS, before=16),
+    "regularizer.label_smoothing": Field(float, 0, 1, before=0.0),
+    "regularizer.instance_noise": Field(float, 0, before=0.0),
     # Evaluation during training
     "eval.num_samples": Field(int, FEWEST_SAMPLES, _MOST_STEPS, free=True, before=10_000),
     "eval.num_reference": Field(int, 0, free=True, before=0),
@@ -295,7 +301,17 @@ def check_config(config: ConfigDict) -> None:
             f"config.augment.target is {config.augment.target}, but there is nothing to adjust: give "
             "config.augment.operations as well, for example ('color', 'translation', 'cutout')."
         )
+    if config.regularizer.label_smoothing and config.loss not in SMOOTHED:
+        raise UserError(
+            f"config.regularizer.label_smoothing is {config.regularizer.label_smoothing}, but the {config.loss} loss "
+            f"has no labels: set it to 0, or choose a --config.loss from {', '.join(SMOOTHED)}."
+        )
     decay = config.optimizer
+    if decay.decay_fraction and decay.decay_steps:
+        raise UserError(
+            f"config.optimizer.decay_fraction {decay.decay_fraction:g} and decay_steps {decay.decay_steps} both say "
+            "when the learning rates fall: give one of them, and 0 for the other."
+        )
     if decay.decay_steps and config.num_steps > decay.decay_begin + decay.decay_steps:
         raise UserError(
             f"config.num_steps is {config.num_steps}, but the learning rates are zero from step "

@@ -15,7 +15,7 @@ from dcgan_jax.config import need_precision
 from dcgan_jax.machine import rng
 from dcgan_jax.machine.mesh import AXIS, mean_over_devices
 from dcgan_jax.nets import augment
-from dcgan_jax.nets.losses import LOSSES, Loss
+from dcgan_jax.nets.losses import Loss, smoothed
 from dcgan_jax.nets.models import Discriminator, Generator, Tree, build_discriminator, build_generator
 
 
@@ -32,6 +32,9 @@ class Gan:
       augmentations: what the discriminator sees of images, see nets/augment.py.
       augment_probability: of each; its start if there is an `augment_target`.
       augment_target, augment_ramp_images: see `augment.Adaptive`; target 0: the probability is fixed.
+      r1, r1_every: weight of the penalty, see `train_step.r1_gradients`, and steps between two; r1 0: none.
+      instance_noise: standard deviation at the start of the noise that is added to what D sees; it falls linearly to 0
+        at `num_steps`.
       ema_decay: of the generator's averaged parameters; 0: none are kept.
       seed: of the initial parameters and of everything that training draws.
       matmul_precision, reduce_precision: see configs/default.py.
@@ -48,6 +51,10 @@ class Gan:
     augment_probability: float
     augment_target: float
     augment_ramp_images: int
+    r1: float
+    r1_every: int
+    instance_noise: float
+    num_steps: int
     ema_decay: float
     seed: int
     matmul_precision: str
@@ -82,15 +89,23 @@ def build_gan(config: ConfigDict) -> Gan:
     return Gan(
         generator=build_generator(config, AXIS),
         discriminator=build_discriminator(config, AXIS),
-        generator_optimizer=make_optimizer(config.optimizer, config.optimizer.generator_learning_rate),
-        discriminator_optimizer=make_optimizer(config.optimizer, config.optimizer.discriminator_learning_rate),
-        loss=LOSSES[config.loss],
+        generator_optimizer=make_optimizer(
+            config.optimizer, config.optimizer.generator_learning_rate, config.num_steps
+        ),
+        discriminator_optimizer=make_optimizer(
+            config.optimizer, config.optimizer.discriminator_learning_rate, config.num_steps
+        ),
+        loss=smoothed(config.loss, config.regularizer.label_smoothing),
         generator_first=config.update_order == "generator_first",
         flip=config.data.flip == "x",
         augmentations=tuple(config.augment.operations),
         augment_probability=config.augment.probability,
         augment_target=config.augment.target,
         augment_ramp_images=config.augment.ramp_images,
+        r1=config.regularizer.r1,
+        r1_every=config.regularizer.r1_every,
+        instance_noise=config.regularizer.instance_noise,
+        num_steps=config.num_steps,
         ema_decay=config.ema_decay,
         seed=config.seed,
         matmul_precision=config.matmul_precision,
@@ -98,7 +113,7 @@ def build_gan(config: ConfigDict) -> Gan:
     )
 
 
-def make_optimizer(settings: ConfigDict, learning_rate: float) -> optax.GradientTransformation:
+def make_optimizer(settings: ConfigDict, learning_rate: float, num_steps: int) -> optax.GradientTransformation:
     """Adam with coupled L2 for one player, with moments and a step counter of its own.
 
     L2 enters the gradient of every parameter, gains and shifts included, before the moments (the authors'
@@ -106,11 +121,16 @@ def make_optimizer(settings: ConfigDict, learning_rate: float) -> optax.Gradient
 
     Args:
       settings: config.optimizer.
-      learning_rate: at the start; it decays linearly to 0 if settings.decay_steps is not 0.
+      learning_rate: at the start; it decays linearly to 0 as settings says.
+      num_steps: of the run.
     """
+    begin, steps = settings.decay_begin, settings.decay_steps
+    if settings.decay_fraction:
+        steps = max(1, round(settings.decay_fraction * num_steps))
+        begin = num_steps - steps
     schedule: optax.ScalarOrSchedule = learning_rate
-    if settings.decay_steps:
-        schedule = optax.linear_schedule(learning_rate, 0.0, settings.decay_steps, settings.decay_begin)
+    if steps:
+        schedule = optax.linear_schedule(learning_rate, 0.0, steps, begin)
     return optax.chain(
         optax.add_decayed_weights(settings.l2), optax.adam(schedule, settings.b1, settings.b2, settings.eps)
     )

@@ -51,7 +51,7 @@ def train_step(gan: Gan, state: GANState, batch: Batch, rollbacks: int = 0) -> t
     """
     real, labels = pixels.to_network(batch["image"], gan.generator.output), batch.get("label")
     probability = state.adaptive.probability if state.adaptive else gan.augment_probability
-    draw = Draw(gan.seed, state.step, len(real), rollbacks, probability)
+    draw = Draw(gan.seed, state.step, len(real), rollbacks, probability, noise_at(gan, state.step))
     if gan.flip:
         real = mirrored_at_random(real, draw.keys("flip"))
     g, d = state.generator, state.discriminator
@@ -90,7 +90,7 @@ class Draw:
     """The random numbers of one step for this device's examples.
 
     Each is a function of (seed, name, step, position in the global batch) alone. `augment_probability` is that with
-    which each augmentation is applied in this step.
+    which each augmentation is applied in this step, `instance_noise` the standard deviation of what is added to images.
     """
 
     seed: int
@@ -98,6 +98,7 @@ class Draw:
     local_batch: int
     rollbacks: int
     augment_probability: ArrayLike
+    instance_noise: ArrayLike
 
     def keys(self, name: str) -> jax.Array:
         """Keys [local_batch] of the stream `name`."""
@@ -112,17 +113,34 @@ class Draw:
         return jax.vmap(lambda key: models.sample_noise(key, shape, distribution))(self.keys(name))
 
 
+def noise_at(gan: Gan, step: jax.Array) -> ArrayLike:
+    """Standard deviation of the instance noise of a step, 0 for the first; it falls linearly and is 0 at num_steps."""
+    return gan.instance_noise * jnp.maximum(0.0, 1.0 - step / gan.num_steps) if gan.instance_noise else 0.0
+
+
 def mirrored_at_random(images: jax.Array, keys: jax.Array) -> jax.Array:
     """Images [batch, height, width, channels], each with its columns reversed if the bit of its key says so."""
     chosen = jax.vmap(jax.random.bernoulli)(keys)
     return jnp.where(chosen[:, None, None, None], images[:, :, ::-1], images)
 
 
-def augmented(gan: Gan, images: jax.Array, keys: jax.Array, probability: ArrayLike) -> jax.Array:
-    """Images [batch, height, width, channels] in the networks' range as the discriminator is to see them."""
+def shown(gan: Gan, draw: Draw, images: jax.Array, *names: str) -> jax.Array:
+    """Images [batch, height, width, channels] in the networks' range as the discriminator is to see them.
+
+    `names`: of the streams' ends, each for as many images as a step has: 'real', 'fake_d', 'fake_g'.
+    """
+
+    def keys(stream: str) -> jax.Array:
+        return jnp.concatenate([draw.keys(f"{stream}_{name}") for name in names])
+
     scale, zero = (2.0, -1.0) if gan.generator.output == "sigmoid" else (1.0, 0.0)
-    seen = augment.augmented(images * scale + zero, keys, gan.augmentations, probability)
-    return (seen - zero) / scale
+    if gan.augmentations:
+        seen = augment.augmented(images * scale + zero, keys("augment"), gan.augmentations, draw.augment_probability)
+        images = (seen - zero) / scale
+    if gan.instance_noise:
+        noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(keys("instance_noise"))
+        images = images + noise * (draw.instance_noise / scale)
+    return images
 
 
 class Fakes(NamedTuple):
@@ -159,10 +177,7 @@ def discriminator_step(
     Both halves run as one batch of 2B with batch statistics per half: the same numbers as two passes, in half as many
     and twice as large convolutions.
     """
-    images = jnp.concatenate([real, lax.stop_gradient(fakes.images)])
-    if gan.augmentations:
-        keys = jnp.concatenate([draw.keys("augment_real"), draw.keys("augment_fake_d")])
-        images = augmented(gan, images, keys, draw.augment_probability)
+    images = shown(gan, draw, jnp.concatenate([real, lax.stop_gradient(fakes.images)]), "real", "fake_d")
     both_labels = None if labels is None else jnp.concatenate([labels, labels])
     dropout_keys = None
     if gan.discriminator.dropout:
@@ -184,6 +199,9 @@ def discriminator_step(
 
     (loss, outputs), gradients = jax.value_and_grad(objective, has_aux=True)(player.params)
     real_logits, fake_logits, batch_stats = outputs
+    if gan.r1:
+        penalty = r1_gradients(gan, player, images[: len(real)], labels, dropout_keys, draw.step)
+        gradients = jax.tree.map(jnp.add, gradients, penalty)
     gradients = gan.average(gradients)
     metrics = {
         "d_loss": loss,
@@ -197,6 +215,44 @@ def discriminator_step(
     return player.with_statistics(batch_stats, gan.shares_statistics), metrics
 
 
+def r1_gradients(
+    gan: Gan, player: Player, real: jax.Array, labels: jax.Array | None, dropout_keys: jax.Array | None, step: jax.Array
+) -> Tree:
+    """Gradients of the penalty r1 / 2 mean(|dD/dx|^2) on real images, with respect to D's parameters.
+
+    Mescheder, Geiger, Nowozin 2018 (https://arxiv.org/abs/1801.04406), equation 9. D is its logit. It is taken every
+    r1_every steps, times r1_every, and is 0 between them ("lazily", Karras et al. 2020, https://arxiv.org/abs/1912.04958,
+    appendix B). With batch normalisation a logit depends on the other images too; dD/dx is the gradient of all logits.
+
+    Args:
+      gan, player: the discriminator's.
+      real: [batch, height, width, channels], as D sees them.
+      labels: int32 [batch] or None.
+      dropout_keys: those of the real images come first; or None.
+      step: int32, the steps before.
+    """
+
+    def penalty(params: Tree) -> jax.Array:
+        def total(images: jax.Array) -> jax.Array:
+            (logits, _), _ = gan.discriminator.apply(
+                player.replace(params=params).variables,
+                images,
+                labels,
+                train=True,
+                dropout_keys=None if dropout_keys is None else dropout_keys[: len(real)],
+                mutable=["batch_stats"],
+            )
+            return logits.sum()
+
+        slopes = jax.grad(total)(real)
+        return 0.5 * gan.r1 * gan.r1_every * jnp.square(slopes).sum((1, 2, 3)).mean()
+
+    def none(params: Tree) -> Tree:
+        return jax.tree.map(jnp.zeros_like, params)
+
+    return lax.cond(step % gan.r1_every == 0, jax.grad(penalty), none, player.params)
+
+
 def generator_step(
     gan: Gan, player: Player, critic: Player, fakes: Fakes, labels: jax.Array | None, draw: Draw
 ) -> tuple[Player, Metrics]:
@@ -207,8 +263,7 @@ def generator_step(
     """
 
     def objective(images: jax.Array) -> jax.Array:
-        if gan.augmentations:
-            images = augmented(gan, images, draw.keys("augment_fake_g"), draw.augment_probability)
+        images = shown(gan, draw, images, "fake_g")
         (logits, _), _ = gan.discriminator.apply(
             critic.variables,
             images,

@@ -267,7 +267,7 @@ def test_ema_is_the_recursive_average_of_parameters() -> None:
 
 def test_learning_rate_decays_linearly_to_zero() -> None:
     config = tiny.config({"optimizer.decay_begin": 2, "optimizer.decay_steps": 4})
-    optimizer = make_optimizer(config.optimizer, config.optimizer.generator_learning_rate)
+    optimizer = make_optimizer(config.optimizer, config.optimizer.generator_learning_rate, config.num_steps)
     params = {"w": jnp.ones(())}
     state = optimizer.init(params)
     sizes = []

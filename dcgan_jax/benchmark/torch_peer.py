@@ -35,6 +35,10 @@ _ONLY = {
     "model.discriminator.head": "dense",
     "data.flip": "none",
     "augment.operations": (),
+    "model.discriminator.spectral_norm": False,
+    "regularizer.r1": 0.0,
+    "regularizer.label_smoothing": 0.0,
+    "regularizer.instance_noise": 0.0,
     "loss": "non_saturating",
 }
 

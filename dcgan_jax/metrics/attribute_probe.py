@@ -285,6 +285,7 @@ def _network(targets: tuple[Target, ...], side: int) -> _Network:
         dtype=jnp.float32,
         head="dense",
         dropout=0.0,
+        spectral_norm=False,
         name="trunk",
     )
     return _Network(trunk, targets)

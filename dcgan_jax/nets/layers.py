@@ -12,6 +12,7 @@ import numpy as np
 from dcgan_jax.nets import conv_lax
 from dcgan_jax.nets.activations import ACTIVATIONS, LEAK
 from dcgan_jax.nets.models import Discriminator, Generator, first_side, generator_widths
+from dcgan_jax.nets.spectral_norm import norm_of
 
 
 @dataclass(frozen=True)
@@ -124,14 +125,15 @@ class _Fold:
         self._params, self._statistics = variables["params"], variables.get("batch_stats", {})
 
     def dense(self, name: str, **settings: Any) -> Layer:
-        kernel = np.asarray(self._params[name]["kernel"], np.float32)
+        statistics = self._statistics.get(name, {}).get("spectral_norm")
+        kernel = _spectrally_normalised(self._params[name]["kernel"], statistics)
         scale, bias = self._normalisation(name, kernel.shape[1])
         return Layer(name, "dense", kernel * scale, bias, **settings)
 
     def conv(
         self, name: str, kind: str, stride: int, activation: str, labels: int, before: str = "none", after: str = "none"
     ) -> Layer:
-        kernel = np.asarray(self._params[name], np.float32)
+        kernel = _spectrally_normalised(self._params[name], self._statistics.get(f"{name}_spectral_norm"))
         axis = {"conv": 3, "conv_transpose": 2}[kind]
         scale, bias = self._normalisation(name, kernel.shape[axis])
         kernel = kernel * np.expand_dims(scale, [other for other in range(4) if other != axis])
@@ -147,6 +149,12 @@ class _Fold:
         shift = np.asarray(learned.get("shift", 0.0), np.float64) - mean * scale
         repeats = units // len(scale)
         return np.tile(scale, repeats).astype(np.float32), np.tile(shift, repeats).astype(np.float32)
+
+
+def _spectrally_normalised(kernel: Any, statistics: Mapping[str, Any] | None) -> np.ndarray:
+    """The kernel in float32, over its norm if it has `statistics` of one."""
+    kernel = np.asarray(kernel, np.float32)
+    return kernel / np.asarray(norm_of(kernel, statistics["u"])[0]) if statistics else kernel
 
 
 def apply(

@@ -17,14 +17,16 @@ from jax.nn import relu, softplus
 class Loss(NamedTuple):
     """`discriminator(real_logits, fake_logits)` and `generator(fake_logits)`, both to be minimised.
 
-    The discriminator's is never below 0; `undecided` is the lowest that one which cannot tell the two apart reaches.
-    `boundary` is the logit half way between its answers for real and for generated images.
+    `undecided` is the lowest loss that one which cannot tell the two apart reaches.
+    `boundary` is the logit half way between its answers for real and for generated images. The discriminator's is never
+    below `lowest`.
     """
 
     discriminator: Callable[[jax.Array, jax.Array], jax.Array]
     generator: Callable[[jax.Array], jax.Array]
     undecided: float
     boundary: float = 0.0
+    lowest: float = 0.0
 
 
 def _cross_entropy(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
@@ -73,6 +75,40 @@ LOSSES = {
     # Lim and Ye 2017; Miyato et al. 2018, equations 16 and 17.
     "hinge": Loss(_hinge_discriminator, _hinge_generator, 2.0),
 }
+
+
+def smoothed(name: str, amount: float) -> Loss:
+    """The loss `name` with one-sided label smoothing: the target of real images is 1 - amount.
+
+    Salimans et al. 2016 (https://arxiv.org/abs/1606.03498), section 3.4. The generator's loss stays as it is.
+
+    Args:
+      name: one of SMOOTHED.
+      amount: 0 to 1; 0 is the loss itself.
+    """
+    loss, target = LOSSES[name], 1.0 - amount
+    if not amount:
+        return loss
+    if name == "least_squares":
+
+        def squares(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
+            _check_logits(real_logits, fake_logits)
+            return 0.5 * (jnp.square(real_logits - target).mean() + jnp.square(fake_logits).mean())
+
+        return Loss(squares, loss.generator, target**2 / 4, boundary=target / 2)
+
+    def cross_entropy(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
+        # softplus(-x) with weight `target` and softplus(x), which is softplus(-x) + x, with the rest.
+        return _cross_entropy(real_logits, fake_logits) + amount * real_logits.mean()
+
+    guess = target / 2  # the probability that an undecided D gives
+    undecided = -target * math.log(guess) - (2.0 - target) * math.log(1.0 - guess)
+    lowest = -target * math.log(target) - amount * math.log(amount)
+    return Loss(cross_entropy, loss.generator, undecided, lowest=lowest)
+
+
+# Losses whose discriminator has targets that can be smoothed.
+SMOOTHED = ("non_saturating", "minimax", "least_squares")
 
 
 def _check_logits(*logits: jax.Array) -> None:

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from dcgan_jax.nets import batch_norm, conv, products
 from dcgan_jax.nets.activations import ACTIVATIONS, Activation
+from dcgan_jax.nets.spectral_norm import SpectralNorm
 
 Stages = tuple[tuple[int, int], ...]
 Taps = dict[str, jax.Array]
@@ -84,11 +85,14 @@ class _Dense(nn.Module):
 
     features: int
     num_classes: int
+    spectral_norm: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, labels: jax.Array | None) -> jax.Array:
         count = x.shape[-1]
         kernel = self.param("kernel", _weights, (count + self.num_classes, self.features))
+        if self.spectral_norm:
+            kernel = SpectralNorm(name="spectral_norm")(kernel)
         if not self.num_classes:
             return products.dense(x, kernel)
         return products.dense(x, kernel[:count]) + _of_labels(labels, kernel[count:], x.dtype)
@@ -120,6 +124,7 @@ class _Network(nn.Module):
 
     Attributes:
       stages: of the convolutions; () is a network of dense layers only.
+      spectral_norm: of every kernel, see nets/spectral_norm.py; of discriminators only.
       resampling: 'strided' convolutions, or 'pooling': convolutions of stride 1 with max-pooling behind them (D), or
         repeated pixels before them (G).
       The others: see configs/default.py.
@@ -138,9 +143,10 @@ class _Network(nn.Module):
     axis_name: str | None
     conv_method: str
     dtype: Any
+    spectral_norm: bool
 
     def _dense(self, x: jax.Array, labels: jax.Array | None, features: int, name: str) -> jax.Array:
-        return _Dense(features, self.num_classes, name=name)(x, labels)
+        return _Dense(features, self.num_classes, self.spectral_norm, name=name)(x, labels)
 
     def _conv(self, x: jax.Array, labels: jax.Array | None, features: int, stride: int, name: str) -> jax.Array:
         kernel = self._kernel(name, x.shape[-1] + self.num_classes, features)
@@ -155,7 +161,8 @@ class _Network(nn.Module):
 
     def _kernel(self, name: str, large: int, small: int) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, large, small)
-        return self.param(name, _weights, shape)
+        kernel: jax.Array = self.param(name, _weights, shape)
+        return SpectralNorm(name=f"{name}_spectral_norm")(kernel) if self.spectral_norm else kernel
 
     def _with_labels(
         self,
@@ -342,6 +349,7 @@ def build_generator(config: ConfigDict, axis_name: str | None = None) -> Generat
         projection_norm=model.generator.projection_norm,
         z_dim=model.z_dim,
         z_distribution=model.z_distribution,
+        spectral_norm=False,
     )
 
 
@@ -355,6 +363,7 @@ def build_discriminator(config: ConfigDict, axis_name: str | None = None) -> Dis
         hidden=tuple(_scale(features, model.width) for features in model.discriminator.hidden),
         head=model.discriminator.head,
         dropout=model.discriminator.dropout,
+        spectral_norm=model.discriminator.spectral_norm,
     )
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from dcgan_jax.nets import pixels
 from dcgan_jax.nets.losses import Loss
 
-# The discriminator has won when its loss stays below this part of what one that cannot tell real from generated has.
+# The discriminator has won when its loss stays below this part of the way from the lowest to what one that cannot tell
+# real from generated has.
 # With cross entropy that is D(x) around 0.97 and D(G(z)) around 0.03; a healthy D sits at 0.5 to 0.9 and 0.1 to 0.5.
 _D_LOSS = 0.05
 # Samples look alike when they are this much nearer to each other than images of the data are.
@@ -37,7 +38,7 @@ class Alarms:
     """Watches the lines of metrics.jsonl. After a resume it knows of the lines before."""
 
     def __init__(self, loss: Loss, before: Iterable[Mapping[str, float]] = ()) -> None:
-        self._d_loss = _D_LOSS * loss.undecided
+        self._d_loss = loss.lowest + _D_LOSS * (loss.undecided - loss.lowest)
         self._lines = dict.fromkeys(_LINES, 0)
         for row in before:
             self.watch(row)

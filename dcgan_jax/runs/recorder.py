@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from dcgan_jax.machine import processes
 from dcgan_jax.machine.mesh import on_first_device
-from dcgan_jax.nets.losses import LOSSES
+from dcgan_jax.nets.losses import smoothed
 from dcgan_jax.reports import image_grid
 from dcgan_jax.runs import run_folder
 from dcgan_jax.runs.alarms import Alarms, diversity
@@ -72,7 +72,9 @@ class Recorder:
         self._all_finite = jax.jit(_all_finite)
         self._sheet_inputs = sampler.sheet_inputs(config.seed)
         self._real = real
-        self._alarms = Alarms(LOSSES[config.loss], run_folder.read_metrics(workdir))
+        self._alarms = Alarms(
+            smoothed(config.loss, config.regularizer.label_smoothing), run_folder.read_metrics(workdir)
+        )
         self._in_flight: deque[tuple[int, Metrics]] = deque()
         self._begin = self._done = first_step
         self._last_check = first_step  # last step whose metrics were seen to be finite
