@@ -156,7 +156,7 @@ def get_config() -> ConfigDict:
     # With which each operation is applied to each image; with a target, its value at the start.
     augment.probability = 1.0
     # 0: the probability is fixed. Otherwise it is adjusted every 4 steps so that the mean sign of the discriminator's
-    # output on training images stays at this number: Karras et al. 2020 ("ADA") have 0.6. Higher signs mean overfitting.
+    # output on training images stays at this number, 0.6 in Karras et al. 2020 ("ADA"). Higher ones mean overfitting.
     augment.target = 0.0
     # Training images in which it can go from 0 to 1: 500,000 [Karras et al. 2020]. Runs of fewer images need less.
     augment.ramp_images = 500_000

@@ -6,7 +6,7 @@ Flags and the start of the processes, nothing else; the work is in `training.tra
 from absl import flags
 from ml_collections import config_flags
 
-from dcgan_jax import command_line, machine, training
+from dcgan_jax import command_line, dry_run, machine, training
 from dcgan_jax.machine import processes
 
 
@@ -14,7 +14,10 @@ def main() -> None:
     if _DETERMINISTIC.value:
         machine.repeat_exactly()
     processes.start_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    training.train(_CONFIG.value, _WORKDIR.value)
+    if _DRY_RUN.value:
+        dry_run.dry_run(_CONFIG.value, _WORKDIR.value)
+    else:
+        training.train(_CONFIG.value, _WORKDIR.value)
 
 
 if __name__ == "__main__":
@@ -27,6 +30,9 @@ if __name__ == "__main__":
         "deterministic",
         False,
         "GPUs: the same bits at every start, from slower programs.",
+    )
+    _DRY_RUN = flags.DEFINE_bool(
+        "dry_run", False, "Print the config, sizes, time and memory, write sheets of the images, and stop."
     )
     flags.mark_flag_as_required("config")
     command_line.run(main)

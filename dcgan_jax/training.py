@@ -51,15 +51,7 @@ def train(config: ConfigDict, workdir: str | Path) -> Run:
         after config.max_rollbacks returns to it.
       Interrupted: by SIGINT or SIGTERM, after saving.
     """
-    machine.set_up()
-    workdir = Path(workdir).expanduser()
-    check_config(config)
-    config = _with_precision(config, workdir)
-    mesh = make_mesh(config.batch_size)
-    _check_local_batch(config, mesh)
-    processes.check_same(_shared_settings(config), "configuration", "Give all of them the same command.")
-    gan = build_gan(config)
-    run_folder.check(workdir, config)
+    config, workdir, gan, mesh = prepare(config, workdir)
     with run_folder.lock(workdir) if processes.is_first() else contextlib.nullcontext():
         dataset, evaluate = open_data(config, gan)
         if processes.is_first():
@@ -69,6 +61,23 @@ def train(config: ConfigDict, workdir: str | Path) -> Run:
         with preemption.stop_requests() as stop_requested:
             state = _train_with_rollbacks(start, stop_requested)
     return Run(workdir, config, on_first_device(state), gan, Sampler(gan))
+
+
+def prepare(config: ConfigDict, workdir: str | Path) -> tuple[ConfigDict, Path, Gan, Mesh]:
+    """All checks that need no data: the config with its precision, the folder, the networks, the devices.
+
+    Raises UserError as `train` does.
+    """
+    machine.set_up()
+    workdir = Path(workdir).expanduser()
+    check_config(config)
+    config = _with_precision(config, workdir)
+    mesh = make_mesh(config.batch_size)
+    _check_local_batch(config, mesh)
+    processes.check_same(_shared_settings(config), "configuration", "Give all of them the same command.")
+    gan = build_gan(config)
+    run_folder.check(workdir, config)
+    return config, workdir, gan, mesh
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,10 @@ UPDATE = "run `python -m pytest tests/test_golden.py --update_golden` and look a
 # Fields that the numbers of a step depend on. `tiny.config` has the others: batches of 8, plain convolutions, float32.
 OF_THE_STEP = ("seed", "data.image_size", "data.channels", "model.", "loss", "update_order", "optimizer.")
 
-# Room for other versions of jax, relative, of the first and the second step. XLA's optimisations move numbers by up to
-# 1.3e-5, jax 0.12 beside 0.10 by up to 1.1e-3 in the second step: Adam's first update is the gradient's sign.
-TOLERANCES = (1e-3, 3e-3)
+# Room for other versions of jax and other processors, relative, of the first and the second step. XLA's optimisations
+# move numbers by up to 1.3e-5, jax 0.12 beside 0.10 by up to 1.1e-3 in the second step, and an AMD EPYC beside an Intel
+# Xeon by up to 1.4e-2 there, with ten layers: Adam's first update is the gradient's sign.
+TOLERANCES = (1e-3, 2e-2)
 
 
 @pytest.fixture

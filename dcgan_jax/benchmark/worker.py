@@ -7,8 +7,6 @@ import contextlib
 import dataclasses
 import itertools
 import os
-import resource
-import sys
 import tempfile
 import time
 from multiprocessing.connection import Connection
@@ -26,6 +24,7 @@ from dcgan_jax.benchmark.variants import Variant
 from dcgan_jax.config import from_json
 from dcgan_jax.datasets.batches import Batches
 from dcgan_jax.datasets.image_dataset import ImageDataset
+from dcgan_jax.machine import memory
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.mesh import make_mesh, replicate
 from dcgan_jax.train_state import build_gan, create_state
@@ -66,8 +65,7 @@ class JaxTrainer:
         return calls * self._batches.steps_per_call
 
     def memory_bytes(self) -> int | None:
-        stats = jax.local_devices()[0].memory_stats()
-        return None if stats is None else stats.get("peak_bytes_in_use")
+        return memory.peak_device_bytes()
 
 
 class StreamedInput:
@@ -136,7 +134,7 @@ def serve(connection: Connection, variant: Variant, config_json: str, platform: 
             start = time.perf_counter()
             done = trainer.run(steps)
             connection.send((time.perf_counter() - start) / done)
-        connection.send(trainer.memory_bytes() or _resident_bytes())
+        connection.send(trainer.memory_bytes() or memory.peak_resident_bytes())
 
 
 def _found_platform(system: str) -> str:
@@ -170,9 +168,3 @@ def _random_images(config: ConfigDict, count: int) -> ImageDataset:
     images = np.random.default_rng(0).integers(0, 256, (count, size, size, channels), np.uint8)
     labels = np.arange(count, dtype=np.int32) % classes if classes else None
     return ImageDataset(images, labels, {}, None, {}, Path())
-
-
-def _resident_bytes() -> int:
-    """Largest resident size of this process, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

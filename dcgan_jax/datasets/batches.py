@@ -10,7 +10,7 @@ import math
 import mmap
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -135,7 +135,7 @@ class Batches:
             rows = dataset.images.reshape(len(dataset.images), -1)
             self.pack = replicate(mesh, self._arrays | {"image": rows})
 
-    def from_step(self, first: int, last: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    def from_step(self, first: int, last: int | None = None) -> Generator[tuple[int, dict[str, Any]]]:
         """The calls that make the steps first + 1 ... last (without end if it is None).
 
         Yields the number of the last step of each call, and its sharded batches [steps, batch, ...]: 'index' int32, or

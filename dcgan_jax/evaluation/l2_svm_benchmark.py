@@ -10,7 +10,6 @@ features are read from a file into memory, which counts as memory and not as tim
 """
 
 import multiprocessing
-import resource
 import shutil
 import tempfile
 import time
@@ -21,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from dcgan_jax import command_line
-from dcgan_jax.machine import files
+from dcgan_jax.machine import files, memory
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.progress import tqdm
 from dcgan_jax.nets.activations import LEAK
@@ -76,7 +75,7 @@ def solve(solver: str, folder: Path, c: float) -> dict[str, float]:
         peer = LinearSVC(C=c, dual=False, tol=1e-4).fit(train, labels[:-_TEST])
         weights, intercept = peer.coef_.T, peer.intercept_
     seconds = time.monotonic() - begin
-    peak = _peak_memory()
+    peak = memory.peak_resident_bytes()
     targets = np.where(labels[:-_TEST, None] == np.arange(CLASSES), 1.0, -1.0)
     parts = np.array_split(x[:-_TEST], 50)
     margins = np.concatenate([part.astype(np.float64) @ weights for part in parts]) + intercept
@@ -89,14 +88,6 @@ def solve(solver: str, folder: Path, c: float) -> dict[str, float]:
         "objective": float(objective),
         "accuracy": float(accuracy),
     }
-
-
-def _peak_memory() -> int:
-    """Bytes. Linux: of this program alone; getrusage's figure begins with that of the process that started it."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def measure(
