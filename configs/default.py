@@ -49,12 +49,16 @@ def get_config() -> ConfigDict:
     data.dir = ""
     # Where packed images live; '' is the user's cache folder (~/.cache/dcgan_jax).
     data.cache_dir = ""
-    # Height and width of the training images in pixels, and 1 (grey) or 3 (RGB) channels.
+    # Height of the training images in pixels, their width (0: as much as the height), and 1 (grey) or 3 (RGB) channels.
     data.image_size = 64
+    data.image_width = 0
     data.channels = 3
-    # Side of the centred square that is cut out before resizing; 0 is the largest one that fits.
+    # What images of another aspect (width over height) become: 'crop' cuts out the largest centred rectangle of the
+    # right aspect; 'squeeze' resizes the whole image, whatever becomes of its aspect; 'pad' lays it centred on black.
+    data.fit = "crop"
+    # Of square images, the side of the centred square that is cut out before resizing; 0 is the largest one that fits.
     data.crop_size = 0
-    # Images smaller than image_size are enlarged; otherwise they cannot be used.
+    # Images that would have to be enlarged are; otherwise they cannot be used.
     data.allow_upsampling = False
     # More than 1 % of images that cannot be used are refused; with 'skip', small ones do not count and are left out.
     data.small_images = "refuse"

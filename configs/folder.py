@@ -2,19 +2,23 @@
 
     python -m dcgan_jax.main --config=configs/folder.py:/path/to/images --workdir=runs/mine
     python -m dcgan_jax.main --config=configs/folder.py:/path/to/images,128 --workdir=runs/mine
+    python -m dcgan_jax.main --config=configs/folder.py:/path/to/images,64x96 --workdir=runs/mine
 
 The argument is the folder (or a .zip archive) and, behind a comma, the height and width of the images, 64 if it is not
 given. Sizes from 16 to 256 that are 4 to 7 times a power of two fit: 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, ...
+HEIGHTxWIDTH is for images that are not square. The smaller side is one of these sizes then, and the larger one, 256 at
+most, a multiple of the same power of two: 64x96, 96x64, 32x48, 20x32, ...
 
-Every halving of the size is a stage, from maps of 4 to 7 pixels a side on; the first has 128 maps in the discriminator,
-each further one twice as many, 1,024 at most: at 64 pixels that is the paper's network. The width is a quarter, for a
-computer without an accelerator; --config.model.width=1 is the paper's. If the folder sorts its images into class
-folders, the networks are conditional; --config.model.num_classes=0 trains without classes.
+Every halving of the size is a stage, until the smaller side is 4 to 7 pixels; the first has 128 maps in the
+discriminator, each further one twice as many, 1,024 at most: at 64 pixels that is the paper's network. The width is a
+quarter, for a computer without an accelerator; --config.model.width=1 is the paper's. If the folder sorts its images
+into class folders, the networks are conditional; --config.model.num_classes=0 trains without classes.
 
 Update order, batch and averaged weights are those of the other small configs: the ports' order, 32 images, and an
 average of the generator's weights over about 200 steps.
 """
 
+import re
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -25,14 +29,15 @@ from dcgan_jax.machine.errors import UserError
 
 
 def get_config(argument: str = "images") -> ConfigDict:
-    """`argument`: FOLDER or FOLDER,SIZE."""
-    folder, comma, size = argument.rpartition(",")
-    if not comma or not size.strip().isdecimal():
-        folder, size = argument, "64"
+    """`argument`: FOLDER, FOLDER,SIZE or FOLDER,HEIGHTxWIDTH."""
+    folder, height, width = argument, 64, 64
+    if given := re.fullmatch(r"(.*),\s*(\d+)(?:x(\d+))?\s*", argument, re.DOTALL):
+        folder, height, width = given[1], int(given[2]), int(given[3] or given[2])
     config = default.get_config()
     config.data.source = f"folder:{folder}"
-    config.data.image_size = int(size)
-    stages = _stages(int(size))
+    config.data.image_size = height
+    config.data.image_width = 0 if width == height else width
+    stages = _stages(height, width)
     config.model.discriminator.stages = stages
     config.model.generator.stages = stages[::-1]
     config.model.width = 0.25
@@ -44,12 +49,13 @@ def get_config(argument: str = "images") -> ConfigDict:
     return config
 
 
-def _stages(size: int) -> tuple[tuple[int, int], ...]:
-    """A halving each, until 4 to 7 pixels are left. Raises UserError if none are left, or there is a rest."""
-    count = max(0, size.bit_length() - 3)
-    if not 16 <= size <= 256 or size % 2**count:
+def _stages(height: int, width: int) -> tuple[tuple[int, int], ...]:
+    """A halving each, until 4 to 7 pixels of the smaller side are left. Raises UserError for sizes that do not fit."""
+    count = max(0, min(height, width).bit_length() - 3)
+    if not 16 <= min(height, width) <= max(height, width) <= 256 or height % 2**count or width % 2**count:
+        size, both = (f"{height}", "") if height == width else (f"{height}x{width}", ", and both multiples of it")
         raise UserError(
-            f"size {size} does not fit: give 16 to 256, 4 to 7 times a power of two (16, 20, 24, 28, 32, ...)."
+            f"size {size} does not fit: give 16 to 256, 4 to 7 times a power of two (16, 20, 24, 28, 32, ...){both}."
         )
     return tuple((min(1024, 128 * 2**i), 2) for i in range(count))
 

@@ -112,7 +112,9 @@ FIELDS: dict[str, Field] = {
     "data.dir": Field(str, free=True),
     "data.cache_dir": Field(str, free=True),
     "data.image_size": Field(int, 1, _MOST_PIXELS),
+    "data.image_width": Field(int, 0, _MOST_PIXELS, before=0),
     "data.channels": Field(int, choices=(1, 3)),
+    "data.fit": Field(str, choices=("crop", "squeeze", "pad"), before="crop"),
     "data.crop_size": Field(int, 0),
     "data.allow_upsampling": Field(bool),
     "data.small_images": Field(str, choices=("refuse", "skip"), free=True, before="refuse"),
@@ -277,7 +279,8 @@ def check_config(config: ConfigDict) -> None:
         hidden, stages = config.model[player].hidden, config.model[player].stages
         _check_features(f"config.model.{player}.hidden", hidden, config.model.width)
         _check_features(f"config.model.{player}.stages", (maps for maps, _ in stages), config.model.width)
-        _check_image_size(f"config.model.{player}.stages", stages, config.data.image_size)
+        for side in ("image_size", *(["image_width"] if config.data.image_width else [])):
+            _check_side(f"config.model.{player}.stages", stages, side, config.data[side])
     if config.batch_size == 1 and config.model.norm != "none":
         raise UserError(
             "config.batch_size is 1, but batch normalisation makes all batches of one image the same: give 2 or more, "
@@ -353,14 +356,15 @@ def _check_features(name: str, features: Iterable[int], scale: float) -> None:
         )
 
 
-def _check_image_size(name: str, stages: Stages, image_size: int) -> None:
+def _check_side(name: str, stages: Stages, side: str, pixels: int) -> None:
+    """`side`: image_size or image_width."""
     factor = math.prod(stride for _, stride in stages)
-    if image_size % factor:
-        below = image_size // factor * factor
+    if pixels % factor:
+        below = pixels // factor * factor
         nearest = " or ".join(str(size) for size in (below, below + factor) if size)
         raise UserError(
-            f"image_size {image_size} does not fit {name} {tuple(stages)}, which change its size {factor}-fold. Sizes "
-            f"that fit are the multiples of {factor}: set --config.data.image_size to {nearest}, or change the stages."
+            f"{side} {pixels} does not fit {name} {tuple(stages)}, which change its size {factor}-fold. Sizes "
+            f"that fit are the multiples of {factor}: set --config.data.{side} to {nearest}, or change the stages."
         )
 
 

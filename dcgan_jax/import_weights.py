@@ -26,6 +26,7 @@ reads its features off these four. A network that no file holds keeps its initia
 does, and whatever needs the whole discriminator refuses such a run until it is trained.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -49,6 +50,7 @@ from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.mesh import make_mesh, replicate
 from dcgan_jax.nets import models
 from dcgan_jax.nets.models import Tree
+from dcgan_jax.nets.shapes import image_shape
 from dcgan_jax.runs import checkpoint, run_folder, weights_file
 from dcgan_jax.runs.sampler import make_estimate_statistics
 from dcgan_jax.train_state import Gan, GANState, Player, build_gan, create_state
@@ -122,9 +124,9 @@ def _import_authors(config: ConfigDict, folder: Path, layers: int) -> Imported:
 def _authors_generator(config: ConfigDict, gan: Gan, folder: Path, like: Tree) -> tuple[dict[str, Any], list[Mapped]]:
     """Its parameters; `like`: their shapes."""
     arrays, stages = _Parameters(folder, "gen_params"), gan.generator.stages
-    side, features = models.first_side(config.data.image_size, stages), stages[0][0]
-    params: dict[str, Any] = {"projection": {"kernel": _columns_last(arrays.take(), features, side)}}
-    gain, shift = (_columns_last(arrays.take()[None], features, side)[0] for _ in range(2))
+    sides, features = models.first_sides(image_shape(config.data), stages), stages[0][0]
+    params: dict[str, Any] = {"projection": {"kernel": _columns_last(arrays.take(), features, sides)}}
+    gain, shift = (_columns_last(arrays.take()[None], features, sides)[0] for _ in range(2))
     params["projection_norm"] = {"gain": gain, "shift": shift}
     for i in range(1, len(stages) + 1):
         params[f"deconv{i}"] = _kernel(arrays.take())
@@ -145,8 +147,8 @@ def _authors_discriminator(
         if i > 1:
             params[f"conv{i}_norm"] = {"gain": arrays.take(), "shift": arrays.take()}
     if not layers:
-        side, features = models.first_side(config.data.image_size, stages), stages[-1][0]
-        params["logit"] = {"kernel": _columns_last(arrays.take().T, features, side).T}
+        sides, features = models.first_sides(image_shape(config.data), stages), stages[-1][0]
+        params["logit"] = {"kernel": _columns_last(arrays.take().T, features, sides).T}
         arrays.check_all_used()
     return params, arrays.check(params, like)
 
@@ -210,11 +212,12 @@ def _kernel(weights: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(weights.transpose(2, 3, 1, 0)[::-1, ::-1])
 
 
-def _columns_last(matrix: np.ndarray, features: int, side: int) -> np.ndarray:
-    """[rows, features * side * side], columns ordered (feature, y, x) -> ordered (y, x, feature)."""
-    if matrix.ndim != 2 or matrix.shape[1] != features * side * side:
-        raise UserError(f"{features * side * side} units of {features} maps do not fit an array {matrix.shape}.")
-    return matrix.reshape(-1, features, side, side).transpose(0, 2, 3, 1).reshape(len(matrix), -1)
+def _columns_last(matrix: np.ndarray, features: int, sides: tuple[int, int]) -> np.ndarray:
+    """[rows, features * height * width], columns ordered (feature, y, x) -> ordered (y, x, feature)."""
+    units = features * math.prod(sides)
+    if matrix.ndim != 2 or matrix.shape[1] != units:
+        raise UserError(f"{units} units of {features} maps do not fit an array {matrix.shape}.")
+    return matrix.reshape(-1, features, *sides).transpose(0, 2, 3, 1).reshape(len(matrix), -1)
 
 
 # --- PyTorch's files -----------------------------------------------------------------------------------------------
@@ -250,9 +253,9 @@ def _import_torch(config: ConfigDict, paths: Sequence[Path]) -> Imported:
     mapped: list[Mapped] = []
     for player, (file, tensors) in players.items():
         network = getattr(gan, player)
-        side = models.first_side(config.data.image_size, network.stages)
+        sides = models.first_sides(image_shape(config.data), network.stages)
         like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), getattr(shapes, player).variables)
-        found[player], more = torch_layout.from_state_dict(network, tensors, like, side, str(file))
+        found[player], more = torch_layout.from_state_dict(network, tensors, like, sides, str(file))
         mapped += more
     state = jax.jit(partial(create_state, gan))()
     return _imported(_with(state, found.get("generator"), found.get("discriminator")), mapped, found)
@@ -317,7 +320,8 @@ def _import_own(config: ConfigDict, file: Path) -> Imported:
     weights = weights_file.read(file)
     theirs, ours = flatten(weights.config), flatten(config)
     for name in ours:
-        if (name.startswith("model.") or name in ("data.image_size", "data.channels")) and ours[name] != theirs[name]:
+        of_network = name.startswith("model.") or name in ("data.image_size", "data.image_width", "data.channels")
+        if of_network and ours[name] != theirs[name]:
             raise UserError(
                 f"config.{name} is {ours[name]!r}, but {theirs[name]!r} in {file}: give --config.{name}={theirs[name]}."
             )

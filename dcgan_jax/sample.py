@@ -8,8 +8,11 @@ the first of them: tools that read folders of images then find samples only. Ima
 seed gives the same files whatever N is. The second writes those with these numbers, as seed0004.png: --seeds=4 is image
 4 of --num=5. --z draws noise from a file, --save_z writes what was drawn from to faces_samples_z.npy.
 
+Where the training images were squeezed (config.data.fit), the PNG files and the sheet are stretched back to the median
+aspect of the originals, which the run's data.json holds: one side grows. samples.npz has the images as they are drawn.
+
 --norm chooses the statistics of batch normalisation, see runs/sampler.py. The Python API does the same:
-`dcgan_jax.load("runs/faces").sample(1000, seed=1)`, and `.sample([0, 4, 10])`.
+`dcgan_jax.load("runs/faces").sample(1000, seed=1)`, and `.sample([0, 4, 10])`; it stretches nothing.
 """
 
 import io
@@ -94,6 +97,11 @@ def _shown(images: Iterable[np.ndarray], first: list[np.ndarray], most: int, bar
         bar.update()
 
 
+def _as_originals(images: Iterable[np.ndarray], aspect: float | None) -> Iterable[np.ndarray]:
+    """The images as wide as the originals were; None leaves them as they are."""
+    return images if aspect is None else (image_grid.stretched(image, aspect) for image in images)
+
+
 class _Drawn(NamedTuple):
     """What the flags ask for.
 
@@ -143,8 +151,10 @@ def main() -> None:
         if _FORMAT.value == "npz":
             write_npz(out, images)
         else:
-            write_pngs(out, names(numbers, bool(_SEEDS.value)), images)
-    shown = image_grid.number(np.stack(first), numbers) if _SEEDS.value else np.stack(first)
+            write_pngs(out, names(numbers, bool(_SEEDS.value)), _as_originals(images, run.aspect))
+    shown = np.stack(list(_as_originals(first, run.aspect)))
+    if _SEEDS.value:
+        shown = image_grid.number(shown, numbers)
     image_grid.save_png(sheet_path(out), image_grid.make_grid(shown, columns))
     if _SAVE_Z.value:
         buffer = io.BytesIO()

@@ -180,7 +180,7 @@ def create_state(gan: Gan) -> GANState:
     generator, discriminator = gan.generator.copy(conv_method="lax"), gan.discriminator.copy(conv_method="lax")
     labels = jnp.zeros((1,), jnp.int32) if generator.num_classes else None
     z = jnp.zeros((1, generator.z_dim))
-    images = jnp.zeros((1, generator.image_size, generator.image_size, generator.channels))
+    images = jnp.zeros((1, *generator.image_shape))
     # train=False: initialisation then needs neither dropout keys nor a mapped axis.
     g_variables = generator.init(rng.stream(gan.seed, "init_generator"), z, labels, train=False)
     d_variables = discriminator.init(rng.stream(gan.seed, "init_discriminator"), images, labels, train=False)

@@ -290,14 +290,12 @@ def make_mapped_step(gan: Gan, mesh: Mesh, mapper: str, rollbacks: int = 0) -> C
 
     See `over_batches` and `mesh.map_step` for the arguments, `train_step` for `rollbacks`.
     """
-    generator = gan.generator
-    image_shape = (generator.image_size, generator.image_size, generator.channels)
 
     def step(state: GANState, batch: Batch) -> tuple[GANState, Metrics]:
         with gan.multiplying():
             return train_step(gan, state, batch, rollbacks)
 
-    return map_step(over_batches(step, image_shape), mesh, mapper)
+    return map_step(over_batches(step, gan.generator.image_shape), mesh, mapper)
 
 
 def over_batches(

@@ -20,7 +20,8 @@ from dcgan_jax.machine import allocator, preemption, processes, processor
 from dcgan_jax.machine.errors import Interrupted, UserError
 from dcgan_jax.machine.mesh import make_mesh, on_first_device, replicated
 from dcgan_jax.metrics import measures
-from dcgan_jax.nets.models import first_side
+from dcgan_jax.nets.models import first_sides
+from dcgan_jax.nets.shapes import image_shape
 from dcgan_jax.runs import checkpoint, rollbacks, run_folder
 from dcgan_jax.runs.divergence import Diverged
 from dcgan_jax.runs.recorder import Evaluate, Recorder
@@ -271,8 +272,8 @@ def _class_lines(dataset: ImageDataset) -> list[str]:
 
 def _describe_networks(config: ConfigDict) -> str:
     """Stages and classes in words."""
-    stages, size = config.model.generator.stages, config.data.image_size
-    side = first_side(size, stages)
-    maps = f"{len(stages)} stages, {side} x {side} to {size} x {size}" if stages else "dense layers"
+    stages, (height, width, _) = config.model.generator.stages, image_shape(config.data)
+    rows, columns = first_sides((height, width), stages)
+    maps = f"{len(stages)} stages, {rows} x {columns} to {height} x {width}" if stages else "dense layers"
     count = config.model.num_classes
     return f"{maps}, " + (f"conditional on {count} classes" if count else "no classes")

@@ -36,7 +36,9 @@ class LinearRun:
     step: int = 1
     config: Any = field(default_factory=tiny.config)
     generator: Any = field(
-        default_factory=lambda: SimpleNamespace(z_dim=Z_DIM, z_distribution="uniform", num_classes=0, image_size=8)
+        default_factory=lambda: SimpleNamespace(
+            z_dim=Z_DIM, z_distribution="uniform", num_classes=0, image_shape=(8, 8, 3)
+        )
     )
 
     def one_label(self, label: Any) -> None:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from dcgan_jax.nets import models
 from dcgan_jax.nets.models import Discriminator, Generator
+from dcgan_jax.nets.shapes import image_shape
 from dcgan_jax.runs import weights_file
 from dcgan_jax.runs.weights_file import Weights
 from tests import tiny
@@ -29,7 +30,7 @@ def generator_of(config: ConfigDict, batch: int = 4) -> tuple[Generator, Variabl
 def discriminator_of(config: ConfigDict, batch: int = 4) -> tuple[Discriminator, Variables, jax.Array]:
     """A discriminator, its variables, and images in its range."""
     discriminator = models.build_discriminator(config)
-    shape = (batch, config.data.image_size, config.data.image_size, config.data.channels)
+    shape = (batch, *image_shape(config.data))
     images = jax.random.uniform(jax.random.key(0), shape, minval=-1.0)
     return discriminator, initial_variables(discriminator, shape), images
 
@@ -50,7 +51,7 @@ def initial_variables(network: Generator | Discriminator, shape: tuple[int, ...]
 def abstract_variables(config: ConfigDict) -> tuple[Variables, Variables]:
     """Shapes of both networks' variables, without computing anything."""
     generator, discriminator = models.build_generator(config), models.build_discriminator(config)
-    images = (1, config.data.image_size, config.data.image_size, config.data.channels)
+    images = (1, *image_shape(config.data))
     return (
         jax.eval_shape(lambda: initialise(generator, (1, config.model.z_dim))),
         jax.eval_shape(lambda: initialise(discriminator, images)),

@@ -41,7 +41,7 @@ def test_server(tmp_path: Path) -> None:
         (tmp_path / "samples.png").write_bytes(ask(address + "samples.png"))
         with Image.open(tmp_path / "samples.png") as sheet:
             np.testing.assert_array_equal(np.asarray(sheet).reshape(images.shape), images)
-        assert json.loads(ask(address + "boxes")) == {"count": 3, "side": 8, "boxes": []}
+        assert json.loads(ask(address + "boxes")) == {"count": 3, "height": 8, "width": 8, "boxes": []}
         ask(address + "boxes", "PUT", [BOX])
         assert boxes.read(file, SAMPLES) == [BOX]
         assert json.loads(ask(address + "boxes"))["boxes"] == [BOX]

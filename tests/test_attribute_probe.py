@@ -16,7 +16,7 @@ from tests import tiny
 def test_box_masks_by_hand() -> None:
     """Centres of four pixels lie at 1/8, 3/8, 5/8 and 7/8."""
     boxes = np.array([[[0.25, 0.0, 0.7, 0.5], [0.0, 0.0, 0.0, 0.0]], [[0.8, 0.8, 1.0, 1.0], [0.0, 0.0, 0.2, 0.2]]])
-    masks = attribute_probe.box_masks(boxes, 4)
+    masks = attribute_probe.box_masks(boxes, 4, 4)
     np.testing.assert_array_equal(masks[0], [[0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
     np.testing.assert_array_equal(masks[1], [[1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]])
 
@@ -31,7 +31,7 @@ def easy_dataset(path: Path, count: int = 300, side: int = 16) -> ImageDataset:
     images = np.full((count, side, side, 3), 80.0) + 60 * labels[:, None, None, None]
     images[..., 0] += 60 * num[:, None, None]
     images += 15 * (tilt - 4)[:, None, None, None] * np.linspace(-3, 3, side)[:, None, None]
-    images[attribute_probe.box_masks(windows, side)] += 60
+    images[attribute_probe.box_masks(windows, side, side)] += 60
     images = np.clip(images + rng.normal(0, 2, images.shape), 0, 255).astype(np.uint8)
     attributes = {"num": num, "tilt": tilt, "windows": windows, "constant": np.zeros(count, np.int32)}
     path.mkdir()
@@ -56,7 +56,7 @@ def test_it_reads_what_is_there(easy: ImageDataset) -> None:
     assert (found["label"].argmax(1) == easy.labels[:130]).mean() > 0.95
     assert (found["num"].argmax(1) == easy.attributes["num"][:130]).mean() > 0.95
     assert np.abs(found["tilt"] - easy.attributes["tilt"][:130]).mean() < 0.25  # an even spread would give 0.5
-    masks = attribute_probe.box_masks(easy.attributes["windows"][:130], 16)
+    masks = attribute_probe.box_masks(easy.attributes["windows"][:130], 16, 16)
     assert ((found["windows"] > 0.5) == masks).mean() > 0.9
     np.testing.assert_allclose(found["label"].sum(1), 1, rtol=1e-5)
 

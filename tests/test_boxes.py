@@ -16,7 +16,7 @@ BOX = {"sample": 1.0, "x0": 1.0, "y0": 0.0, "x1": 3.0, "y1": 2.0}
 def test_round_trip_and_mask(tmp_path: Path) -> None:
     boxes.write(tmp_path / "boxes.json", SAMPLES, [BOX])
     assert boxes.read(tmp_path / "boxes.json", SAMPLES) == [BOX]
-    masks = boxes.masks([BOX], count=2, side=4)
+    masks = boxes.masks([BOX], count=2, height=4, width=4)
     assert not masks[0].any()
     np.testing.assert_array_equal(masks[1], [[0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
 
@@ -25,14 +25,14 @@ def test_round_trip_and_mask(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"sample": 2}, "a box is on sample 2, but the samples are numbered 0 to 1"),
-        ({"x1": 4.5}, "x 1 to 4.5 and y 0 to 2, does not lie in the image, whose side is 4"),
+        ({"x1": 4.5}, "x 1 to 4.5 and y 0 to 2, does not lie in the image of 4 x 4 pixels"),
         ({"y0": -1}, "does not lie in the image"),
         ({"x0": 3}, "does not lie in the image"),
     ],
 )
 def test_boxes_outside(changes: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        boxes.masks([{**BOX, **changes}], count=2, side=4)
+        boxes.masks([{**BOX, **changes}], count=2, height=4, width=4)
 
 
 def test_files_that_are_not_boxes(tmp_path: Path) -> None:

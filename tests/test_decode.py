@@ -1,4 +1,4 @@
-"""decode.to_square: every kind of image file, against pixel values worked out by hand."""
+"""decode.to_pixels: every kind of image file, against pixel values worked out by hand."""
 
 import io
 import struct
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcgan_jax.datasets.decode import BadImage, Target, to_square
+from dcgan_jax.datasets.decode import BadImage, Target, to_pixels
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 
@@ -54,26 +54,26 @@ def numbered(width: int, height: int) -> np.ndarray:
     [(13, 8, 0, 0, 2), (8, 13, 0, 2, 0), (12, 8, 0, 0, 2), (13, 12, 8, 2, 2), (8, 8, 8, 0, 0), (9, 11, 8, 1, 0)],
 )
 def test_centre_crop(width: int, height: int, crop_size: int, top: int, left: int) -> None:
-    pixels = to_square(numbered(width, height), Target(8, crop_size=crop_size))
+    pixels = to_pixels(numbered(width, height), Target(8, crop_size=crop_size))
     np.testing.assert_array_equal(pixels, numbered(width, height)[top : top + 8, left : left + 8])
 
 
 def test_resize_sees_nothing_outside_the_crop() -> None:
     image = np.full((40, 40, 3), 255, np.uint8)
     image[12:28, 12:28] = 0
-    np.testing.assert_array_equal(to_square(image, Target(8, crop_size=16)), 0)
+    np.testing.assert_array_equal(to_pixels(image, Target(8, crop_size=16)), 0)
 
 
 def test_reduction_is_antialiased() -> None:
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255
     # Any filter that drops pixels gives 0 or 255. Away from the borders the stripes cancel to their mean.
-    np.testing.assert_allclose(to_square(stripes, Target(16))[:, 2:-2].astype(int), 127.5, atol=2)
+    np.testing.assert_allclose(to_pixels(stripes, Target(16))[:, 2:-2].astype(int), 127.5, atol=2)
 
 
 def test_overshoot_is_clipped_and_does_not_wrap() -> None:
     step = left_right(BLACK, WHITE, side=50)
-    pixels = to_square(np.asarray(step), Target(10)).astype(int)
+    pixels = to_pixels(np.asarray(step), Target(10)).astype(int)
     # Lanczos rings on both sides of a step. Wrapped, the ringing would be bright in the dark half and vice versa.
     assert pixels[:, :5].max() < 30
     assert pixels[:, 5:].min() > 225
@@ -81,8 +81,8 @@ def test_overshoot_is_clipped_and_does_not_wrap() -> None:
 
 def test_same_size_keeps_every_pixel() -> None:
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
-    np.testing.assert_array_equal(to_square(image, Target(16)), image)
-    np.testing.assert_array_equal(to_square(encoded(Image.fromarray(image)), Target(16)), image)
+    np.testing.assert_array_equal(to_pixels(image, Target(16)), image)
+    np.testing.assert_array_equal(to_pixels(encoded(Image.fromarray(image)), Target(16)), image)
 
 
 def test_large_jpeg_is_the_same_picture_as_a_full_decode() -> None:
@@ -90,19 +90,19 @@ def test_large_jpeg_is_the_same_picture_as_a_full_decode() -> None:
     smooth = np.stack([255 * y / 599, 255 * x / 799, 127 + 60 * np.sin(x / 50)], axis=-1).round().astype(np.uint8)
     jpeg = encoded(Image.fromarray(smooth), "JPEG", quality=95)
     full = np.asarray(Image.open(io.BytesIO(jpeg)).crop((100, 0, 700, 600)).resize((32, 32), Image.Resampling.BOX))
-    np.testing.assert_allclose(to_square(jpeg, Target(32)).astype(int), full.astype(int), atol=4)
+    np.testing.assert_allclose(to_pixels(jpeg, Target(32)).astype(int), full.astype(int), atol=4)
 
 
 def test_upsampling_only_on_request() -> None:
     small = np.full((4, 6, 3), 77, np.uint8)
     with pytest.raises(BadImage, match="is 6 x 4, smaller than 8"):
-        to_square(small, Target(8))
-    np.testing.assert_array_equal(to_square(small, Target(8, allow_upsampling=True)), np.full((8, 8, 3), 77))
+        to_pixels(small, Target(8))
+    np.testing.assert_array_equal(to_pixels(small, Target(8, allow_upsampling=True)), np.full((8, 8, 3), 77))
 
 
 def test_crop_must_fit_even_with_upsampling() -> None:
     with pytest.raises(BadImage, match="is 20 x 9, too small to cut out 10"):
-        to_square(np.zeros((9, 20, 3), np.uint8), Target(8, crop_size=10, allow_upsampling=True))
+        to_pixels(np.zeros((9, 20, 3), np.uint8), Target(8, crop_size=10, allow_upsampling=True))
 
 
 # --- Modes -----------------------------------------------------------------------------------------------------------
@@ -111,12 +111,12 @@ def test_crop_must_fit_even_with_upsampling() -> None:
 def test_path_and_bytes_agree(tmp_path: Path) -> None:
     content = encoded(left_right(RED, BLUE))
     (tmp_path / "image").write_bytes(content)
-    assert_left_right(to_square(content, Target(8)), RED, BLUE)
-    assert_left_right(to_square(tmp_path / "image", Target(8)), RED, BLUE)
+    assert_left_right(to_pixels(content, Target(8)), RED, BLUE)
+    assert_left_right(to_pixels(tmp_path / "image", Target(8)), RED, BLUE)
 
 
 def test_colour_to_grey_is_luma() -> None:
-    pixels = to_square(encoded(left_right(RED, BLUE)), Target(8, channels=1))
+    pixels = to_pixels(encoded(left_right(RED, BLUE)), Target(8, channels=1))
     assert pixels.shape == (8, 8, 1)
     assert pixels[0, 0, 0] == round(0.299 * 255)
     assert pixels[0, 7, 0] == round(0.114 * 255)
@@ -125,71 +125,71 @@ def test_colour_to_grey_is_luma() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_grey_is_kept_exactly_and_replicated(channels: int) -> None:
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    pixels = to_square(encoded(Image.fromarray(ramp)), Target(16, channels=channels))
+    pixels = to_pixels(encoded(Image.fromarray(ramp)), Target(16, channels=channels))
     np.testing.assert_array_equal(pixels, np.repeat(ramp[..., None], channels, axis=-1))
 
 
 def test_one_bit() -> None:
     image = Image.new("1", (8, 8), 0)
     image.paste(1, (4, 0, 8, 8))
-    assert_left_right(to_square(encoded(image), Target(8)), BLACK, WHITE)
+    assert_left_right(to_pixels(encoded(image), Target(8)), BLACK, WHITE)
 
 
 def test_palette() -> None:
-    assert_left_right(to_square(encoded(left_right(RED, BLUE).quantize(2)), Target(8)), RED, BLUE)
+    assert_left_right(to_pixels(encoded(left_right(RED, BLUE).quantize(2)), Target(8)), RED, BLUE)
 
 
 def test_palette_with_transparency_is_laid_on_white() -> None:
     image = Image.new("P", (8, 8), 0)
     image.putpalette([*RED, *BLUE])
     image.paste(1, (4, 0, 8, 8))
-    assert_left_right(to_square(encoded(image, transparency=1), Target(8)), RED, WHITE)
-    assert_left_right(to_square(encoded(image, "GIF", transparency=0), Target(8)), WHITE, BLUE)
+    assert_left_right(to_pixels(encoded(image, transparency=1), Target(8)), RED, WHITE)
+    assert_left_right(to_pixels(encoded(image, "GIF", transparency=0), Target(8)), WHITE, BLUE)
 
 
 def test_alpha_is_laid_on_white() -> None:
     # Half-transparent black on white is 255 * (1 - 128 / 255) = 127; what lies under alpha 0 does not matter.
     image = left_right((0, 0, 0, 128), (0, 255, 0, 0), "RGBA")
-    assert_left_right(to_square(encoded(image), Target(8)), (127, 127, 127), WHITE)
+    assert_left_right(to_pixels(encoded(image), Target(8)), (127, 127, 127), WHITE)
     grey = left_right((0, 128), (50, 255), "LA")
-    assert_left_right(to_square(encoded(grey), Target(8)), (127, 127, 127), (50, 50, 50))
+    assert_left_right(to_pixels(encoded(grey), Target(8)), (127, 127, 127), (50, 50, 50))
 
 
 def test_transparent_colour_of_a_true_colour_png() -> None:
     image = encoded(left_right(RED, BLUE), transparency=BLUE)
-    assert_left_right(to_square(image, Target(8)), RED, WHITE)
+    assert_left_right(to_pixels(image, Target(8)), RED, WHITE)
 
 
 def test_cmyk() -> None:
     # Red is full magenta and yellow ink; blue is full cyan and magenta.
     image = left_right((0, 255, 255, 0), (255, 255, 0, 0), "CMYK")
-    assert_left_right(to_square(encoded(image, "TIFF"), Target(8)), RED, BLUE)
+    assert_left_right(to_pixels(encoded(image, "TIFF"), Target(8)), RED, BLUE)
     jpeg = encoded(left_right((0, 255, 255, 0), (255, 255, 0, 0), "CMYK", 64), "JPEG", quality=95)
-    assert_left_right(to_square(jpeg, Target(8)), RED, BLUE, atol=20)
-    assert to_square(encoded(image, "TIFF"), Target(8, channels=1))[0, 0, 0] == 76
+    assert_left_right(to_pixels(jpeg, Target(8)), RED, BLUE, atol=20)
+    assert to_pixels(encoded(image, "TIFF"), Target(8, channels=1))[0, 0, 0] == 76
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "PPM"])
 def test_sixteen_bit_grey_is_scaled(format: str) -> None:
     values = np.array([0, 128, 129, 257, 514, 32768, 65406, 65407, 65535], np.uint16)
     image = np.broadcast_to(values, (9, 9)).copy()
-    pixels = to_square(encoded(Image.fromarray(image), format), Target(9, channels=1))
+    pixels = to_pixels(encoded(Image.fromarray(image), format), Target(9, channels=1))
     # v / 257, rounded: 128 is 0.498, 129 is 0.502; 65406 is 254.498, 65407 is 254.502.
     np.testing.assert_array_equal(pixels[4, :, 0], [0, 0, 1, 1, 2, 128, 254, 255, 255])
 
 
 def test_thirty_two_bit_grey_within_sixteen_bits_is_scaled_and_beyond_is_bad() -> None:
     values = np.full((8, 8), 257 * 200, np.int32)
-    np.testing.assert_array_equal(to_square(encoded(Image.fromarray(values), "TIFF"), Target(8)), 200)
+    np.testing.assert_array_equal(to_pixels(encoded(Image.fromarray(values), "TIFF"), Target(8)), 200)
     values[3, 3] = 70_000
     with pytest.raises(BadImage, match=r"outside 0\.\.65535"):
-        to_square(encoded(Image.fromarray(values), "TIFF"), Target(8))
+        to_pixels(encoded(Image.fromarray(values), "TIFF"), Target(8))
 
 
 def test_floating_point_is_bad() -> None:
     image = Image.fromarray(np.full((8, 8), 0.5, np.float32))
     with pytest.raises(BadImage, match="floating-point"):
-        to_square(encoded(image, "TIFF"), Target(8))
+        to_pixels(encoded(image, "TIFF"), Target(8))
 
 
 @pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP", "TIFF"])
@@ -197,7 +197,7 @@ def test_first_frame_of_an_animation(format: str) -> None:
     options = {"lossless": True} if format == "WEBP" else {}
     frames = [left_right(RED, BLUE), left_right(BLACK, WHITE), left_right(GREEN, RED)]
     animation = encoded(frames[0], format, save_all=True, append_images=frames[1:], **options)
-    assert_left_right(to_square(animation, Target(8)), RED, BLUE)
+    assert_left_right(to_pixels(animation, Target(8)), RED, BLUE)
 
 
 def exif(orientation: int) -> bytes:
@@ -219,14 +219,14 @@ def exif(orientation: int) -> bytes:
 def test_exif_orientation(orientation: int, corners: tuple[tuple[int, int, int], ...]) -> None:
     image = left_right(RED, GREEN)
     image.paste(left_right(BLUE, WHITE).crop((0, 4, 8, 8)), (0, 4))
-    pixels = to_square(encoded(image, exif=exif(orientation)), Target(8))
+    pixels = to_pixels(encoded(image, exif=exif(orientation)), Target(8))
     assert tuple(tuple(int(v) for v in pixels[y, x]) for y in (1, 6) for x in (1, 6)) == corners
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_damaged_exif_does_not_cost_the_image() -> None:
     image = encoded(left_right(RED, BLUE, side=64), "JPEG", quality=95, exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
-    assert to_square(image, Target(8)).shape == (8, 8, 3)
+    assert to_pixels(image, Target(8)).shape == (8, 8, 3)
 
 
 # --- Bad images ------------------------------------------------------------------------------------------------------
@@ -240,9 +240,9 @@ def photo(format: str) -> bytes:
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])
 def test_truncated_is_bad(format: str) -> None:
     content = photo(format)
-    assert to_square(content, Target(8)).shape == (8, 8, 3)
+    assert to_pixels(content, Target(8)).shape == (8, 8, 3)
     with pytest.raises(BadImage):
-        to_square(content[: len(content) // 2], Target(8))
+        to_pixels(content[: len(content) // 2], Target(8))
 
 
 @pytest.mark.parametrize(
@@ -258,9 +258,9 @@ def test_truncated_is_bad(format: str) -> None:
 )
 def test_unusable_is_bad(content: bytes, reason: str) -> None:
     with pytest.raises(BadImage, match=reason):
-        to_square(content, Target(8))
+        to_pixels(content, Target(8))
 
 
 def test_missing_file_is_bad(tmp_path: Path) -> None:
     with pytest.raises(BadImage, match="No such file"):
-        to_square(tmp_path / "gone.png", Target(8))
+        to_pixels(tmp_path / "gone.png", Target(8))

@@ -87,10 +87,10 @@ def run_engine(
     labels: np.ndarray | None = None,
     gates: Mapping[str, np.ndarray] = {},
     taps: Sequence[str] = (),
-    side: int | None = None,
+    sides: tuple[int, int] | None = None,
 ) -> list[Answer]:
     """The answers of all backends."""
-    spec, weights = network.pack(found, side)
+    spec, weights = network.pack(found, sides)
     answers = run_node(
         RUN,
         backends=BACKENDS,
@@ -203,15 +203,15 @@ def test_generators_of_every_kind(variant: str) -> None:
 def test_discriminators_of_every_kind(variant: str) -> None:
     changes = VARIANTS[variant]
     images = draw(5, 8, 8, changes.get("data.channels", 3))
-    side = 8 if changes.get("model.discriminator.head") == "pool" else None
-    check(a_discriminator(changes), images, changes.get("model.num_classes", 0), side)
+    sides = (8, 8) if changes.get("model.discriminator.head") == "pool" else None
+    check(a_discriminator(changes), images, changes.get("model.num_classes", 0), sides)
 
 
-def check(found: list[Layer], x: np.ndarray, classes: int, side: int | None = None) -> None:
+def check(found: list[Layer], x: np.ndarray, classes: int, sides: tuple[int, int] | None = None) -> None:
     """Both backends agree with nets/layers.py on the result and on every layer."""
     labels = np.arange(len(x), dtype=np.int32) * 2 % classes if classes else None
     expected, taps = layers.apply(found, x, labels)
-    for answer in run_engine(found, x, labels, taps=list(taps), side=side):
+    for answer in run_engine(found, x, labels, taps=list(taps), sides=sides):
         np.testing.assert_allclose(answer.output, expected.ravel(), atol=2e-5)
         assert list(answer.taps) == list(taps)
         for name, tap in taps.items():
@@ -405,6 +405,6 @@ def test_side_of_the_images_is_found_or_asked_for() -> None:
     pooling = {"model.resampling": "pooling", "data.channels": 1}
     assert network.pack(a_discriminator(pooling))[0]["input"] == [8, 8, 1]
     averaging = a_discriminator({"model.discriminator.head": "pool"})
-    assert network.pack(averaging, side=8)[0]["input"] == [8, 8, 3]
+    assert network.pack(averaging, sides=(8, 8))[0]["input"] == [8, 8, 3]
     with pytest.raises(ValueError, match="side of the images must be given"):
         network.pack(averaging)

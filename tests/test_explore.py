@@ -81,7 +81,7 @@ def test_a_hostile_name_of_the_run_stays_a_name(trained_run: Path, tmp_path: Pat
 
 def test_the_page_knows_the_run(conditional_page: Path, conditional_run: Path) -> None:
     run, data = trained.load(conditional_run), data_of(conditional_page)
-    assert (data["step"], data["size"], data["channels"], data["zDim"]) == (1, 8, 3, 5)
+    assert (data["step"], data["height"], data["width"], data["channels"], data["zDim"]) == (1, 8, 8, 3, 5)
     assert (data["distribution"], data["output"], data["classes"]) == ("uniform", "tanh", 2)
     assert data["classNames"][1] == "class1"
     assert data["layers"] == [

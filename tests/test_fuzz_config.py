@@ -108,6 +108,7 @@ ALLOWED = {
     },
     "batch_size": st.sampled_from([2, 4]),
     "data.image_size": st.sampled_from([1, 2, 3, 4, 6, 8, 12, 16]),
+    "data.image_width": st.sampled_from([0, 1, 2, 4, 6, 8, 12]),
     "ema_decay": st.sampled_from([0.0, 0.5]),
     "model.cross_replica_norm": st.booleans(),
     "model.discriminator.dropout": st.sampled_from([0.0, 0.5]),

@@ -28,7 +28,7 @@ from PIL import EpsImagePlugin, Image
 
 from configs import default
 from dcgan_jax.datasets import classes, opening, pack
-from dcgan_jax.datasets.decode import BadImage, Target, to_square
+from dcgan_jax.datasets.decode import BadImage, Target, to_pixels
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.files import Damaged
@@ -96,7 +96,7 @@ HEADERS = [
 def test_a_damaged_image_is_read_or_bad(content: bytes, channels: int, crop: int) -> None:
     with fuzz.folder(), few_pixels:
         try:
-            pixels = to_square(content, Target(SIZE, channels, crop, allow_upsampling=True))
+            pixels = to_pixels(content, Target(SIZE, channels, crop, allow_upsampling=True))
         except BadImage as error:
             assert str(error)
         else:
@@ -112,7 +112,7 @@ def test_postscript_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
     (tmp_path / "photo.png").write_bytes(EPS)
     with pytest.raises(BadImage, match="not in an image format that is read here"):
-        to_square(tmp_path / "photo.png", Target(SIZE))
+        to_pixels(tmp_path / "photo.png", Target(SIZE))
     assert not (tmp_path / "ran").exists()
     # Pillow left to itself would have: the test can fail.
     with contextlib.suppress(OSError):

@@ -316,7 +316,7 @@ def test_any_boxes_are_read_or_refused(content: bytes) -> None:
     with fuzz.folder() as folder:
         (folder / "boxes.json").write_bytes(content)
         with contextlib.suppress(UserError):
-            assert boxes.masks(boxes.read(folder / "boxes.json", {"step": 3}), 2, 8).shape == (2, 8, 8)
+            assert boxes.masks(boxes.read(folder / "boxes.json", {"step": 3}), 2, 8, 8).shape == (2, 8, 8)
 
 
 # --- Arrays ----------------------------------------------------------------------------------------------------------

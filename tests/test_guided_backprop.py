@@ -72,7 +72,7 @@ def test_receptive_fields_by_trying_every_pixel(resampling: str, kernel_size: in
     variables = network.init(jax.random.key(0), pixels[:1], train=False)
     ones = jax.tree.map(jnp.ones_like, variables)
     maps = network.apply(ones, pixels, train=False)[1]["conv3"][..., 0]  # [pixels, 4, 4]
-    fields = guided_backprop.receptive_fields(network, np.arange(16), side)
+    fields = guided_backprop.receptive_fields(network, np.arange(16), (side, side))
     for place, (y0, y1, x0, x1) in enumerate(fields):
         seen = np.zeros((side, side), bool)
         seen[y0:y1, x0:x1] = True
@@ -141,7 +141,7 @@ def test_concentration_of_all_maps_is_that_of_their_strongest_images(labelled_ru
         shares = []
         for i in best:
             gradient = network.gradients(numbers[[i]], places[[i], feature], np.array([feature]))[0]
-            (y0, y1, x0, x1) = guided_backprop.receptive_fields(run.discriminator, places[[i], feature], 8)[0]
+            (y0, y1, x0, x1) = guided_backprop.receptive_fields(run.discriminator, places[[i], feature], (8, 8))[0]
             energy = np.sort(np.square(gradient[y0:y1, x0:x1]).sum(-1).ravel())
             assert energy.sum() == pytest.approx(np.square(gradient).sum(), rel=1e-5)  # nothing lies outside
             if energy.sum() > 0:

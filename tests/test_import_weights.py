@@ -5,6 +5,7 @@ The authors' networks are written out in NumPy as Theano computes them. Its conv
 authors' networks normalise with batch statistics.
 """
 
+import math
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ from dcgan_jax.analysis import guided_backprop
 from dcgan_jax.exchange import torch_layout, torch_state
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.nets import models
+from dcgan_jax.nets.shapes import image_shape
 from dcgan_jax.runs import run_folder, trained, weights_file
 from tests import tiny
 
@@ -61,8 +63,7 @@ def random_arrays(config: ConfigDict) -> tuple[list[Array], list[Array]]:
         return [1 + weights(features), weights(features)]
 
     stages = config.model.generator.stages
-    side = models.first_side(config.data.image_size, stages)
-    units = stages[0][0] * side * side
+    units = stages[0][0] * math.prod(models.first_sides(image_shape(config.data), stages))
     g = [weights(config.model.z_dim, units), *gain_and_shift(units)]
     outputs = [features for features, _ in stages[1:]] + [config.data.channels]
     for i, ((features, _), output) in enumerate(zip(stages, outputs, strict=True), 1):
@@ -75,8 +76,8 @@ def random_arrays(config: ConfigDict) -> tuple[list[Array], list[Array]]:
     for i, ((features, _), channels) in enumerate(zip(stages, inputs, strict=True), 1):
         d += [weights(features, channels, k, k)]
         d += gain_and_shift(features) if i > 1 else []
-    side = models.first_side(config.data.image_size, stages)
-    return g, [*d, weights(stages[-1][0] * side * side, 1)]
+    units = stages[-1][0] * math.prod(models.first_sides(image_shape(config.data), stages))
+    return g, [*d, weights(units, 1)]
 
 
 def write(folder: Path, g: list[Array], d: list[Array]) -> Path:
@@ -399,7 +400,7 @@ def test_a_generator_alone_leaves_the_discriminator_as_it_begins() -> None:
     renamed = {
         re.sub(r"main.(\d+)", lambda found: f"layer{99 - int(found[1])}", name): one for name, one in state.items()
     }
-    again, _ = torch_layout.from_state_dict(generator, renamed, like, 4, "g.pth")
+    again, _ = torch_layout.from_state_dict(generator, renamed, like, (4, 4), "g.pth")
     assert tiny.largest_difference(again, found.generator.variables) == 0
 
 
@@ -432,13 +433,13 @@ def test_biases_before_a_normalisation_are_taken_off_its_mean() -> None:
     config = example_config()
     like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), tiny.abstract_state(config)).generator.variables
     generator, tensors = models.build_generator(config), torch_state.read(NET_G)
-    plain, _ = torch_layout.from_state_dict(generator, tensors, like, 4, "g.pth")
+    plain, _ = torch_layout.from_state_dict(generator, tensors, like, (4, 4), "g.pth")
     bias = np.arange(16, dtype=np.float32)
-    found, _ = torch_layout.from_state_dict(generator, {**tensors, "main.0.bias": bias}, like, 4, "g.pth")
+    found, _ = torch_layout.from_state_dict(generator, {**tensors, "main.0.bias": bias}, like, (4, 4), "g.pth")
     shifted = plain["batch_stats"]["projection_norm"]["mean"] - found["batch_stats"]["projection_norm"]["mean"]
     np.testing.assert_allclose(shifted, bias, atol=1e-6)
     with pytest.raises(UserError, match=r"g.pth: main.12.bias is not zero, but our deconv4 has no bias"):
-        torch_layout.from_state_dict(generator, {**tensors, "main.12.bias": bias[1:4]}, like, 4, "g.pth")
+        torch_layout.from_state_dict(generator, {**tensors, "main.12.bias": bias[1:4]}, like, (4, 4), "g.pth")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from tests.trained import analyse
 class LinearGenerator:
     """Stands for a generator: the image of z is z @ matrix, 4 x 4 pixels; labels add a tenth to all pixels."""
 
-    image_size, channels, output, z_dim, num_classes = 4, 1, "tanh", 3, 0
+    image_shape, output, z_dim, num_classes = (4, 4, 1), "tanh", 3, 0
 
     def __init__(self, distribution: str = "uniform") -> None:
         self.z_distribution = distribution
@@ -176,15 +176,15 @@ def test_likeness_is_one_between_unrelated_samples(trained_run: Path) -> None:
 
 
 def test_masks_by_hand(tmp_path: Path) -> None:
-    centre = complete.make_hole("centre", 8)
+    centre = complete.make_hole("centre", 8, 8)
     assert centre.sum() == 16 and centre[2:6, 2:6].all()
-    left = complete.make_hole("left", 8)
+    left = complete.make_hole("left", 8, 8)
     assert left[:, :4].all() and not left[:, 4:].any()
-    assert complete.make_hole("random", 64).mean() == pytest.approx(0.8, abs=0.03)
+    assert complete.make_hole("random", 64, 64).mean() == pytest.approx(0.8, abs=0.03)
     light = np.zeros((8, 8), np.uint8)
     light[3, 5] = 255
     Image.fromarray(light).save(tmp_path / "mask.png")
-    assert np.argwhere(complete.make_hole(str(tmp_path / "mask.png"), 8)).tolist() == [[3, 5]]
+    assert np.argwhere(complete.make_hole(str(tmp_path / "mask.png"), 8, 8)).tolist() == [[3, 5]]
 
 
 def test_context_weights_by_hand() -> None:
@@ -200,7 +200,7 @@ def test_context_weights_by_hand() -> None:
 
 
 def test_the_hole_does_not_count() -> None:
-    hole = complete.make_hole("centre", 8)
+    hole = complete.make_hole("centre", 8, 8)
     images, goals = (jnp.asarray(tiny.images(3, seed=seed), jnp.float32) / 255 for seed in (1, 2))
     objective = complete.completion(linear_run(), complete.context_weights(hole, 0), 0.0)
     gradient = np.asarray(jax.grad(lambda x: objective.losses(x, None, goals).sum())(images))
@@ -215,7 +215,7 @@ def test_the_hole_does_not_count() -> None:
 def test_the_prior_adds_the_generators_own_loss(trained_run: Path) -> None:
     run = trained.load(trained_run)
     images = pixels.to_network(jnp.asarray(run.generate(run.noise(4))), "tanh")
-    weights = complete.context_weights(complete.make_hole("left", 8), 0)
+    weights = complete.context_weights(complete.make_hole("left", 8, 8), 0)
     without, with_prior = (
         complete.completion(run, weights, weight).losses(images, None, images + 0.5) for weight in (0.0, 2.0)
     )
@@ -238,7 +238,7 @@ def test_masks_that_cannot_be_used(tmp_path: Path, mask: str, message: str) -> N
         Image.fromarray(np.full((size, size), level, np.uint8)).save(tmp_path / f"{name}.png")
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(UserError, match=message):
-        complete.make_hole(str(tmp_path / mask), 8)
+        complete.make_hole(str(tmp_path / mask), 8, 8)
 
 
 # --- Commands --------------------------------------------------------------------------------------------------------

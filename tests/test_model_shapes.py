@@ -132,11 +132,11 @@ def test_image_sizes(size: int) -> None:
             check_config(config)
     else:
         generator, discriminator = models.build_generator(config), models.build_discriminator(config)
-        assert models.first_side(size, generator.stages) == size // 16
+        assert models.first_sides((size, size), generator.stages) == (size // 16, size // 16)
     for network in (config.model.generator, config.model.discriminator):
         network.stages = network.stages[:2]
     generator, discriminator = models.build_generator(config), models.build_discriminator(config)
-    assert models.first_side(size, discriminator.stages) == size // 4
+    assert models.first_sides((size, size), discriminator.stages) == (size // 4, size // 4)
 
 
 @pytest.mark.parametrize("size", [28, 256])

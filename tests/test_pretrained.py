@@ -28,8 +28,8 @@ def test_a_network_draws_its_sheet(name: str) -> None:
     """Within a few levels: other processors round differently, and many layers follow."""
     run = dcgan_jax.load(name)
     sheet = np.asarray(Image.open(FOLDER / name / "samples.png"))
-    size = run.generator.image_size
-    first = sheet[:size, : 8 * size].reshape(size, 8, size, run.generator.channels).swapaxes(0, 1)
+    size, _, channels = run.generator.image_shape
+    first = sheet[:size, : 8 * size].reshape(size, 8, size, channels).swapaxes(0, 1)
     difference = np.abs(run.sample(8).astype(int) - first)
     assert difference.max() <= 4 and difference.mean() < 0.1
     assert first.std() > 20

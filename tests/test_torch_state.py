@@ -26,6 +26,7 @@ from dcgan_jax.exchange import torch_layout, torch_state
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.metrics import torch_file
 from dcgan_jax.nets import layers, models
+from dcgan_jax.nets.shapes import image_shape
 from dcgan_jax.runs.sampler import Sampler
 from dcgan_jax.runs.trained import Run
 from dcgan_jax.train_state import GANState, Player, build_gan
@@ -140,8 +141,8 @@ def test_which_networks_are_the_example(changes: Any, alike: tuple[bool, bool]) 
     config = example_config(changes)
     found = []
     for network in (models.build_generator(config), models.build_discriminator(config)):
-        side = models.first_side(config.data.image_size, network.stages)
-        found.append(torch_layout.follows_example(network, side))
+        sides = models.first_sides(image_shape(config.data), network.stages)
+        found.append(torch_layout.follows_example(network, sides))
     assert tuple(found) == alike
 
 
@@ -167,7 +168,7 @@ def test_a_generator_alone(tmp_path: Path) -> None:
 def test_gains_make_up_for_another_epsilon(epsilon: float, tmp_path: Path) -> None:
     """gain / sqrt(variance + epsilon) is that of a BatchNorm2d, which adds 1e-5."""
     run = run_of(example_config({"model.norm_epsilon": epsilon}), tmp_path)
-    state = torch_layout.to_state_dict(run.generator, run.variables, 4, 0)
+    state = torch_layout.to_state_dict(run.generator, run.variables, (4, 4), 0)
     scale = state["main.4.weight"] / np.sqrt(state["main.4.running_var"] + 1e-5)
     layer = run.variables["params"]["deconv1_norm"], run.variables["batch_stats"]["deconv1_norm"]
     np.testing.assert_allclose(scale, layer[0]["gain"] / np.sqrt(layer[1]["var"] + epsilon), rtol=1e-6)
@@ -332,7 +333,7 @@ def test_what_pytorch_wrote_draws_the_same_images() -> None:
     for name, network in (("generator", generator), ("discriminator", discriminator)):
         tensors = torch_state.read(FILES / f"example_{name}.pth")
         like = getattr(state, name).variables
-        found[name], mapped = torch_layout.from_state_dict(network, tensors, like, 4, "file")
+        found[name], mapped = torch_layout.from_state_dict(network, tensors, like, (4, 4), "file")
         first = ("projection/kernel", (8, 256)) if name == "generator" else ("conv1", (4, 4, 3, 2))
         assert mapped[0][2:] == first and mapped[0].source == "main.0.weight"
     images, _ = layers.apply(layers.generator_layers(generator, found["generator"]), golden["z"])
@@ -342,6 +343,6 @@ def test_what_pytorch_wrote_draws_the_same_images() -> None:
     np.testing.assert_allclose(logits[:, 0], golden["logits"], atol=1e-5)
     # And back: what we write of it is what PyTorch wrote.
     for name, network in (("generator", generator), ("discriminator", discriminator)):
-        written = torch_layout.to_state_dict(network, found[name], 4, 7)
+        written = torch_layout.to_state_dict(network, found[name], (4, 4), 7)
         for key, value in torch_state.read(FILES / f"example_{name}.pth").items():
             np.testing.assert_allclose(written[key], value, rtol=1e-6, err_msg=key)

@@ -37,13 +37,13 @@ def test_cells_need_more_than_half() -> None:
     mask = np.zeros((1, 4, 4), bool)
     mask[0, 0, :2] = True  # half of the first 2 x 2 cell: not enough
     mask[0, 2:, 2:] = [[True, True], [True, False]]  # three quarters of the last
-    np.testing.assert_array_equal(window_dropout.cells(mask, 2)[0], [[False, False], [False, True]])
+    np.testing.assert_array_equal(window_dropout.cells(mask, 2, 2)[0], [[False, False], [False, True]])
 
 
 def test_cells_of_a_side_that_does_not_divide() -> None:
     mask = np.zeros((1, 7, 7), bool)
     mask[0, :4, 4:] = True
-    np.testing.assert_array_equal(window_dropout.cells(mask, 2)[0], [[False, True], [False, False]])
+    np.testing.assert_array_equal(window_dropout.cells(mask, 2, 2)[0], [[False, True], [False, False]])
 
 
 def test_regression_by_hand() -> None:

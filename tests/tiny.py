@@ -16,6 +16,7 @@ from dcgan_jax import train_step
 from dcgan_jax.config import from_json
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine.mesh import AXIS, replicate, shard_batches
+from dcgan_jax.nets.shapes import image_shape
 from dcgan_jax.train_state import GANState, build_gan, create_state
 
 
@@ -39,9 +40,9 @@ def write_config(folder: Path, changes: Mapping[str, Any]) -> Path:
     return path
 
 
-def images(count: int = 32, size: int = 8, channels: int = 3, seed: int = 0) -> np.ndarray:
-    """uint8 [count, size, size, channels]."""
-    return np.random.default_rng(seed).integers(0, 256, (count, size, size, channels), np.uint8)
+def images(count: int = 32, size: int = 8, channels: int = 3, seed: int = 0, width: int = 0) -> np.ndarray:
+    """uint8 [count, size, width or size, channels]."""
+    return np.random.default_rng(seed).integers(0, 256, (count, size, width or size, channels), np.uint8)
 
 
 def dataset(count: int = 32, size: int = 8, channels: int = 3, classes: int = 0, seed: int = 0) -> ImageDataset:
@@ -50,9 +51,9 @@ def dataset(count: int = 32, size: int = 8, channels: int = 3, classes: int = 0,
     return ImageDataset(images(count, size, channels, seed), labels, {}, None, {}, Path("memory"))
 
 
-def image_folder(path: Path, count: int = 32, size: int = 8, classes: int = 0, seed: int = 0) -> str:
+def image_folder(path: Path, count: int = 32, size: int = 8, classes: int = 0, seed: int = 0, width: int = 0) -> str:
     """Writes random PNG files, in a folder per class if there are any; returns the source string."""
-    for i, pixels in enumerate(images(count, size, seed=seed)):
+    for i, pixels in enumerate(images(count, size, seed=seed, width=width)):
         folder = path / f"class{i % classes}" if classes else path
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(folder / f"{i:03d}.png")
@@ -95,7 +96,8 @@ def _run_steps(config_json: str, devices: int) -> tuple[list[GANState], list[dic
 
 def shard_batch(config: ConfigDict, devices_mesh: jax.sharding.Mesh, seed: int) -> dict[str, Any]:
     """One batch of random images as the mapped step wants it."""
-    batch = {"image": images(config.batch_size, config.data.image_size, config.data.channels, seed)}
+    height, width, channels = image_shape(config.data)
+    batch = {"image": images(config.batch_size, height, channels, seed, width)}
     if config.model.num_classes:
         batch["label"] = np.arange(config.batch_size, dtype=np.int32) % config.model.num_classes
     stacked = {name: values[None] for name, values in batch.items()}

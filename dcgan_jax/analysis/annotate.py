@@ -38,7 +38,8 @@ def make_server(images: np.ndarray, file: Path, samples: dict[str, Any], port: i
     """
     drawn = boxes.read(file, samples) if file.exists() else []
     page = resources.files("dcgan_jax.analysis").joinpath("annotate.html").read_bytes()
-    state = {"count": len(images), "side": images.shape[1], "boxes": drawn}
+    count, height, width, _ = images.shape
+    state = {"count": count, "height": height, "width": width, "boxes": drawn}
     contents = {
         "/": ("text/html; charset=utf-8", page),
         "/samples.png": ("image/png", image_grid.png(image_grid.make_grid(images, 1))),

@@ -71,21 +71,22 @@ def write(file: Path, samples: dict[str, Any], boxes: list[Box]) -> None:
     files.write_atomically(file, (content + "\n").encode())
 
 
-def masks(boxes: list[Box], count: int, side: int) -> np.ndarray:
-    """Pixels of `count` samples whose centre lies in a box, bool [count, side, side].
+def masks(boxes: list[Box], count: int, height: int, width: int) -> np.ndarray:
+    """Pixels of `count` samples whose centre lies in a box, bool [count, height, width].
 
     Raises:
       UserError: a box lies outside the image, or on no sample.
     """
-    covered = np.zeros((count, side, side), bool)
+    covered = np.zeros((count, height, width), bool)
     for box in boxes:
         x0, y0, x1, y1 = (box[name] for name in ("x0", "y0", "x1", "y1"))
         if not 0 <= box["sample"] < count:
             raise UserError(f"a box is on sample {box['sample']:g}, but the samples are numbered 0 to {count - 1}.")
-        if not (0 <= x0 < x1 <= side and 0 <= y0 < y1 <= side):
+        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
             raise UserError(
                 f"the box on sample {box['sample']:g}, x {x0:g} to {x1:g} and y {y0:g} to {y1:g}, does not lie in the "
-                f"image, whose side is {side} pixels."
+                f"image of {width} x {height} pixels."
             )
-        covered[int(box["sample"])] |= attribute_probe.box_masks(np.array([[[x0, y0, x1, y1]]]) / side, side)[0]
+        shares = np.array([[[x0 / width, y0 / height, x1 / width, y1 / height]]])
+        covered[int(box["sample"])] |= attribute_probe.box_masks(shares, height, width)[0]
     return covered

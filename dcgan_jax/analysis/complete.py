@@ -44,43 +44,43 @@ _GREY = 128  # of a hole in pictures
 _SHOWN = 8
 
 
-def make_hole(mask: str, size: int, seed: int = 0) -> np.ndarray:
-    """Which pixels are missing, bool [size, size].
+def make_hole(mask: str, height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Which pixels are missing, bool [height, width].
 
     Args:
-      mask: 'centre', the middle square of half the side; 'left', the left half; 'random', 80 % of the pixels (all three
-        are the paper's); or the path of an image of size x size pixels that is light where pixels are missing.
-      size: of the images.
+      mask: 'centre', the middle half of both sides; 'left', the left half; 'random', 80 % of the pixels (all three are
+        the paper's); or the path of an image of the same size that is light where pixels are missing.
+      height, width: of the images.
       seed: of 'random'.
 
     Raises:
       UserError: there is no such file, it has another size or cannot be read, or it hides nothing or everything.
     """
-    hole = np.zeros((size, size), bool)
+    hole = np.zeros((height, width), bool)
     if mask == "centre":
-        hole[size // 4 : size - size // 4, size // 4 : size - size // 4] = True
+        hole[height // 4 : height - height // 4, width // 4 : width - width // 4] = True
     elif mask == "left":
-        hole[:, : size // 2] = True
+        hole[:, : width // 2] = True
     elif mask == "random":
-        hole = np.random.default_rng(seed).random((size, size)) < _RANDOM_HOLE
+        hole = np.random.default_rng(seed).random((height, width)) < _RANDOM_HOLE
     else:
-        hole = _read_hole(Path(mask), size)
+        hole = _read_hole(Path(mask), height, width)
     if hole.all() or not hole.any():
         raise UserError(f"--mask={mask} hides {'everything' if hole.all() else 'nothing'}: a part must stay visible.")
     return hole
 
 
-def _read_hole(path: Path, size: int) -> np.ndarray:
+def _read_hole(path: Path, height: int, width: int) -> np.ndarray:
     if not path.is_file():
         raise UserError(f"--mask={path} is neither {', '.join(MASKS)} nor the path of a file.")
     try:
         with Image.open(path, formats=decode.FORMATS) as picture:
             shape = picture.size
-        light = decode.to_square(path, decode.Target(min(shape), 1))
+        light = decode.to_pixels(path, decode.Target(height, 1, allow_upsampling=True, image_width=width))
     except (OSError, decode.BadImage) as error:
         raise UserError(f"--mask={path} cannot be read: {error}.") from error
-    if shape != (size, size):
-        raise UserError(f"--mask={path} has {shape[0]} x {shape[1]} pixels; the run's images have {size} x {size}.")
+    if shape != (width, height):
+        raise UserError(f"--mask={path} has {shape[0]} x {shape[1]} pixels; the run's images have {width} x {height}.")
     return light[..., 0] >= _GREY
 
 
@@ -158,7 +158,7 @@ def measure(
     Raises:
       UserError: the mask cannot be used, images have another shape, or a number is out of range.
     """
-    hole = make_hole(mask, run.generator.image_size, seed)
+    hole = make_hole(mask, *run.generator.image_shape[:2], seed)
     invert.check_search(run, steps, starts, rate, pool)
     if prior_weight < 0 or window < 0 or (window and window % 2 == 0):
         raise UserError(f"--prior_weight={prior_weight:g} must not be negative; --window={window} must be odd, or 0.")

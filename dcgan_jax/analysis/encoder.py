@@ -39,7 +39,7 @@ def train(run: Run, steps: int = STEPS) -> Callable[[np.ndarray, np.ndarray | No
     network = models.build_discriminator(run.config).copy(outputs=generator.z_dim, dropout=0.0)
     optimizer = optax.adam(optax.cosine_decay_schedule(_RATE, steps))
     labels = sampler.labels(0, _BATCH_SIZE)
-    shape = (_BATCH_SIZE, generator.image_size, generator.image_size, generator.channels)
+    shape = (_BATCH_SIZE, *generator.image_shape)
     key = rng.stream(run.config.seed, "encoder")
     variables = jax.jit(lambda: network.init(key, jnp.zeros(shape), labels, train=False))()
     params, statistics = variables["params"], variables.get("batch_stats", {})

@@ -86,7 +86,7 @@ def concentration(gradients: np.ndarray) -> np.ndarray:
         return energy[:, -strongest:].sum(1) / energy.sum(1)
 
 
-def receptive_fields(network: Discriminator, places: np.ndarray, side: int) -> np.ndarray:
+def receptive_fields(network: Discriminator, places: np.ndarray, sides: tuple[int, int]) -> np.ndarray:
     """The pixels that a discriminator's last convolution sees at some places, int [places, 4]: y0, y1, x0, x1.
 
     The upper bounds do not belong to it; pixels beyond the border are left out.
@@ -94,16 +94,16 @@ def receptive_fields(network: Discriminator, places: np.ndarray, side: int) -> n
     Args:
       network: its stages, kernel size and resampling.
       places: row times width plus column of the last maps, int [places].
-      side: of the images.
+      sides: height and width of the images.
     """
-    low = np.stack(np.divmod(places, models.first_side(side, network.stages)), 1)
+    low = np.stack(np.divmod(places, models.first_sides(sides, network.stages)[1]), 1)
     high = low.copy()
     for _, stride in reversed(network.stages):
         if network.resampling == "pooling":  # stride 1, and pooling behind it
             low, high, stride = low * stride, high * stride + stride - 1, 1
         before, _ = conv_lax.padding(network.kernel_size, stride)
         low, high = low * stride - before, high * stride - before + network.kernel_size - 1
-    low, high = np.maximum(low, 0), np.minimum(high + 1, side)
+    low, high = np.maximum(low, 0), np.minimum(high + 1, sides)
     return np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], 1)
 
 
@@ -220,7 +220,7 @@ class _Network:
         shares = []
         for batch, count in full_batches(rows, progress):
             gradients = self.gradients(*batch.T)
-            fields = receptive_fields(self._network, batch[:, 1], gradients.shape[1])
+            fields = receptive_fields(self._network, batch[:, 1], gradients.shape[1:3])
             shares.append(field_concentration(gradients, fields)[:count])
         of_maps = np.concatenate(shares).reshape(shown, total)
         seen = np.isfinite(of_maps)

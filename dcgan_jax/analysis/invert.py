@@ -220,10 +220,10 @@ def main() -> None:
 
 
 def read_images(path: Path, data: ConfigDict) -> np.ndarray:
-    """An image file, or all of a folder in the order of their paths, decoded and cropped as `config.data` says.
+    """An image file, or all of a folder in the order of their paths, decoded and fitted as `config.data` says.
 
     Returns:
-      uint8 [count, image_size, image_size, channels].
+      uint8 [count, height, width, channels].
 
     Raises:
       UserError: there is no such file or folder, no image in it, or one that cannot be read or is too small.
@@ -234,11 +234,11 @@ def read_images(path: Path, data: ConfigDict) -> np.ndarray:
     if path.is_dir():
         source = image_folder.open_folder(path)
         files = [path / example.key for example in source.read(list(source.list_items().references))]
-    target = decode.Target(data.image_size, data.channels, data.crop_size, data.allow_upsampling)
+    target = decode.target_of(data)
     images = []
     for file in files:
         try:
-            images.append(decode.to_square(file, target))
+            images.append(decode.to_pixels(file, target))
         except decode.BadImage as error:
             raise UserError(f"{file} {error}.") from error
     return np.stack(images)
@@ -246,7 +246,7 @@ def read_images(path: Path, data: ConfigDict) -> np.ndarray:
 
 def check_images(run: Run, images: np.ndarray) -> None:
     """Raises UserError unless images are uint8 [count, height, width, channels] of the run's size, one at least."""
-    shape = (run.generator.image_size, run.generator.image_size, run.generator.channels)
+    shape = run.generator.image_shape
     if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
         raise UserError(
             f"images are {images.dtype} {list(images.shape)}; they must be uint8 [count, {', '.join(map(str, shape))}]."

@@ -16,6 +16,7 @@ from dcgan_jax.datasets import opening
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.progress import tqdm
+from dcgan_jax.nets.shapes import image_shape
 from dcgan_jax.reports import report
 from dcgan_jax.reports.report import Report
 from dcgan_jax.runs.trained import Run
@@ -133,7 +134,8 @@ code { font-size: .85rem; overflow-wrap: anywhere } .reason { color: #844 }
 def page(name: str, config: ConfigDict, step: int, sections: list[str]) -> str:
     """The whole page of a run called `name`."""
     title = html.escape(name)
-    about = f"{config.data.source}, {config.data.image_size} pixels, width {config.model.width:g}, step {step:,}"
+    height, width, _ = image_shape(config.data)
+    about = f"{config.data.source}, {height} x {width} pixels, width {config.model.width:g}, step {step:,}"
     return (
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{title}</title>\n'

@@ -50,6 +50,7 @@ from dcgan_jax.metrics import attribute_probe
 from dcgan_jax.metrics.attribute_probe import BOXES, AttributeProbe
 from dcgan_jax.nets import models, pixels
 from dcgan_jax.nets.models import Tree
+from dcgan_jax.nets.shapes import image_shape
 from dcgan_jax.reports import image_grid, report
 from dcgan_jax.reports.report import Figure, Picture, Report
 from dcgan_jax.runs import run_flags
@@ -65,7 +66,7 @@ PAPER: dict[str, Any] = {"samples": 150, "boxes": 52, "maps_dropped": 200}
 _LEAST_AREA = 0.01  # of the image: smaller spots of the detector are not windows
 _GONE = 0.5  # a window is gone when the detector marks less than half of it, the usual overlap for a detection
 _SILENT = 1e-3  # see `fit_logistic`
-_MARGIN = 1 / 16  # of the image's side: what is nearer to a window counts as neither in nor outside
+_MARGIN = 1 / 16  # of the image's height: what is nearer to a window counts as neither in nor outside
 _RANDOM_DROPS = 10
 # Of the plain regression, on features of standard deviation 1 and a mean loss: that of scikit-learn's
 # LogisticRegression with C = 1 on a million examples.
@@ -89,7 +90,7 @@ def default_layer(config: ConfigDict) -> str:
     """The last tap with maps of at most a quarter of the image's side, or the first maps if all are larger."""
     need_convolutions(config, "generator")
     stages, name = config.model.generator.stages, "projection"
-    side = models.first_side(config.data.image_size, stages)
+    side, _ = models.first_sides(image_shape(config.data), stages)  # as large a part of the width
     for i, (_, stride) in enumerate(stages[:-1], 1):
         side *= stride
         if side <= config.data.image_size / 4:
@@ -97,11 +98,14 @@ def default_layer(config: ConfigDict) -> str:
     return name
 
 
-def cells(mask: np.ndarray, side: int) -> np.ndarray:
-    """Places of a layer that a mask covers by more than half: bool [count, height, width] -> [count, side, side]."""
-    edges = np.linspace(0, mask.shape[1], side + 1).round().astype(int)[:-1]
-    sums = np.add.reduceat(np.add.reduceat(mask.astype(float), edges, 1), edges, 2)
-    area = np.add.reduceat(np.add.reduceat(np.ones_like(mask, float), edges, 1), edges, 2)
+def cells(mask: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Places of a layer that a mask covers by more than half: bool [count, height, width] -> [count, rows, columns]."""
+    y, x = (
+        np.linspace(0, side, places + 1).round().astype(int)[:-1]
+        for side, places in zip(mask.shape[1:], (rows, columns), strict=True)
+    )
+    sums = np.add.reduceat(np.add.reduceat(mask.astype(float), y, 1), x, 2)
+    area = np.add.reduceat(np.add.reduceat(np.ones_like(mask, float), y, 1), x, 2)
     return sums > 0.5 * area
 
 
@@ -209,7 +213,7 @@ class _Layer:
         self.name, self.maps = name, taps[name].shape[3]
 
     def draw(self, z: np.ndarray, dropped: np.ndarray, progress: str) -> tuple[np.ndarray, np.ndarray]:
-        """Images uint8 [count, height, width, channels] and maps [count, side, side, maps]; dropped: bool [maps]."""
+        """Images uint8 [count, height, width, channels] and maps [count, rows, columns, maps]; dropped: bool [maps]."""
         images, maps = [], []
         gate, labels = jnp.where(dropped, 0.0, 1.0), self._run.sampler.labels(0, BATCH_SIZE, self._label)
         for batch, count in full_batches(z, progress):
@@ -223,7 +227,7 @@ def fit_maps(maps: np.ndarray, inside: np.ndarray, regress: Callable[[np.ndarray
     """The regression that tells places inside boxes from all others, on the images that have boxes.
 
     Args:
-      maps: [count, side, side, features]; inside: bool [count, side, side].
+      maps: [count, rows, columns, features]; inside: bool [count, rows, columns].
       regress: `fit_plain`, or `fit_logistic` with its penalty.
 
     Raises:
@@ -376,7 +380,7 @@ def measure(
     z = run.noise(SAMPLES, seed)
     if boxes_file:
         drawn = boxes.read(boxes_file, boxes.samples_of(run, seed, label))
-        masks = boxes.masks(drawn, SAMPLES, run.generator.image_size)
+        masks = boxes.masks(drawn, SAMPLES, *run.generator.image_shape[:2])
         detectors = _open_packed_detectors(run.config)
         images, maps = maps_of.draw(z, everything, "samples")
     else:
@@ -386,7 +390,7 @@ def measure(
     if not masks.any():
         nothing = "there are no boxes" if boxes_file else f"the detector sees no window on {SAMPLES} samples"
         raise UserError(f"{nothing}: draw some with --annotate.")
-    inside = cells(masks, maps.shape[1])
+    inside = cells(masks, *maps.shape[1:3])
     plain, ours = (fit_maps(maps, inside, regress) for regress in (fit_plain, partial(fit_logistic, l1=l1)))
     if not (ours.weights > 0).any():
         raise UserError(f"no map has a positive weight at --l1={l1}: give a smaller penalty.")
@@ -499,7 +503,7 @@ def _annotate(run: Run, file: Path, seed: int, label: int | str | None, port: in
     """Serves the page on which boxes are drawn. Raises UserError if the file holds boxes of other samples."""
     samples = boxes.samples_of(run, seed, label)
     if file.exists():
-        boxes.masks(boxes.read(file, samples), SAMPLES, run.generator.image_size)
+        boxes.masks(boxes.read(file, samples), SAMPLES, *run.generator.image_shape[:2])
     images = run.generate(run.noise(SAMPLES, seed), run.one_label(label), "samples")
     annotate.serve(images, file, samples, port)
 

@@ -53,6 +53,7 @@ from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.mesh import AXIS, replicated
 from dcgan_jax.nets import flops, models
+from dcgan_jax.nets.shapes import image_shape
 from dcgan_jax.train_state import build_gan, create_state
 from dcgan_jax.train_step import make_mapped_step
 
@@ -93,6 +94,12 @@ def report(
         cannot be split evenly, or the program does not fit into the device's memory.
     """
     check_config(config)
+    height, width, _ = image_shape(config.data)
+    if height != width:
+        raise UserError(
+            f"layers are told apart by the side of their maps, but the images are {height} x {width}: set "
+            "--config.data.image_width=0."
+        )
     aot.check(platform, topology)
     if steps_per_call < 1:
         raise UserError(f"--steps_per_call={steps_per_call}: it must be at least 1.")
@@ -159,8 +166,7 @@ def pack_shapes(config: ConfigDict, examples: int) -> Shapes:
 
 
 def _image_shapes(config: ConfigDict, count: int) -> Shapes:
-    size = config.data.image_size
-    shapes: Shapes = {"image": ((count, size, size, config.data.channels), np.uint8)}
+    shapes: Shapes = {"image": ((count, *image_shape(config.data)), np.uint8)}
     if config.model.num_classes:
         shapes["label"] = ((count,), np.int32)
     return shapes
@@ -196,7 +202,10 @@ def convolutions(config: ConfigDict) -> list[Layer]:
     size, channels, classes = config.data.image_size, config.data.channels, config.model.num_classes
     kernel, pooling = config.model.kernel_size, config.model.resampling == "pooling"
     found = []
-    side, widths = models.first_side(size, generator.stages), models.generator_widths(generator.stages, channels)
+    (side, _), widths = (
+        models.first_sides((size, size), generator.stages),
+        models.generator_widths(generator.stages, channels),
+    )
     for i, ((features, stride), output) in enumerate(zip(generator.stages, widths[1:], strict=True), 1):
         small = side * stride if pooling else side
         side *= stride

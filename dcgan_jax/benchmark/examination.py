@@ -29,6 +29,7 @@ from dcgan_jax.benchmark.worker import POOL_BATCHES, JaxTrainer
 from dcgan_jax.config import from_json
 from dcgan_jax.machine.mesh import AXIS, make_mesh, replicate, replicated, shard_batches
 from dcgan_jax.nets import flops
+from dcgan_jax.nets.shapes import image_shape
 from dcgan_jax.train_state import GANState, build_gan, create_state
 from dcgan_jax.train_step import make_mapped_step, train_step
 
@@ -210,7 +211,7 @@ def _fresh(config: ConfigDict) -> GANState:
 
 
 def _images(config: ConfigDict) -> np.ndarray:
-    shape = (config.batch_size, config.data.image_size, config.data.image_size, config.data.channels)
+    shape = (config.batch_size, *image_shape(config.data))
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
@@ -237,8 +238,7 @@ def compiled(config: ConfigDict) -> Part:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
         jax.eval_shape(partial(create_state, gan)),
     )
-    data = config.data
-    shape = (POOL_BATCHES * config.batch_size, data.image_size, data.image_size, data.channels)
+    shape = (POOL_BATCHES * config.batch_size, *gan.generator.image_shape)
     pack = {"image": jax.ShapeDtypeStruct(shape, np.uint8, sharding=everywhere)}
     index = np.zeros((max(1, config.steps_per_call), config.batch_size), np.int32)
     calls = shard_batches(mesh, "shard_map", {"index": index})

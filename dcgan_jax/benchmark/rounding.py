@@ -34,6 +34,7 @@ from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.mesh import make_mesh, replicate, shard_batches
 from dcgan_jax.nets import models
 from dcgan_jax.nets.models import Tree
+from dcgan_jax.nets.shapes import image_shape
 from dcgan_jax.train_state import Gan, GANState, build_gan, create_state
 from dcgan_jax.train_step import make_mapped_step
 
@@ -98,10 +99,10 @@ def _in(config: ConfigDict, precision: str) -> ConfigDict:
 
 def smooth_images(config: ConfigDict, seed: int) -> np.ndarray:
     """Random images uint8 [batch, height, width, channels] without sharp edges, as photographs have few."""
-    size = config.data.image_size
-    side = -(-size // _BLOCK)
-    values = np.random.default_rng(seed).uniform(0, 255, (config.batch_size, side, side, config.data.channels))
-    shape = (config.batch_size, size, size, config.data.channels)
+    height, width, channels = image_shape(config.data)
+    blocks = (config.batch_size, -(-height // _BLOCK), -(-width // _BLOCK), channels)
+    values = np.random.default_rng(seed).uniform(0, 255, blocks)
+    shape = (config.batch_size, height, width, channels)
     return np.asarray(jax.image.resize(jnp.asarray(values, jnp.float32), shape, "linear")).astype(np.uint8)
 
 

@@ -6,6 +6,7 @@ discriminator's weights in the generator's update, fakes reused where the update
 torch.compile if asked for; on a GPU also TF32 and CUDA graphs. Learning rates stay what they are at the start.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,6 +22,7 @@ from dcgan_jax.config import flatten, need_convolutions
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.nets import models
 from dcgan_jax.nets.activations import LEAK
+from dcgan_jax.nets.shapes import image_shape
 from dcgan_jax.train_state import GANState
 
 Step = Callable[..., list[torch.Tensor]]
@@ -64,13 +66,14 @@ class Generator(nn.Module):
     def __init__(self, config: ConfigDict) -> None:
         super().__init__()
         ours = models.build_generator(config)
-        side, first = models.first_side(config.data.image_size, ours.stages), ours.stages[0][0]
-        self.maps = (-1, first, side, side)
+        sides, first = models.first_sides(ours.image_shape, ours.stages), ours.stages[0][0]
+        units = first * math.prod(sides)
+        self.maps = (-1, first, *sides)
         self.per_unit = config.model.generator.projection_norm == "unit"
         self.hidden = _HiddenLayers(config.model.z_dim, ours.hidden, config)
-        self.projection = _dense(self.hidden.outputs, first * side * side, config)
+        self.projection = _dense(self.hidden.outputs, units, config)
         kind = nn.BatchNorm1d if self.per_unit else nn.BatchNorm2d
-        self.projection_norm = _norm(kind, first * side * side if self.per_unit else first, config)
+        self.projection_norm = _norm(kind, units if self.per_unit else first, config)
         self.layers = nn.ModuleList()
         outputs = models.generator_widths(ours.stages, config.data.channels)[1:]
         kernel = config.model.kernel_size
@@ -101,14 +104,15 @@ class Discriminator(nn.Module):
     def __init__(self, config: ConfigDict) -> None:
         super().__init__()
         ours = models.build_discriminator(config)
-        kernel, inputs, side = config.model.kernel_size, config.data.channels, config.data.image_size
+        kernel, inputs = config.model.kernel_size, config.data.channels
         self.layers, self.norms = nn.ModuleList(), nn.ModuleList()
         for i, (features, stride) in enumerate(ours.stages):
             joined = inputs + config.model.num_classes
             self.layers.append(nn.Conv2d(joined, features, kernel, stride, (kernel - 1) // 2, bias=False))
             self.norms.append(_norm(nn.BatchNorm2d, features, config) if i else nn.Identity())
-            inputs, side = features, side // stride
-        self.hidden = _HiddenLayers(inputs * side * side, ours.hidden, config)
+            inputs = features
+        places = math.prod(models.first_sides(image_shape(config.data), ours.stages))
+        self.hidden = _HiddenLayers(inputs * places, ours.hidden, config)
         self.logit = _dense(self.hidden.outputs, 1, config)
         self.dropout = ours.dropout
         _initialise(self)
@@ -205,8 +209,8 @@ class TorchTrainer:
             )
             for network, rate in zip((self.generator, self.discriminator), rates, strict=True)
         ]
-        data = config.data
-        shape = (_POOL_BATCHES, config.batch_size, data.channels, data.image_size, data.image_size)
+        height, width, channels = image_shape(config.data)
+        shape = (_POOL_BATCHES, config.batch_size, channels, height, width)
         self._pool = torch.randint(0, 256, shape, dtype=torch.uint8, device=self._device)
         self._labels: torch.Tensor | None = None
         if classes := config.model.num_classes:
@@ -361,10 +365,10 @@ def load(trainer: TorchTrainer, state: GANState, config: ConfigDict) -> None:
         with torch.no_grad():
             parameter.copy_(torch.tensor(np.ascontiguousarray(value)))
 
-    def assign_norm(norm: Any, ours: Any, side: int = 1) -> None:
+    def assign_norm(norm: Any, ours: Any, sides: tuple[int, ...] = (1, 1)) -> None:
         if ours:
-            assign(norm.weight, _features_first(ours["gain"], side))
-            assign(norm.bias, _features_first(ours["shift"], side))
+            assign(norm.weight, _features_first(ours["gain"], sides))
+            assign(norm.bias, _features_first(ours["shift"], sides))
 
     def assign_layers(layers: Any, norms: Any, ours: Any, name: str) -> None:
         for i, layer in enumerate(layers, 1):
@@ -374,10 +378,10 @@ def load(trainer: TorchTrainer, state: GANState, config: ConfigDict) -> None:
             assign_norm(norm, ours.get(f"{name}{i}_norm"))
 
     generator, ours = trainer.generator, state.generator.params
-    side = generator.maps[-1]
+    sides = generator.maps[2:]
     assign_layers(generator.hidden.layers, generator.hidden.norms, ours, "hidden")
-    assign(generator.projection.weight, _features_first(ours["projection"]["kernel"], side).T)
-    assign_norm(generator.projection_norm, ours.get("projection_norm"), side if generator.per_unit else 1)
+    assign(generator.projection.weight, _features_first(ours["projection"]["kernel"], sides).T)
+    assign_norm(generator.projection_norm, ours.get("projection_norm"), sides if generator.per_unit else (1, 1))
     assign_layers(generator.layers, generator.norms, ours, "deconv")
     for average, parameter in zip(trainer.ema, generator.parameters(), strict=False):
         assign(average, parameter.detach().numpy())
@@ -387,13 +391,13 @@ def load(trainer: TorchTrainer, state: GANState, config: ConfigDict) -> None:
     assign_layers(discriminator.hidden.layers, discriminator.hidden.norms, ours, "hidden")
     assign(discriminator.logit.weight, ours["logit"]["kernel"].T)
     after_maps = discriminator.hidden.layers[0] if config.model.discriminator.hidden else discriminator.logit
-    assign(after_maps.weight, _features_first(after_maps.weight.detach().numpy(), side, config.model.num_classes))
+    assign(after_maps.weight, _features_first(after_maps.weight.detach().numpy(), sides, config.model.num_classes))
     for optimizer in trainer.optimizers:
         optimizer.state.clear()
 
 
-def _features_first(values: np.ndarray, side: int, labels: int = 0) -> np.ndarray:
+def _features_first(values: np.ndarray, sides: tuple[int, ...], labels: int = 0) -> np.ndarray:
     """Last axis (row, column, feature) -> (feature, row, column); so many labels at its end stay there."""
     maps, rest = np.split(values, [values.shape[-1] - labels], axis=-1)
-    moved = np.moveaxis(maps.reshape(*maps.shape[:-1], side, side, -1), -1, -3)
+    moved = np.moveaxis(maps.reshape(*maps.shape[:-1], *sides, -1), -1, -3)
     return np.concatenate([moved.reshape(maps.shape), rest], axis=-1)

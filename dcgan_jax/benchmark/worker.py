@@ -6,6 +6,7 @@ A process each: systems then share neither thread pools nor memory, and the peak
 import contextlib
 import dataclasses
 import itertools
+import math
 import os
 import tempfile
 import time
@@ -27,6 +28,7 @@ from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine import memory
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.mesh import make_mesh, replicate
+from dcgan_jax.nets.shapes import image_shape
 from dcgan_jax.train_state import build_gan, create_state
 from dcgan_jax.train_step import make_mapped_step
 
@@ -74,7 +76,7 @@ class StreamedInput:
     def __init__(self, config: ConfigDict) -> None:
         streamed = config.copy_and_resolve_references()
         streamed.data.placement, streamed.steps_per_call = "host", 1
-        image_bytes = config.data.image_size**2 * config.data.channels
+        image_bytes = math.prod(image_shape(config.data))
         in_memory = _random_images(config, max(config.batch_size, _PACK_BYTES // image_bytes))
         with tempfile.TemporaryFile() as file:  # its map outlives it
             pack = np.memmap(file, np.uint8, "w+", shape=in_memory.images.shape)
@@ -164,7 +166,7 @@ def _make_trainer(variant: Variant, config: ConfigDict) -> Trainer:
 
 
 def _random_images(config: ConfigDict, count: int) -> ImageDataset:
-    size, channels, classes = config.data.image_size, config.data.channels, config.model.num_classes
-    images = np.random.default_rng(0).integers(0, 256, (count, size, size, channels), np.uint8)
+    classes = config.model.num_classes
+    images = np.random.default_rng(0).integers(0, 256, (count, *image_shape(config.data)), np.uint8)
     labels = np.arange(count, dtype=np.int32) % classes if classes else None
     return ImageDataset(images, labels, {}, None, {}, Path())

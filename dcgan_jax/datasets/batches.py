@@ -25,6 +25,7 @@ from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.mesh import replicate, shard_batches
 from dcgan_jax.nets import flops
+from dcgan_jax.nets.shapes import image_shape
 
 # 'auto' fills at most this part of an accelerator's memory with the set and the program.
 _DEVICE_MEMORY_SHARE = 0.9
@@ -216,7 +217,7 @@ def _steps_per_call(config: ConfigDict, resident: bool, mesh: Mesh) -> int:
         return 1
     most = _MOST_STEPS_PER_CALL
     if not resident:
-        batch_bytes = config.batch_size * config.data.image_size**2 * config.data.channels
+        batch_bytes = config.batch_size * math.prod(image_shape(config.data))
         most = max(1, min(most, _MOST_STREAMED_BYTES // batch_bytes))
     common = math.gcd(*(config[name] for name in STEP_INTERVALS))
     return max(steps for steps in range(1, most + 1) if common % steps == 0)

@@ -130,7 +130,7 @@ def measure(
         sources = opening.open_or_build(large).images
         target = decode.Target(semantic_hash.SIDE, allow_upsampling=True)
         for name, copy in COPIES.items():
-            copies = np.stack([decode.to_square(copy(image), target) for image in sources])
+            copies = np.stack([decode.to_pixels(copy(image), target) for image in sources])
             found = find_planted(hashes, semantic_hash.encode_all(params, copies), np.arange(len(copies)), radius)
             planted[name] = {"count": len(copies), "recall": found[0], "precision": found[1]}
 
@@ -197,7 +197,9 @@ def _data() -> ConfigDict:
             "cache_dir": _CACHE_DIR.value,
             "num_examples": _NUM_EXAMPLES.value,
             "image_size": semantic_hash.SIDE,
+            "image_width": 0,
             "channels": 3,
+            "fit": "crop",
             "crop_size": 0,
             "allow_upsampling": True,
             "small_images": "refuse",

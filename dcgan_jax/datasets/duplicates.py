@@ -57,5 +57,6 @@ def hash_folder(thumbnails: ImageDataset) -> Path:
 
 def resized(data: ConfigDict, size: int) -> ConfigDict:
     small = data.copy_and_resolve_references()
-    small.update(dedup=False, duplicates="", image_size=size, channels=3, crop_size=0, allow_upsampling=True)
+    small.update(dedup=False, duplicates="", image_size=size, image_width=0, channels=3, allow_upsampling=True)
+    small.update(fit="crop", crop_size=0)
     return small

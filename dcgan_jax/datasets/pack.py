@@ -25,12 +25,14 @@ import hashlib
 import itertools
 import json
 import logging
+import math
 import multiprocessing
 import os
 import re
 import secrets
 import shutil
 import signal
+import statistics
 import sys
 import threading
 import time
@@ -55,6 +57,7 @@ from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.files import cache_folder
 from dcgan_jax.machine.progress import tqdm
+from dcgan_jax.nets.shapes import image_shape
 
 _FORMAT = 1  # Part of the fingerprint: raise it whenever the same source would give different pixels or files.
 _CHUNK = 32  # Images per task of a decoding process.
@@ -93,7 +96,7 @@ def open_or_build(data: ConfigDict, duplicates: Duplicates | None = None, *, pro
         UserError: a setting is wrong, the source cannot be read, more than one and more than 1 % of its images are
             bad, or the pack cannot be written. Nothing is left behind then but a list of the bad images.
     """
-    source, target = sources.open_source(data), _target(data)
+    source, target = sources.open_source(data), decode.target_of(data)
     path = _find(source, target, data, duplicates)
     with contextlib.suppress(OSError, files.Damaged):
         return _open(path)
@@ -110,7 +113,7 @@ def open_or_build(data: ConfigDict, duplicates: Duplicates | None = None, *, pro
 
 def pack_path(data: ConfigDict, duplicates: Duplicates | None = None) -> Path:
     """The folder where the pack of `config.data` is or will be. Raises UserError as `open_or_build` does."""
-    return _find(sources.open_source(data), _target(data), data, duplicates)
+    return _find(sources.open_source(data), decode.target_of(data), data, duplicates)
 
 
 def open_in_place(path: Path, data: ConfigDict) -> ImageDataset:
@@ -153,12 +156,19 @@ def _check_settings(given: str, dataset: ImageDataset, data: ConfigDict, named: 
 
     Settings of how single images are read, such as data.allow_upsampling, are not looked at.
     """
-    count, size, _, channels = dataset.images.shape
-    if (size, channels) != (data.image_size, data.channels):
+    count, *shape = dataset.images.shape
+    if tuple(shape) != image_shape(data):
+        (height, width, channels), (rows, columns, wanted) = shape, image_shape(data)
+        as_wide = "" if width == height and not data.image_width else f"--config.data.image_width={width} "
         raise UserError(
-            f"{given} has images of {size} x {size} pixels and {channels} channels, not {data.image_size} x "
-            f"{data.image_size} and {data.channels}: set --config.data.image_size={size} "
-            f"--config.data.channels={channels}, with stages that fit, or give another pack."
+            f"{given} has images of {height} x {width} pixels and {channels} channels, not {rows} x {columns} and "
+            f"{wanted}: set --config.data.image_size={height} {as_wide}--config.data.channels={channels}, with stages "
+            "that fit, or give another pack."
+        )
+    if data.fit not in ("crop", made_with := dataset.meta.get("fit", "crop")):
+        raise UserError(
+            f"data.fit is {data.fit!r}, but the images of {given} are fitted already, with {made_with!r}: leave it at "
+            "'crop'."
         )
     if data.split not in ("", "train", named["split"]):
         raise UserError(
@@ -190,19 +200,6 @@ def folder_of(data_cache_dir: str) -> Path:
 # --- Naming ----------------------------------------------------------------------------------------------------------
 
 
-def _target(data: ConfigDict) -> decode.Target:
-    if data.channels not in (1, 3):
-        raise UserError(f"data.channels is {data.channels}; it must be 1 (grey) or 3 (RGB).")
-    if data.image_size < 1 or data.crop_size < 0 or data.num_examples < 0:
-        raise UserError("data.image_size must be positive; data.crop_size and data.num_examples must not be negative.")
-    if 0 < data.crop_size < data.image_size and not data.allow_upsampling:
-        raise UserError(
-            f"data.crop_size {data.crop_size} is smaller than data.image_size {data.image_size}: every crop would be "
-            "enlarged. Give a larger crop_size or set data.allow_upsampling."
-        )
-    return decode.Target(data.image_size, data.channels, data.crop_size, data.allow_upsampling)
-
-
 def _find(source: Source, target: decode.Target, data: ConfigDict, duplicates: Duplicates | None) -> Path:
     """The folder of the pack; that of version 0.1.0 where there is one that will do."""
     path = _path(source, source.fingerprint, target, data, duplicates)
@@ -227,13 +224,14 @@ def _path(
         "source_fingerprint": fingerprint_of_source,
         "split": data.split,
         "num_examples": data.num_examples,
-        "target": vars(target),
+        "target": target.described(),
     }
     if duplicates:
         content["dedup"] = duplicates.fingerprint
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", re.sub(r":/.*/", ":", source.name)).strip("-")[:_LONGEST_SLUG]
-    return folder_of(data.cache_dir) / f"{slug}-{target.image_size}px-{fingerprint}"
+    size = f"{target.image_size}x{target.image_width}" if target.image_width else f"{target.image_size}"
+    return folder_of(data.cache_dir) / f"{slug}-{size}px-{fingerprint}"
 
 
 # --- Opening ---------------------------------------------------------------------------------------------------------
@@ -251,7 +249,8 @@ def _open(path: Path) -> ImageDataset:
         images = files.load_npy(path / "images.npy", mapped=True)
         labels = files.load_npy(path / "labels.npy") if (path / "labels.npy").exists() else None
         attributes = files.load_npz(path / "attributes.npz") if (path / "attributes.npz").exists() else {}
-        shape = (meta["count"], meta["image_size"], meta["image_size"], meta["channels"])
+        width = meta.get("image_width", meta["image_size"])
+        shape = (meta["count"], meta["image_size"], width, meta["channels"])
         class_names = meta["class_names"]
         if images.shape != shape or images.dtype != np.uint8:
             raise ValueError(f"images.npy is {images.dtype} {images.shape}, not uint8 {shape}")
@@ -322,7 +321,7 @@ def _build(
     count = min(items.count, data.num_examples or items.count)
     if count == 0:
         raise UserError(f"{source.name} has no examples in split {data.split!r}.")
-    needed = count * target.image_size**2 * target.channels
+    needed = count * math.prod(target.shape)
     with _writing(path, needed):
         if alone:
             _remove_dead_builds(path)
@@ -423,6 +422,7 @@ class _Outcome(NamedTuple):
     duplicates: int  # left out
     several_frames: int  # images
     class_counts: list[int] | None
+    aspect: float  # median width over height of the whole images
 
 
 def _write_arrays(
@@ -443,11 +443,11 @@ def _write_arrays(
     keys: list[str] = []
     labels: list[np.ndarray] = []
     attributes: list[dict[str, np.ndarray]] = []
+    aspects: list[float] = []
     skipped: list[_Skipped] = []
     left_out = several_frames = 0
-    image_shape = (target.image_size, target.image_size, target.channels)
     with open(folder / "images.npy", "wb") as file:
-        _write_header(file, (rule.expected, *image_shape))
+        _write_header(file, (rule.expected, *target.shape))
         for decoded in chunks:
             skipped += decoded.skipped
             several_frames += decoded.several_frames
@@ -462,12 +462,13 @@ def _write_arrays(
                 file.write(chunk.images.data)
                 keys += chunk.keys
                 attributes.append(chunk.attributes)
+                aspects += chunk.aspects
                 labels += [] if chunk.labels is None else [chunk.labels]
             report(len(decoded.keys) + len(decoded.skipped))
         if rule.refuses(skipped) or not keys:
             _refuse(skipped, len(keys), rule)
         file.seek(0)
-        _write_header(file, (len(keys), *image_shape))  # As long as before: numpy leaves room for the first axis.
+        _write_header(file, (len(keys), *target.shape))  # As long as before: numpy leaves room for the first axis.
     class_counts = None
     if labels:
         np.save(folder / "labels.npy", np.concatenate(labels))
@@ -476,7 +477,7 @@ def _write_arrays(
         arrays = {name: np.concatenate([part[name] for part in attributes]) for name in attributes[0]}
         np.savez(folder / "attributes.npz", **arrays)  # type: ignore[arg-type]
     (folder / "keys.json").write_text(json.dumps(keys))
-    return _Outcome(len(keys), skipped, left_out, several_frames, class_counts)
+    return _Outcome(len(keys), skipped, left_out, several_frames, class_counts, statistics.median(aspects))
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
@@ -512,7 +513,8 @@ def _meta(source: Source, split: str, target: decode.Target, items: Items, outco
         "source": source.name,
         "version": source.version,
         "split": split,
-        **vars(target),
+        **target.described(),
+        **({"aspect": outcome.aspect} if target.fit == "squeeze" else {}),
         "resampling": decode.RESAMPLING,
         "count": outcome.kept,
         "duplicates_left_out": outcome.duplicates,
@@ -538,6 +540,7 @@ class _Chunk(NamedTuple):
     keys: list[str]
     labels: np.ndarray | None  # int32 [n]
     attributes: dict[str, np.ndarray]
+    aspects: list[float]  # [n]
     skipped: list[_Skipped]
     several_frames: int  # images with more frames than the one that counts
 
@@ -552,6 +555,7 @@ def _without(chunk: _Chunk, duplicates: Mapping[str, str], lost: Container[str])
         list(itertools.compress(chunk.keys, kept)),
         None if chunk.labels is None else chunk.labels[kept],
         {name: values[kept] for name, values in chunk.attributes.items()},
+        list(itertools.compress(chunk.aspects, kept)),
         chunk.skipped,
         chunk.several_frames,
     )
@@ -616,7 +620,7 @@ def _exit_with_parent() -> None:
 
 
 def _decode_chunk(read: _Read, target: decode.Target, references: Sequence[Any]) -> _Chunk:
-    images, good, skipped, several_frames = [], [], [], 0
+    images, good, aspects, skipped, several_frames = [], [], [], [], 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, about oddities that do not stop it.
         try:
@@ -627,6 +631,7 @@ def _decode_chunk(read: _Read, target: decode.Target, references: Sequence[Any])
                     decoded = decode.decode(example.image, target)
                     images.append(decoded.pixels)
                     good.append(example)
+                    aspects.append(decoded.aspect)
                     several_frames += decoded.several_frames
                 except decode.BadImage as error:
                     small = isinstance(error, decode.TooSmall)
@@ -634,11 +639,11 @@ def _decode_chunk(read: _Read, target: decode.Target, references: Sequence[Any])
         except OSError as error:
             raise UserError(f"The images cannot be read: {error}.") from error
     if not good:
-        return _Chunk(np.empty(0, np.uint8), [], None, {}, skipped, 0)
+        return _Chunk(np.empty(0, np.uint8), [], None, {}, [], skipped, 0)
     labels = None if good[0].label is None else np.asarray([example.label for example in good], np.int32)
     attributes = {name: np.stack([example.attributes[name] for example in good]) for name in good[0].attributes}
     keys = [example.key for example in good]
-    return _Chunk(np.stack(images), keys, labels, attributes, skipped, several_frames)
+    return _Chunk(np.stack(images), keys, labels, attributes, aspects, skipped, several_frames)
 
 
 # --- Reporting -------------------------------------------------------------------------------------------------------

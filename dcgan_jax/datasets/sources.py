@@ -23,6 +23,7 @@ from dcgan_jax.datasets import (
 )
 from dcgan_jax.datasets.source import Example, Items, Source, local_path
 from dcgan_jax.machine.errors import UserError
+from dcgan_jax.nets.shapes import image_shape
 
 _FORMS = (
     "'folder:/path' (or a .zip), 'tfds:NAME', 'hf:NAME', 'lsun:/path/to/X_train_lmdb', 'array:/path.npz', "
@@ -102,6 +103,9 @@ def _toy(name: str, data: ConfigDict) -> Source:
         raise UserError(f"data.split {data.split!r} is not a split of {name}; it has 'train' and 'test'.")
     if data.crop_size:
         raise UserError(f"{name} is drawn at data.image_size; data.crop_size {data.crop_size} must stay 0.")
+    height, width, _ = image_shape(data)
+    if width != height:
+        raise UserError(f"{name} is drawn as squares; data.image_width {width} must stay 0.")
     version = importlib.import_module(f"dcgan_jax.datasets.{name}").VERSION
     count = data.num_examples or _TOY_COUNT
     return Source(

@@ -21,6 +21,7 @@ from dcgan_jax.config import need_convolutions
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.nets import frozen_statistics, models, pixels
 from dcgan_jax.nets.models import Tree
+from dcgan_jax.nets.shapes import image_shape
 from dcgan_jax.runs.sampler import full_batches
 
 GRID = 4
@@ -29,18 +30,21 @@ Extract = Callable[[np.ndarray, Path, str], np.ndarray]  # images, file, progres
 
 
 def pool(maps: jax.Array, grid: int = GRID) -> jax.Array:
-    """Maxima of maps [batch, side, side, features] over a grid of cells, [batch, grid, grid, features].
+    """Maxima of maps [batch, height, width, features] over a grid of cells, [batch, grid, grid, features].
 
     A side that the grid does not divide has overlapping cells; one that is smaller stays as it is.
     """
-    batch, side, _, features = maps.shape
-    grid = min(grid, side)
-    if side % grid == 0:  # two thirds of the time of what follows (six layers, 128 images)
+    batch, height, width, features = maps.shape
+    rows, columns = min(grid, height), min(grid, width)
+    if height % rows == width % columns == 0:  # two thirds of the time of what follows (six layers, 128 images)
         maps = lax.optimization_barrier(maps)  # XLA would otherwise make them again for every cell
-        return maps.reshape(batch, grid, side // grid, grid, side // grid, features).max((2, 4))
-    cells = [slice(i * side // grid, -(-(i + 1) * side // grid)) for i in range(grid)]
-    rows = jnp.stack([maps[:, cell].max(1) for cell in cells], 1)
-    return jnp.stack([rows[:, :, cell].max(2) for cell in cells], 2)
+        return maps.reshape(batch, rows, height // rows, columns, width // columns, features).max((2, 4))
+    pooled = jnp.stack([maps[:, cell].max(1) for cell in _cells(height, rows)], 1)
+    return jnp.stack([pooled[:, :, cell].max(2) for cell in _cells(width, columns)], 2)
+
+
+def _cells(side: int, count: int) -> list[slice]:
+    return [slice(i * side // count, -(-(i + 1) * side // count)) for i in range(count)]
 
 
 def flatten(taps: models.Taps, layers: int = 0, average: bool = False) -> jax.Array:
@@ -61,9 +65,9 @@ def _by_layer(taps: models.Taps, layers: int, average: bool) -> list[jax.Array]:
 def widths(config: ConfigDict, layers: int = 0, average: bool = False) -> list[int]:
     """How many features each convolution gives, in the order in which they stand side by side."""
     network = models.build_discriminator(config)
-    size = (1, config.data.image_size, config.data.image_size, config.data.channels)
-    images = jax.ShapeDtypeStruct(size, jnp.float32)
-    variables = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros(size), train=False))
+    shape = (1, *image_shape(config.data))
+    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    variables = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros(shape), train=False))
 
     def features(variables: Tree, images: jax.Array) -> list[jax.Array]:
         outputs: Any = network.apply(variables, images, train=False)

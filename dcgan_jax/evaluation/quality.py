@@ -31,6 +31,7 @@ from dcgan_jax.metrics import feature_spaces, measures, nearest, reference, resi
 from dcgan_jax.metrics.feature_spaces import FeatureSpace
 from dcgan_jax.metrics.measures import Measure
 from dcgan_jax.metrics.memorization import Memorization
+from dcgan_jax.nets.shapes import image_shape
 from dcgan_jax.reports import image_grid, plots, report
 from dcgan_jax.reports.report import Figure, Picture, Report
 from dcgan_jax.runs import run_flags, run_folder, trained
@@ -176,7 +177,7 @@ def measure_images(images: np.ndarray | str | Path, config: ConfigDict, **settin
     """
     chosen, name = Settings(**settings), "images"
     if not isinstance(images, np.ndarray):
-        name, images = str(images), samples_file.read(Path(images), config.data.image_size, config.data.channels)
+        name, images = str(images), samples_file.read(Path(images), image_shape(config.data))
     data = chosen.data(config)
     comparison = _compare(chosen, data, opening.open_or_build(data), len(images))
     _, score, figures, outcomes, _ = comparison

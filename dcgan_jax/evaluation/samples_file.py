@@ -13,27 +13,26 @@ from dcgan_jax.machine.progress import tqdm
 _SHEET = "sheet.png"  # which `python -m dcgan_jax.sample` leaves beside its images
 
 
-def read(path: Path, size: int, channels: int) -> np.ndarray:
-    """uint8 [count, size, size, channels]; grey becomes RGB, and the other way round.
+def read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """uint8 [count, height, width, channels]; grey becomes RGB, and the other way round.
 
     Args:
       path: a folder, whose images are read at any depth but for sheet.png; or a .npz file, with uint8
         [count, height, width, channels] as 'images', as 'arr_0' or as its only array.
-      size: what height and width must be: nothing is resized.
-      channels: 1 or 3.
+      shape: (height, width, channels); nothing is resized.
 
     Raises:
       UserError: there is nothing to read, or images of other sizes.
     """
-    images = _read_folder(path, size, channels) if path.is_dir() else _read_npz(path)
-    if images.shape[1:3] != (size, size):
+    images = _read_folder(path, shape) if path.is_dir() else _read_npz(path)
+    if images.shape[1:3] != shape[:2]:
         height, width = images.shape[1:3]
         raise UserError(
-            f"the images in {path} are {width} x {height}, not {size} x {size} like the data: give a config"
+            f"the images in {path} are {width} x {height}, not {shape[1]} x {shape[0]} like the data: give a config"
             " with their --config.data.image_size."
         )
-    if images.shape[3] != channels:
-        images = images.repeat(3, 3) if channels == 3 else _to_grey(images)
+    if images.shape[3] != shape[2]:
+        images = images.repeat(3, 3) if shape[2] == 3 else _to_grey(images)
     return images
 
 
@@ -42,19 +41,20 @@ def _to_grey(images: np.ndarray) -> np.ndarray:
     return np.stack([np.asarray(Image.fromarray(image).convert("L"))[..., None] for image in images])
 
 
-def _read_folder(folder: Path, size: int, channels: int) -> np.ndarray:
+def _read_folder(folder: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    height, width, channels = shape
     source = image_folder.open_folder(folder)
     references = [reference for reference in source.list_items().references if Path(reference[0]).name != _SHEET]
-    target = decode.Target(size, channels, allow_upsampling=True)
-    images = np.empty((len(references), size, size, channels), np.uint8)
+    target = decode.Target(height, channels, allow_upsampling=True, image_width=width)
+    images = np.empty((len(references), *shape), np.uint8)
     for i, example in enumerate(tqdm(source.read(references), total=len(references), unit="image", disable=None)):
         assert isinstance(example.image, Path)
         try:
             with Image.open(example.image, formats=decode.FORMATS) as picture:
                 found = picture.size
-            if found != (size, size):
-                raise decode.BadImage(f"is {found[0]} x {found[1]}, not {size} x {size} like the data")
-            images[i] = decode.to_square(example.image, target)
+            if found != (width, height):
+                raise decode.BadImage(f"is {found[0]} x {found[1]}, not {width} x {height} like the data")
+            images[i] = decode.to_pixels(example.image, target)
         except (decode.BadImage, OSError) as error:
             raise UserError(f"{example.image} {error}.") from error
     return images

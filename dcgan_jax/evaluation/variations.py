@@ -53,6 +53,7 @@ from dcgan_jax.metrics import attribute_probe, memorization
 from dcgan_jax.metrics.attribute_probe import AttributeProbe
 from dcgan_jax.metrics.frechet import frechet_distance, moments_of
 from dcgan_jax.metrics.prdc import prdc
+from dcgan_jax.nets.shapes import image_shape
 from dcgan_jax.reports import image_grid, report
 from dcgan_jax.reports.report import Figure, Picture, Report
 from dcgan_jax.runs import run_folder, trained
@@ -406,8 +407,7 @@ def _measure_run(
     """
     steps = [s for s in run_folder.steps(folder) if s % config.checkpoint_every == 0 or s == config.num_steps]
     points: list[Point] = []
-    size = config.data.image_size
-    samples = np.full((_SHOWN, size, size, config.data.channels), 255, np.uint8)
+    samples = np.full((_SHOWN, *image_shape(config.data)), 255, np.uint8)
     if steps:
         run = trained.load(folder, norm="frozen")
         for step in steps:

@@ -38,7 +38,7 @@ license: {license}
 ![{images} samples of seed 0](samples.png)
 
 A deep convolutional GAN ([Radford, Metz, Chintala, ICLR 2016](https://arxiv.org/abs/1511.06434)) of
-{size} x {size} pixels, trained with dcgan_jax {version}.
+{height} x {width} pixels, trained with dcgan_jax {version}.
 
 | | |
 | --- | --- |
@@ -50,7 +50,7 @@ A deep convolutional GAN ([Radford, Metz, Chintala, ICLR 2016](https://arxiv.org
 import dcgan_jax
 
 run = dcgan_jax.load("PATH/OF/THIS/FOLDER")
-images = run.sample(64, seed=0)  # uint8 [64, {size}, {size}, {channels}]
+images = run.sample(64, seed=0)  # uint8 [64, {height}, {width}, {channels}]
 dcgan_jax.grid(images).save("samples.png")
 ```
 
@@ -88,14 +88,15 @@ def write(folder: Path, run: Run, license: str = "unknown") -> list[Path]:
 
 
 def _card(name: str, run: Run, license: str) -> str:
-    classes = run.generator.num_classes
+    classes, (height, width, channels) = run.generator.num_classes, run.generator.image_shape
     return _CARD.format(
         license=license,
         task="" if classes else "pipeline_tag: unconditional-image-generation\n",  # the Hub has none for classes
         name=name,
         images=_SHEET_IMAGES,
-        size=run.generator.image_size,
-        channels=run.generator.channels,
+        height=height,
+        width=width,
+        channels=channels,
         version=dcgan_jax.__version__,
         rows="\n".join(f"| {_cell(what)} | {_cell(value)} |" for what, value in _facts(run).items()),
     )

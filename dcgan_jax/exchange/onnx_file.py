@@ -56,12 +56,12 @@ def write(folder: Path, run: Run, *, taps: bool = False) -> list[Path]:
       The files.
     """
     generator, metadata = run.generator, _metadata(run)
-    image = (generator.channels, generator.image_size, generator.image_size)
+    height, width, channels = generator.image_shape
     parts = layers.generator_layers(generator, run.variables)
     models = {GENERATOR: make_model(parts, "z", (generator.z_dim,), metadata, taps=taps)}
     if run.has_discriminator:
         parts = layers.discriminator_layers(run.discriminator, run.state.discriminator.variables)
-        models[DISCRIMINATOR] = make_model(parts, "image", image, metadata, taps=taps)
+        models[DISCRIMINATOR] = make_model(parts, "image", (channels, height, width), metadata, taps=taps)
     for name, model in models.items():
         files.write_atomically(folder / name, model.SerializeToString())
     return [folder / name for name in models]

@@ -37,7 +37,7 @@ from jax import export
 
 program = export.deserialize(bytearray(Path(__file__).with_name("{program}").read_bytes()))
 z = np.random.default_rng(0).{draw}.astype("float32")
-images = program.call({arguments})  # uint8 [16, {size}, {size}, {channels}]
+images = program.call({arguments})  # uint8 [16, {height}, {width}, {channels}]
 np.save("images.npy", images)
 """
 
@@ -50,7 +50,7 @@ _README = """\
 `{program}` holds the weights of step {step}. It runs on CPUs, CUDA GPUs and TPUs.
 
 - z: float32 [N, {z_dim}], {distribution}; N is any number, and compiled for once each
-{labels}- result: uint8 [N, {size}, {size}, {channels}]
+{labels}- result: uint8 [N, {height}, {width}, {channels}]
 
 JAX {version} wrote it. JAX promises to run it in versions up to six months newer, and up to three weeks older (JAX's
 documentation of jax.export, "compatibility guarantees"). To keep the weights for longer, export safetensors.
@@ -138,8 +138,7 @@ def _words(run: Run) -> dict[str, Any]:
         "step": run.step,
         "version": jax.__version__,
         "z_dim": generator.z_dim,
-        "size": generator.image_size,
-        "channels": generator.channels,
+        **dict(zip(("height", "width", "channels"), generator.image_shape, strict=True)),
         "labels": "",
         "arguments": "z",
     }

@@ -40,14 +40,14 @@ class Mapped(NamedTuple):
     shape: tuple[int, ...]
 
 
-def follows_example(network: Network, side: int) -> bool:
+def follows_example(network: Network, sides: tuple[int, int]) -> bool:
     """Whether PyTorch's example class is the same network: 64 pixels, 4x4, normalised per channel, unconditional.
 
-    `side`: of the generator's first maps, or the discriminator's last ones.
+    `sides`: height and width of the generator's first maps, or the discriminator's last ones.
     """
     features = [maps for maps, _ in network.stages]
     common = (
-        network.kernel_size == side == 4
+        (network.kernel_size, *sides) == (4, 4, 4)
         and [stride for _, stride in network.stages] == [2, 2, 2, 2]
         and (network.num_classes, network.hidden, network.resampling) == (0, (), "strided")
         and network.norm == "paper"
@@ -62,16 +62,16 @@ def follows_example(network: Network, side: int) -> bool:
     return common and own and features == [factor * maps for maps in narrowest for factor in factors]
 
 
-def to_state_dict(network: Network, variables: Variables, side: int, step: int) -> dict[str, np.ndarray]:
+def to_state_dict(network: Network, variables: Variables, sides: tuple[int, int], step: int) -> dict[str, np.ndarray]:
     """The state_dict of PyTorch's example class, 'main.0.weight' and so on, of a network that `follows_example`.
 
-    Its layers add `EPSILON` to the variance. Where our network adds something else, the gains make up for it. `step`:
-    what the layers give as the number of batches that they have seen.
+    Its layers add `EPSILON` to the variance. Where our network adds something else, the gains make up for it. `sides`:
+    see `follows_example`. `step`: what the layers give as the number of batches that they have seen.
     """
     state: dict[str, np.ndarray] = {}
     position = 0
     for name, normalised in _layers(network):
-        state[f"main.{position}.weight"] = _to_torch(name, _get(variables, "params", name), side)
+        state[f"main.{position}.weight"] = _to_torch(name, _get(variables, "params", name), sides)
         if normalised:
             position += 1
             norm = f"{name}_norm"
@@ -92,7 +92,7 @@ def to_state_dict(network: Network, variables: Variables, side: int, step: int) 
 
 
 def from_state_dict(
-    network: Network, tensors: Mapping[str, np.ndarray], like: Variables, side: int, file: str
+    network: Network, tensors: Mapping[str, np.ndarray], like: Variables, sides: tuple[int, int], file: str
 ) -> tuple[dict[str, Any], list[Mapped]]:
     """Variables of our network from a state_dict whose tensors come in the order of the layers, under any names.
 
@@ -100,7 +100,7 @@ def from_state_dict(
       network: strided, without labels and dense hidden layers, normalised per channel, with gains and shifts.
       tensors: by name.
       like: variables of our network, for the shapes.
-      side: of the generator's first maps, or the discriminator's last ones.
+      sides: height and width of the generator's first maps, or the discriminator's last ones.
       file: stands in errors.
 
     Returns:
@@ -128,7 +128,7 @@ def from_state_dict(
 
     for name, normalised in _layers(network):
         module, parts = _take(modules, {"weight"}, name, file)
-        shape = _to_torch(name, _get(like, "params", name), side).shape
+        shape = _to_torch(name, _get(like, "params", name), sides).shape
         weight = check(f"{module}.weight", parts["weight"], shape, name)
         kernel = np.ascontiguousarray(_from_torch(name, weight))
         found["params"][name] = {"kernel": kernel} if name in _DENSE else kernel
@@ -202,12 +202,12 @@ def _get(variables: Variables, collection: str, name: str, part: str = "") -> np
     return np.asarray(value, np.float32)
 
 
-def _to_torch(name: str, kernel: np.ndarray, side: int) -> np.ndarray:
+def _to_torch(name: str, kernel: np.ndarray, sides: tuple[int, int]) -> np.ndarray:
     """Our kernel -> [small, large, k, k]; a dense one, whose maps have their features last, as a convolution to 1x1."""
     if name == "projection":
-        return kernel.reshape(len(kernel), side, side, -1).transpose(0, 3, 1, 2)
+        return kernel.reshape(len(kernel), *sides, -1).transpose(0, 3, 1, 2)
     if name == "logit":
-        return kernel.reshape(side, side, -1, kernel.shape[1]).transpose(3, 2, 0, 1)
+        return kernel.reshape(*sides, -1, kernel.shape[1]).transpose(3, 2, 0, 1)
     return kernel.transpose(3, 2, 0, 1)
 
 

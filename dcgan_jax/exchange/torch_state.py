@@ -50,16 +50,17 @@ def write(folder: Path, run: Run) -> list[Path]:
         written.append(folder / name)
 
     for name, network, variables in _networks(run):
-        side = models.first_side(run.config.data.image_size, network.stages)
-        if torch_layout.follows_example(network, side):
-            state = torch_layout.to_state_dict(network, variables, side, run.step)
+        sides = models.first_sides(run.generator.image_shape, network.stages)
+        if torch_layout.follows_example(network, sides):
+            state = torch_layout.to_state_dict(network, variables, sides, run.step)
         else:
             found = _plain_layers(network, variables)
-            maps_of_input = (run.config.data.image_size, run.config.data.image_size, run.config.data.channels)
-            state, spec[name] = _folded(found, None if isinstance(network, Generator) else maps_of_input)
+            maps = None if isinstance(network, Generator) else run.generator.image_shape
+            state, spec[name] = _folded(found, maps)
         save(f"{name}.pt", dumps(state))
     if spec:
-        image = {name: run.config.data[name] for name in ("image_size", "channels")}
+        height, width, channels = run.generator.image_shape
+        image = {"image_size": height, **({} if width == height else {"image_width": width}), "channels": channels}
         noise = {name: run.config.model[name] for name in ("z_dim", "z_distribution")}
         about = {**noise, **image, "range": [-1, 1] if run.config.model.output == "tanh" else [0, 1]}
         save("networks.json", (json.dumps({**about, "classes": run.class_names, **spec}, indent=1) + "\n").encode())

@@ -164,23 +164,29 @@
     return discriminator.run(input, {labels: run.classes ? Int32Array.from(labels) : undefined}).output;
   }
 
-  const area = run.size * run.size * run.channels;
+  const area = run.height * run.width * run.channels;
+
+  /** One pixel of the canvas for each of an image. */
+  const setResolution = (canvas) => Object.assign(canvas, {width: run.width, height: run.height});
+
+  /** How large an image is shown; `scale` in pixels of the screen. */
+  const setScale = ({style}, scale) => Object.assign(style, {width: `${run.width * scale}px`, height: `${run.height * scale}px`});
 
   function show(canvas, pixels) {
-    const image = new ImageData(run.size, run.size);
+    const image = new ImageData(run.width, run.height);
     for (let i = 0, from = 0; i < image.data.length; i += 4) {
       for (let c = 0; c < 3; c++) image.data[i + c] = pixels[from + (run.channels === 3 ? c : 0)];
       image.data[i + 3] = 255;
       from += run.channels;
     }
-    canvas.width = canvas.height = run.size;
+    setResolution(canvas);
     canvas.getContext('2d').putImageData(image, 0, 0);
   }
 
   /** Makes a canvas show an image, when there is time. `what`: {z, label} as functions. */
   function picture(canvas, what, scale) {
     canvas.classList.add('sample');
-    canvas.style.width = canvas.style.height = `${run.size * scale}px`;
+    setScale(canvas, scale);
     Object.assign(canvas, {what, stale: true});
     wake();
     return canvas;
@@ -324,15 +330,15 @@
 
   const GAP = 8; // pixels between samples
 
-  const tileSide = () => Math.max(run.size * Number(byId('zoom').value), 30);
-  const columnsThatFit = () => Math.max(1, Math.floor((byId('sheet').clientWidth + GAP) / (tileSide() + GAP)));
+  const tileWidth = () => Math.max(run.width * Number(byId('zoom').value), 30);
+  const columnsThatFit = () => Math.max(1, Math.floor((byId('sheet').clientWidth + GAP) / (tileWidth() + GAP)));
 
   function fillSheet() {
     const zoom = Number(byId('zoom').value);
     const sheet = byId('sheet');
     state.columns = columnsThatFit();
     state.count = state.columns * Math.max(1, Math.round(ABOUT / state.columns));
-    sheet.style.gridTemplateColumns = `repeat(${state.columns}, ${tileSide()}px)`;
+    sheet.style.gridTemplateColumns = `repeat(${state.columns}, ${tileWidth()}px)`;
     byId('first').value = state.first;
     sheet.replaceChildren(
       ...Array.from({length: state.count}, (_, i) => state.first + i)
@@ -404,7 +410,7 @@
 
   // --- Blend --------------------------------------------------------------------------------------------------------
 
-  const SMALL = Math.max(1, Math.round(48 / run.size)); // scale of small pictures
+  const SMALL = Math.max(1, Math.round(48 / run.height)); // scale of small pictures
   const MOST_STOPS = 11;
 
   function chooseSlot(slot) {
@@ -427,7 +433,7 @@
       byId(id).setAttribute('aria-label', `${name}: sample ${seed}. The next click on a sample fills this.`);
       byId(id).querySelector('span').textContent = `${name}: ${seed}`;
     }
-    const stops = Math.min(Math.floor(byId('tools').clientWidth / (run.size * SMALL + 4)), MOST_STOPS);
+    const stops = Math.min(Math.floor(byId('tools').clientWidth / (run.width * SMALL + 4)), MOST_STOPS);
     byId('between').replaceChildren(
       ...Array.from({length: stops}, (_, i) => {
         const at = i / (stops - 1);
@@ -779,7 +785,7 @@
     const begin = () => {
       drag.ghost = make('canvas', {id: 'ghost'});
       const canvas = drag.tile.querySelector('canvas');
-      drag.ghost.width = drag.ghost.height = run.size;
+      setResolution(drag.ghost);
       drag.ghost.style.width = canvas.style.width;
       drag.ghost.getContext('2d').drawImage(canvas, 0, 0);
       document.body.append(drag.ghost);
@@ -790,8 +796,8 @@
       return target && target !== drag.tile ? target : null;
     };
     const follow = (x, y) => {
-      const half = parseInt(drag.ghost.style.width) / 2;
-      Object.assign(drag.ghost.style, {left: `${x - half}px`, top: `${y - half}px`});
+      const {width, height} = drag.ghost.getBoundingClientRect();
+      Object.assign(drag.ghost.style, {left: `${x - width / 2}px`, top: `${y - height / 2}px`});
       all('.target').forEach((element) => element.classList.remove('target'));
       under(x, y)?.classList.add('target');
     };
@@ -1011,20 +1017,21 @@
   function fitStage() {
     const width = document.documentElement.clientWidth;
     const narrow = matchMedia('(max-width: 56rem)').matches;
-    const room = narrow ? Math.min(width / 2, 260) : Math.min(byId('stage').clientWidth - 32, window.innerHeight * 0.55);
-    const scale = Math.max(1, Math.floor(room / run.size));
-    byId('image').style.width = byId('image').style.height = `${scale * run.size}px`;
+    const [across, down] = narrow
+      ? [Math.min(width / 2, 260), 260]
+      : [byId('stage').clientWidth - 32, window.innerHeight * 0.55];
+    setScale(byId('image'), Math.max(1, Math.floor(Math.min(across / run.width, down / run.height))));
   }
 
   function makeZooms() {
-    const usual = Math.max(1, Math.round(80 / run.size));
+    const usual = Math.max(1, Math.round(80 / run.height));
     byId('zoom').append(...[1, 2, 3, 4, 6].map((zoom) => make('option', {value: zoom, textContent: `${zoom}×`, selected: zoom === usual})));
   }
 
   function describeRun() {
     byId('about').textContent = [
       run.source === run.name ? '' : run.source,
-      `${run.size}×${run.size} pixels`,
+      `${run.width}×${run.height} pixels`,
       `step ${run.step.toLocaleString('en')}`,
       run.parameters < 1e6 ? `${run.parameters.toLocaleString('en')} weights` : `${(run.parameters / 1e6).toPrecision(2)} million weights`,
     ].filter(Boolean).join(' · ');

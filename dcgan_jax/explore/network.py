@@ -28,13 +28,13 @@ PANEL = 8
 _LANES = 4
 
 
-def pack(layers: list[Layer], side: int | None = None) -> tuple[dict[str, Any], bytes]:
+def pack(layers: list[Layer], sides: tuple[int, int] | None = None) -> tuple[dict[str, Any], bytes]:
     """A network's description and its weights.
 
     Args:
       layers: see nets/layers.py.
-      side: of the images that a discriminator takes, in pixels. It can be left out where a dense layer takes all
-        pixels of the last maps, which are square.
+      sides: height and width of the images that a discriminator takes. They can be left out where these are square, and
+        a dense layer takes all pixels of the last maps.
 
     Returns:
       The description, ready for JSON, and the weights as little-endian float16. Of every layer the description holds
@@ -45,7 +45,7 @@ def pack(layers: list[Layer], side: int | None = None) -> tuple[dict[str, Any], 
       UserError: float16 cannot hold the weights.
     """
     weights = _Weights()
-    shape = _input_shape(layers, side)
+    shape = _input_shape(layers, sides)
     described = []
     for layer in layers:
         described.append(_describe(layer, shape, weights))
@@ -76,23 +76,22 @@ class _Weights:
         return np.concatenate(self._parts).tobytes()
 
 
-def _input_shape(layers: list[Layer], side: int | None) -> list[int]:
+def _input_shape(layers: list[Layer], sides: tuple[int, int] | None) -> list[int]:
     """[height, width, features] of what the first layer takes."""
     first = layers[0]
     if first.kind == "dense":
         return [1, 1, first.in_features]
-    if side is None:
-        side = _side(layers)
-    return [side, side, first.in_features]
+    return [*(sides or _square(layers)), first.in_features]
 
 
-def _side(layers: list[Layer]) -> int:
-    """Side of the images, from the dense layer that takes the last maps."""
+def _square(layers: list[Layer]) -> tuple[int, int]:
+    """Height and width of square images, from the dense layer that takes the last maps."""
     index = next((i for i, layer in enumerate(layers) if layer.before == "flatten"), None)
     if not index:
         raise ValueError("without a layer that flattens its input, the side of the images must be given")
     last = math.isqrt(layers[index].in_features // layers[index - 1].out_features)
-    return last * math.prod(layer.stride * (2 if layer.after == "max_pool" else 1) for layer in layers[:index])
+    side = last * math.prod(layer.stride * (2 if layer.after == "max_pool" else 1) for layer in layers[:index])
+    return side, side
 
 
 def _describe(layer: Layer, before: list[int], weights: _Weights) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def write(path: Path, run: Run) -> Path:
     if run.has_discriminator:
         judging = discriminator_layers(run.discriminator, run.state.discriminator.variables)
         if not inside or weights.fits(judging):
-            data["discriminator"] = weights.add(judging, run.step, run.generator.image_size)
+            data["discriminator"] = weights.add(judging, run.step, run.generator.image_shape[:2])
     steps = _film_steps(run)
     if inside and weights.fits(layers * len(steps)):
         others = _checkpoints(run, steps)
@@ -86,9 +86,9 @@ class _Weights:
     def __init__(self) -> None:
         self.content = bytearray()
 
-    def add(self, layers: list[Layer], step: int, side: int | None = None) -> dict[str, Any]:
-        """Appends a network of a step, and says where it is; `side` of the images that a discriminator takes."""
-        spec, added = network.pack(layers, side)
+    def add(self, layers: list[Layer], step: int, sides: tuple[int, int] | None = None) -> dict[str, Any]:
+        """Appends a network of a step, and says where it is; `sides` of the images that a discriminator takes."""
+        spec, added = network.pack(layers, sides)
         self.content += added
         return {"step": step, "spec": spec, "offset": len(self.content) - len(added), "bytes": len(added)}
 
@@ -114,8 +114,7 @@ def _about(run: Run, layers: list[Layer], spec: dict[str, Any]) -> dict[str, Any
         "source": weights_file.shared_config(config).data.source,
         "step": run.step,
         "parameters": _parameters(layers),
-        "size": generator.image_size,
-        "channels": generator.channels,
+        **dict(zip(("height", "width", "channels"), generator.image_shape, strict=True)),
         "output": generator.output,
         "zDim": generator.z_dim,
         "distribution": generator.z_distribution,

@@ -236,9 +236,9 @@ class _Network(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
-        """Images [batch, side, side, channels] in [-1, 1] -> logits [batch, classes], [batch], [batch, side/2, side/2].
+        """Images [batch, height, width, channels] in [-1, 1] -> logits [batch, classes], [batch], or of boxes a map.
 
-        Besides _FEATURES [batch, features].
+        The map is [batch, height / 2, width / 2]. Besides _FEATURES [batch, features].
         """
         _, taps = self.trunk(images, train=train)
         means = [x.mean((1, 2)) for name, x in taps.items() if name.startswith("conv")]
@@ -262,13 +262,13 @@ class _Network(nn.Module):
 
 
 @functools.lru_cache(maxsize=4)
-def _network(targets: tuple[Target, ...], side: int) -> _Network:
-    stages, rest = [], side
-    for width in _WIDTHS:
-        if rest % 2 or rest <= 4:
+def _network(targets: tuple[Target, ...], height: int, width: int) -> _Network:
+    stages: list[tuple[int, int]] = []
+    for features in _WIDTHS:
+        sides = models.first_sides((height, width), tuple(stages))
+        if sides[0] % 2 or sides[1] % 2 or min(sides) <= 4:
             break
-        stages.append((width, 2))
-        rest //= 2
+        stages.append((features, 2))
     trunk = models.Discriminator(
         stages=tuple(stages),
         hidden=(_HIDDEN,),
@@ -292,8 +292,8 @@ def _network(targets: tuple[Target, ...], side: int) -> _Network:
 
 
 @functools.lru_cache(maxsize=4)
-def _make_predict(targets: tuple[Target, ...], side: int) -> Any:
-    network = _network(targets, side)
+def _make_predict(targets: tuple[Target, ...], height: int, width: int) -> Any:
+    network = _network(targets, height, width)
 
     @jax.jit
     def predict(variables: Tree, images: jax.Array) -> dict[str, jax.Array]:
@@ -316,7 +316,7 @@ def _predict(
     targets: dict[str, Target], variables: Tree, images: np.ndarray, progress: str = ""
 ) -> dict[str, np.ndarray]:
     """The outputs for all images, in batches of one size: one compiled program."""
-    predict = _make_predict(tuple(target._replace(held_out=0.0) for target in targets.values()), images.shape[1])
+    predict = _make_predict(tuple(target._replace(held_out=0.0) for target in targets.values()), *images.shape[1:3])
     parts = []
     for batch, count in full_batches(images, progress):
         parts.append({name: np.asarray(v)[:count] for name, v in predict(variables, batch).items()})
@@ -326,16 +326,16 @@ def _predict(
 # --- Training --------------------------------------------------------------------------------------------------------
 
 
-def box_masks(boxes: np.ndarray, side: int) -> np.ndarray:
-    """Pixels whose centre lies in a box, bool [N, side, side], of boxes [N, count, 4]: x0, y0, x1, y1 in [0, 1]."""
-    centre = (np.arange(side) + 0.5) / side
+def box_masks(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Pixels whose centre lies in a box, bool [N, height, width], of boxes [N, count, 4]: x0, y0, x1, y1 in [0, 1]."""
+    y, x = ((np.arange(side) + 0.5) / side for side in (height, width))
     x0, y0, x1, y1 = (boxes[..., i, None] for i in range(4))
-    across, down = (x0 <= centre) & (centre < x1), (y0 <= centre) & (centre < y1)
+    across, down = (x0 <= x) & (x < x1), (y0 <= y) & (y < y1)
     return np.any(down[..., :, None] & across[..., None, :], axis=1)
 
 
 def _train(dataset: ImageDataset, truth: dict[str, np.ndarray], seed: int) -> AttributeProbe:
-    count, side = len(dataset.images), dataset.images.shape[1]
+    count, height, width, channels = dataset.images.shape
     order = np.random.default_rng(2 * seed).permutation(count)
     held_out = order[: min(count // 10, _MOST_HELD_OUT)]
     training = order[len(held_out) :]
@@ -346,9 +346,9 @@ def _train(dataset: ImageDataset, truth: dict[str, np.ndarray], seed: int) -> At
             target = target._replace(mean=float(seen.mean()), scale=float(seen.std()) or 1.0)
         targets.append(target)
 
-    network = _network(tuple(target._replace(held_out=0.0) for target in targets), side)
+    network = _network(tuple(target._replace(held_out=0.0) for target in targets), height, width)
     optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, _STEPS))
-    shape = (1, side, side, dataset.images.shape[3])
+    shape = (1, height, width, channels)
     variables = jax.jit(functools.partial(network.init, train=False))(rng.stream(seed, "probe_init"), jnp.zeros(shape))
     step = _make_step(network, tuple(targets), optimizer, seed)
     state = (variables["params"], variables.get("batch_stats", {}), optimizer.init(variables["params"]))
@@ -356,7 +356,7 @@ def _train(dataset: ImageDataset, truth: dict[str, np.ndarray], seed: int) -> At
     for i, rows in enumerate(tqdm(chosen, total=_STEPS, desc="attribute probe", unit="step", disable=None)):
         batch = {name: values[rows] for name, values in truth.items()}
         if BOXES in batch:
-            batch[BOXES] = box_masks(batch[BOXES], side // 2)  # the resolution of the first convolution
+            batch[BOXES] = box_masks(batch[BOXES], height // 2, width // 2)  # the resolution of the first convolution
         state = step(state, np.int32(i), dataset.images[rows], batch)
 
     variables = jax.tree.map(np.asarray, {"params": state[0], "batch_stats": state[1]})
@@ -425,7 +425,7 @@ def _augment(key: jax.Array, images: jax.Array) -> jax.Array:
 def _score(target: Target, found: np.ndarray, known: np.ndarray) -> float:
     """See `Target.held_out`."""
     if target.name == BOXES:
-        inside, truth = found > 0.5, box_masks(known, found.shape[1])
+        inside, truth = found > 0.5, box_masks(known, *found.shape[1:])
         return float((inside & truth).sum() / max((inside | truth).sum(), 1))
     if target.classes:
         return float((found.argmax(1) == known).mean())

@@ -45,6 +45,7 @@ def identify(space: FeatureSpace, dataset: ImageDataset, count: int) -> dict[str
     """All that a reference's numbers depend on."""
     meta = dataset.meta
     images = {name: meta.get(name) for name in ("source", "split", "image_size", "channels", "crop_size", "sha256")}
+    images |= {name: meta[name] for name in ("image_width", "fit") if name in meta}  # where they are not the default
     return {"version": VERSION, **space.identity, **images, "count": count}
 
 

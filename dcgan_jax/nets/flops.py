@@ -5,6 +5,7 @@ layers, by their definition: sum over taps, whatever formulation computes them. 
 optimizer are left out (under 2 % in the paper's network).
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from dcgan_jax.nets import models
+from dcgan_jax.nets.shapes import image_shape
 
 
 class Layer(NamedTuple):
@@ -25,7 +27,7 @@ class Layer(NamedTuple):
 def layers(config: ConfigDict) -> tuple[list[Layer], list[Layer]]:
     """The layers of generator and discriminator, from noise to image and from image to logit."""
     generator, discriminator = models.build_generator(config), models.build_discriminator(config)
-    size, channels, classes = config.data.image_size, config.data.channels, config.model.num_classes
+    shape, classes = image_shape(config.data), config.model.num_classes
     taps, pooling = config.model.kernel_size**2, config.model.resampling == "pooling"
 
     def dense(name: str, inputs: int, outputs: int) -> Layer:
@@ -35,23 +37,24 @@ def layers(config: ConfigDict) -> tuple[list[Layer], list[Layer]]:
     for i, features in enumerate(generator.hidden, 1):
         g_layers.append(dense(f"hidden{i}", width, features))
         width = features
-    side, widths = models.first_side(size, generator.stages), models.generator_widths(generator.stages, channels)
-    g_layers.append(dense("projection", width, side * side * widths[0]))
+    area = math.prod(models.first_sides(shape, generator.stages))  # pixels of the maps
+    widths = models.generator_widths(generator.stages, shape[2])
+    g_layers.append(dense("projection", width, area * widths[0]))
     for i, ((features, stride), output) in enumerate(zip(generator.stages, widths[1:], strict=True), 1):
-        places = (side * stride if pooling else side) ** 2
+        places = area * stride**2 if pooling else area
         multiplications = places * taps * (features + classes) * output
-        side *= stride
-        g_layers.append(Layer(f"deconv{i}", multiplications, side * side * output))
+        area *= stride**2
+        g_layers.append(Layer(f"deconv{i}", multiplications, area * output))
 
-    d_layers, side, width = [], size, channels
+    d_layers, area, width = [], math.prod(shape[:2]), shape[2]
     for i, (features, stride) in enumerate(discriminator.stages, 1):
-        places = (side if pooling else side // stride) ** 2
-        side //= stride
+        places = area if pooling else area // stride**2
+        area //= stride**2
         multiplications = places * taps * (width + classes) * features
         d_layers.append(Layer(f"conv{i}", multiplications, places * features))
         width = features
     if discriminator.head == "dense":
-        width *= side * side
+        width *= area
     for i, features in enumerate(discriminator.hidden, 1):
         d_layers.append(dense(f"hidden{i}", width, features))
         width = features
@@ -98,10 +101,10 @@ def step_memory_bytes(config: ConfigDict, devices: int) -> int:
     """
     generator, discriminator = models.build_generator(config), models.build_discriminator(config)
     labels = jnp.zeros((1,), jnp.int32) if config.model.num_classes else None
-    size, key = config.data.image_size, jax.random.key(0)
+    key = jax.random.key(0)
     inputs = (
         (generator, jnp.zeros((1, config.model.z_dim))),
-        (discriminator, jnp.zeros((1, size, size, config.data.channels))),
+        (discriminator, jnp.zeros((1, *image_shape(config.data)))),
     )
     parameters = 0
     for network, first in inputs:

@@ -11,7 +11,7 @@ import numpy as np
 
 from dcgan_jax.nets import conv_lax
 from dcgan_jax.nets.activations import ACTIVATIONS, LEAK
-from dcgan_jax.nets.models import Discriminator, Generator, first_side, generator_widths
+from dcgan_jax.nets.models import Discriminator, Generator, first_sides, generator_widths
 from dcgan_jax.nets.spectral_norm import norm_of
 
 
@@ -72,11 +72,9 @@ def generator_layers(generator: Generator, variables: Mapping[str, Any]) -> list
     layers = [
         fold.dense(f"hidden{i}", activation=activation, labels=labels) for i in range(1, len(generator.hidden) + 1)
     ]
-    side, widths = (
-        first_side(generator.image_size, generator.stages),
-        generator_widths(generator.stages, generator.channels),
-    )
-    layers.append(fold.dense("projection", activation=activation, labels=labels, reshape=(side, side, widths[0])))
+    maps = generator_widths(generator.stages, generator.image_shape[2])[0]
+    reshape = (*first_sides(generator.image_shape, generator.stages), maps)
+    layers.append(fold.dense("projection", activation=activation, labels=labels, reshape=reshape))
     for i, (_, stride) in enumerate(generator.stages, 1):
         before = "none"
         if generator.resampling == "pooling":

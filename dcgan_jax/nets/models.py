@@ -9,7 +9,7 @@ that drops them they cost nothing.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from dcgan_jax.nets import batch_norm, conv, products
 from dcgan_jax.nets.activations import ACTIVATIONS, Activation
+from dcgan_jax.nets.shapes import image_shape
 from dcgan_jax.nets.spectral_norm import SpectralNorm
 
 Stages = tuple[tuple[int, int], ...]
@@ -201,14 +202,13 @@ class Generator(_Network):
     image.
 
     Attributes besides the shared ones:
-      image_size, channels: of the result; image_size is a multiple of the product of the strides.
+      image_shape: (height, width, channels) of the result; both sides are multiples of the product of the strides.
       output: 'tanh' or 'sigmoid'.
       projection_norm: 'unit' or 'channel', see configs/default.py.
       z_dim, z_distribution: of the noise, see `sample_noise`.
     """
 
-    image_size: int
-    channels: int
+    image_shape: tuple[int, int, int]
     output: str
     projection_norm: str
     z_dim: int
@@ -238,10 +238,11 @@ class Generator(_Network):
             x = self._dense(x, labels, features, f"hidden{i}")
             x = activate(f"hidden{i}", self._normalise(x, f"hidden{i}", end=False, train=train))
 
-        side, widths = first_side(self.image_size, self.stages), generator_widths(self.stages, self.channels)
+        height, width = first_sides(self.image_shape, self.stages)
+        widths = generator_widths(self.stages, self.image_shape[2])
         last = not self.stages
-        x = self._dense(x, labels, side * side * widths[0], "projection")
-        maps = (-1, side, side, widths[0])
+        x = self._dense(x, labels, height * width * widths[0], "projection")
+        maps = (-1, height, width, widths[0])
         if self.projection_norm == "channel":
             x = self._normalise(x.reshape(maps), "projection", end=last, train=train)
         else:
@@ -320,9 +321,13 @@ class Discriminator(_Network):
         return jnp.where(kept, x / keep, 0.0).astype(x.dtype)
 
 
-def first_side(image_size: int, stages: Stages) -> int:
-    """Side in pixels of the generator's first maps (and of the discriminator's last ones)."""
-    return image_size // math.prod(stride for _, stride in stages)
+def first_sides(image_shape: Sequence[int], stages: Stages) -> tuple[int, int]:
+    """Height and width of the generator's first maps (and of the discriminator's last ones).
+
+    `image_shape`: (height, width, ...) of the images.
+    """
+    factor = math.prod(stride for _, stride in stages)
+    return image_shape[0] // factor, image_shape[1] // factor
 
 
 def generator_widths(stages: Stages, channels: int) -> list[int]:
@@ -337,14 +342,13 @@ def build_generator(config: ConfigDict, axis_name: str | None = None) -> Generat
       config: see configs/default.py.
       axis_name: the mapped axis over which the training step runs; None outside one.
     """
-    model, data = config.model, config.data
+    model = config.model
     return Generator(
         **_shared(config, axis_name),
         stages=_scaled(model.generator.stages, model.width),
         activation=ACTIVATIONS[model.generator.activation],
         hidden=tuple(_scale(features, model.width) for features in model.generator.hidden),
-        image_size=data.image_size,
-        channels=data.channels,
+        image_shape=image_shape(config.data),
         output=model.output,
         projection_norm=model.generator.projection_norm,
         z_dim=model.z_dim,

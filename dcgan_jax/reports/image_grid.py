@@ -36,11 +36,11 @@ def grid(images: np.ndarray, columns: int = 8) -> Image.Image:
 
 
 def number(images: np.ndarray, numbers: Iterable[int] | None = None) -> np.ndarray:
-    """The images with their numbers written in the corner; small ones are enlarged to 56 pixels at least.
+    """The images with their numbers written in the corner; small ones are enlarged to 56 pixels a side at least.
 
     `numbers`: one per image; None: 0, 1, 2, ...
     """
-    scale = -(-56 // images.shape[1])
+    scale = -(-56 // min(images.shape[1:3]))
     numbered = images.repeat(scale, 1).repeat(scale, 2)
     for image, written in zip(numbered, itertools.count() if numbers is None else numbers):  # noqa: B905  # no end
         picture = Image.fromarray(as_pillow(image))
@@ -50,6 +50,14 @@ def number(images: np.ndarray, numbers: Iterable[int] | None = None) -> np.ndarr
         draw.text((2, 1), str(written), fill="black")
         image[:] = np.asarray(picture).reshape(image.shape)
     return numbered
+
+
+def stretched(image: np.ndarray, aspect: float) -> np.ndarray:
+    """The image uint8 [height, width, channels] at another width over height; one side grows, none shrinks."""
+    height, width, channels = image.shape
+    size = max(width, round(height * aspect)), max(height, round(width / aspect))
+    resized = Image.fromarray(as_pillow(image)).resize(size, Image.Resampling.LANCZOS)
+    return np.asarray(resized).reshape(*size[::-1], channels)
 
 
 def caption(images: np.ndarray, texts: Sequence[str]) -> np.ndarray:

@@ -190,6 +190,19 @@ def class_names(workdir: Path) -> list[str] | None:
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 
 
+def aspect(workdir: Path) -> float | None:
+    """Width over height that squeezed training images had, their median; None if they were not squeezed.
+
+    Raises:
+      UserError: data.json cannot be read.
+    """
+    try:
+        found = files.read_json(_data(workdir), dict).get("aspect")
+    except files.Missing:
+        return None
+    return found if isinstance(found, float) and 0 < found < math.inf else None
+
+
 def imported_layers(workdir: Path) -> int | None:
     """How many of the discriminator's first layers were imported, the others being untrained; None: it is whole.
 

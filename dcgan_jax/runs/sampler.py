@@ -139,8 +139,7 @@ class Sampler:
         return self._gather(self.draw(variables, z, labels, progress), len(z))
 
     def _gather(self, batches: Iterator[np.ndarray], count: int) -> np.ndarray:
-        size, channels = self.generator.image_size, self.generator.channels
-        images, done = np.empty((count, size, size, channels), np.uint8), 0  # no second copy of them
+        images, done = np.empty((count, *self.generator.image_shape), np.uint8), 0  # no second copy of them
         for batch in batches:
             images[done : done + len(batch)] = batch
             done += len(batch)

@@ -90,6 +90,11 @@ class Run:
         return self.state.discriminator is not None and self.imported_layers is None
 
     @functools.cached_property
+    def aspect(self) -> float | None:
+        """Width over height that the run's squeezed images had before, see config.data.fit; None for all others."""
+        return None if self.file else run_folder.aspect(self.workdir)
+
+    @functools.cached_property
     def imported_layers(self) -> int | None:
         """How many of the discriminator's first layers were imported, the others being untrained; None: it is whole."""
         return None if self.file else run_folder.imported_layers(self.workdir)
@@ -112,7 +117,8 @@ class Run:
     ) -> np.ndarray:
         """Images uint8 [count, height, width, channels], those that `python -m dcgan_jax.sample` writes.
 
-        Image i is a function of (seed, i) alone: `sample([4])` is image 4 of `sample(5)`.
+        Image i is a function of (seed, i) alone: `sample([4])` is image 4 of `sample(5)`. Where the training images
+        were squeezed, these are, too; the command stretches them.
 
         Args:
           num: how many, images 0 ... num - 1; or the numbers of the images, such as [0, 4, 10].
@@ -166,10 +172,10 @@ class Run:
             no discriminator in the weights file.
         """
         self.need_discriminator()
-        size, channels, classes = self.generator.image_size, self.generator.channels, self.generator.num_classes
+        expected, classes = self.generator.image_shape, self.generator.num_classes
         images = np.asarray(images)
-        if images.dtype != np.uint8 or images.shape[1:] != (size, size, channels):
-            shape = f"uint8 [count, {size}, {size}, {channels}]"
+        if images.dtype != np.uint8 or images.shape[1:] != expected:
+            shape = f"uint8 [count, {', '.join(map(str, expected))}]"
             raise UserError(f"images are {images.dtype} {list(images.shape)}; they must be {shape}.")
         if (labels is not None) != bool(classes):
             raise UserError("labels are needed by conditional networks, and by no others.")

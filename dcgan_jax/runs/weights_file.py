@@ -139,9 +139,8 @@ def _read(path: Path, opened: Any) -> Weights:
 def _expected(config: ConfigDict) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Names and shapes of all tensors of a config's networks, without computing anything."""
     generator, discriminator = build_generator(config), build_discriminator(config)
-    size, channels = config.data.image_size, config.data.channels
     labels = jnp.zeros(1, jnp.int32) if config.model.num_classes else None
-    inputs = (jnp.zeros((1, config.model.z_dim)), jnp.zeros((1, size, size, channels)))
+    inputs = (jnp.zeros((1, config.model.z_dim)), jnp.zeros((1, *generator.image_shape)))
     for player, network, x in zip(_PLAYERS, (generator, discriminator), inputs, strict=True):
         initialise = partial(network.copy(conv_method="lax").init, labels=labels, train=False)
         for name, leaf in _flat(player, jax.eval_shape(initialise, jax.random.key(0), x)):
