@@ -65,6 +65,9 @@ def get_config() -> ConfigDict:
     # Use only this many examples; 0 is all. TFDS sets, which are shuffled, give the first ones; files, databases and
     # arrays give every n-th, from all classes. Toy sets render this many (0: 20,000).
     data.num_examples = 0
+    # So many images of files, databases or arrays, evenly spread, are not trained on: config.eval.split='held_out'
+    # names them. Sets with splits have others.
+    data.held_out = 0
     # Leave near-duplicates out: all but the first of those with the same semantic hash [P section 4.1.1].
     data.dedup = False
     # Bits of the 128 in which duplicates may differ; 0 [P].

@@ -27,6 +27,8 @@ from configs import default
 from dcgan_jax.datasets import classes, image_folder, zip_archive
 from dcgan_jax.machine.errors import UserError
 
+_FEWEST_TO_HOLD_OUT, _MOST_HELD_OUT = 100, 1000  # images
+
 
 def get_config(argument: str = "images") -> ConfigDict:
     """`argument`: FOLDER, FOLDER,SIZE or FOLDER,HEIGHTxWIDTH."""
@@ -41,7 +43,15 @@ def get_config(argument: str = "images") -> ConfigDict:
     config.model.discriminator.stages = stages
     config.model.generator.stages = stages[::-1]
     config.model.width = 0.25
-    config.model.num_classes = _count_classes(Path(folder).expanduser())
+    images, num_classes = _count(Path(folder).expanduser())
+    config.model.num_classes = num_classes
+    config.data.flip = "x"
+    if images >= _FEWEST_TO_HOLD_OUT:
+        config.data.held_out = min(_MOST_HELD_OUT, images // 10)
+        config.eval_every = 2000
+        config.eval.split = "held_out"
+        config.eval.metrics = ("features",)
+        config.eval.num_samples = 2000
     config.update_order = "discriminator_first"
     config.batch_size = 32
     config.ema_decay = 0.995
@@ -60,10 +70,11 @@ def _stages(height: int, width: int) -> tuple[tuple[int, int], ...]:
     return tuple((min(1024, 128 * 2**i), 2) for i in range(count))
 
 
-def _count_classes(folder: Path) -> int:
-    """How many class folders there are; 0 without, or if they are splits, or if there is no such folder yet."""
+def _count(folder: Path) -> tuple[int, int]:
+    """How many images and class folders there are; no classes if they are splits; neither without such a folder."""
     if not folder.exists():
-        return 0
+        return 0, 0
     opener = zip_archive.open_zip if zip_archive.is_archive(folder) else image_folder.open_folder
-    names = opener(folder).list_items().class_names or []
-    return 0 if len(names) < 2 or classes.are_splits(names) else len(names)
+    items = opener(folder).list_items()
+    names = items.class_names or []
+    return items.count, 0 if len(names) < 2 or classes.are_splits(names) else len(names)

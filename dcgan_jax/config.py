@@ -119,6 +119,7 @@ FIELDS: dict[str, Field] = {
     "data.allow_upsampling": Field(bool),
     "data.small_images": Field(str, choices=("refuse", "skip"), free=True, before="refuse"),
     "data.num_examples": Field(int, 0),
+    "data.held_out": Field(int, 0, before=0),
     "data.dedup": Field(bool, before=False),
     "data.dedup_radius": Field(int, 0, before=0),
     "data.duplicates": Field(str, free=True, before=""),

@@ -41,12 +41,16 @@ def open_others(data: ConfigDict, *, source: str = "", split: str = "", folder: 
     Raises:
         UserError: as `open_or_build`; or a split is given of a source that has none.
     """
-    if split not in ("", "train") and not sources.has_splits(source or data.source):
+    held_out = split == "held_out" and data.held_out and not source
+    if split not in ("", "train") and not held_out and not sources.has_splits(source or data.source):
         raise UserError(
             f"split {split!r} of {source or data.source}: this kind of source has no splits. Give these images a "
-            "source of their own and no split: config.eval.source and config.eval.split=, or the flags of this command."
+            "source of their own and no split: config.eval.source and config.eval.split=, or the flags of this command; "
+            "or set config.data.held_out, which makes a split 'held_out'."
         )
     others = data.copy_and_resolve_references()
+    if source:
+        others.held_out = 0
     changes = {"source": source, "split": split, "dir": folder}
     others.update({name: value for name, value in changes.items() if value})
     others.update(dedup=False, dedup_radius=0, duplicates="", num_examples=0)

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from dcgan_jax.datasets import (
     array_file,
+    held_out,
     hf_source,
     idx_file,
     image_folder,
@@ -48,12 +49,17 @@ def open_source(data: ConfigDict) -> Source:
 
 
 def _open(data: ConfigDict) -> Source:
-
     kind, _, argument = data.source.partition(":")
-    if data.source in ("toy_bedrooms", "toy_faces"):
-        return _toy(data.source, data)
-    if not argument or kind not in ("tfds", "hf", _PACK, *_OPENERS):
+    toy = data.source in ("toy_bedrooms", "toy_faces")
+    if not toy and (not argument or kind not in ("tfds", "hf", _PACK, *_OPENERS)):
         raise UserError(f"data.source {data.source!r} is not one of {_FORMS}.")
+    if data.held_out and kind not in _OPENERS:
+        raise UserError(
+            f"data.held_out is {data.held_out}, but {data.source} has splits: leave it at 0, and name another split by "
+            "--config.eval.split."
+        )
+    if toy:
+        return _toy(data.source, data)
     if kind == _PACK:
         raise UserError(
             f"data.source {data.source!r} is a pack, and packs are used as they are: this needs the images that it was "
@@ -63,17 +69,17 @@ def _open(data: ConfigDict) -> Source:
         return tfds_source.open_tfds(argument, data.dir, data.split)
     if kind == "hf":
         return hf_source.open_hf(argument, data.dir, data.split)
-    if data.split not in ("train", ""):
+    if data.split not in ("train", "", *((held_out.SPLIT,) if data.held_out else ())):
         raise UserError(
-            f"data.split is {data.split!r}, but {kind}: sources have no splits. Leave it at 'train' and give the "
-            "images of each split a source of their own."
+            f"data.split is {data.split!r}, but {kind}: sources have no splits but 'held_out', which data.held_out "
+            "makes. Leave it at 'train' and give the images of each split a source of their own."
         )
-    path = local_path(argument, "data.source")
-    return _OPENERS[kind](path, data.num_examples)
+    source = _OPENERS[kind](local_path(argument, "data.source"), data.num_examples)
+    return held_out.part_of(source, data.held_out, data.split) if data.held_out else source
 
 
 def has_splits(source: str) -> bool:
-    """Whether a source of this kind has splits; others have all their images in one."""
+    """Whether a source of this kind has splits; others have all their images in one, but for data.held_out."""
     return source.partition(":")[0] not in (_PACK, *_OPENERS)
 
 

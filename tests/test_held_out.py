@@ -1,0 +1,93 @@
+"""Images that a folder keeps from training."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import folder
+from dcgan_jax import training
+from dcgan_jax.datasets import opening, pack
+from dcgan_jax.machine.errors import UserError
+from dcgan_jax.runs import run_folder
+from tests import tiny
+
+
+def data_of(tmp_path: Path, **changes: Any) -> Any:
+    """Of a folder of 13 images in two classes, 7 and 6."""
+    source = tiny.image_folder(tmp_path / "images", count=13, size=8, classes=2)
+    fields = {"data.source": source, "data.cache_dir": str(tmp_path / "packs")}
+    return tiny.config({**fields, **{f"data.{name}": value for name, value in changes.items()}}).data
+
+
+def test_they_are_spread_evenly_and_the_rest_is_trained_on(tmp_path: Path) -> None:
+    """Four of 13: numbers 0, 3, 6 and 9."""
+    everything = opening.open_or_build(data_of(tmp_path))
+    data = data_of(tmp_path, held_out=4)
+    training_images, held_out = opening.open_or_build(data), opening.open_others(data, split="held_out")
+    assert everything.labels is not None and held_out.labels is not None and training_images.labels is not None
+    chosen = [0, 3, 6, 9]
+    np.testing.assert_array_equal(held_out.images, everything.images[chosen])
+    np.testing.assert_array_equal(held_out.labels, everything.labels[chosen])
+    np.testing.assert_array_equal(training_images.images, np.delete(everything.images, chosen, axis=0))
+    np.testing.assert_array_equal(training_images.labels, np.delete(everything.labels, chosen))
+    assert len({everything.path, training_images.path, held_out.path}) == 3
+    assert training_images.class_names == ["class0", "class1"]
+
+
+def test_a_part_of_the_rest(tmp_path: Path) -> None:
+    """num_examples counts what is left: three of the nine, evenly, and all that are held out."""
+    data = data_of(tmp_path, held_out=4, num_examples=3)
+    rest = opening.open_or_build(data_of(tmp_path, held_out=4)).images
+    assert [int(np.flatnonzero((rest == image).all((1, 2, 3)))[0]) for image in opening.open_or_build(data).images] == [
+        0,
+        3,
+        6,
+    ]
+    assert len(opening.open_others(data, split="held_out").images) == 4
+
+
+def test_another_source_is_whole(tmp_path: Path) -> None:
+    other = tiny.image_folder(tmp_path / "others", count=5, size=8, seed=1)
+    assert len(opening.open_others(data_of(tmp_path, held_out=4), source=other).images) == 5
+
+
+def test_packs_of_earlier_versions_keep_their_names(tmp_path: Path) -> None:
+    """0 leaves no trace in the fingerprint."""
+    assert "held_out" not in pack.sources.open_source(data_of(tmp_path)).fingerprint
+    assert pack.sources.open_source(data_of(tmp_path, held_out=2)).fingerprint["held_out"] == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"held_out": 13}, "data.held_out is 13, but .* has 13 images"),
+        ({"held_out": 4, "split": "test"}, "have no splits but 'held_out'|sources have no splits"),
+        ({"split": "held_out"}, "have no splits"),
+        ({"held_out": 4, "source": "toy_bedrooms"}, "toy_bedrooms has splits: leave it at 0"),
+    ],
+)
+def test_what_cannot_be(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        opening.open_or_build(data_of(tmp_path, **changes))
+
+
+def test_a_folder_config_evaluates_on_images_it_holds_out(tmp_path: Path) -> None:
+    """A training of `configs/folder.py`, whose best checkpoint is known by images that were not trained on."""
+    images = tmp_path / "mine"
+    images.mkdir()
+    for i, pixels in enumerate(tiny.images(120, size=16)):
+        Image.fromarray(pixels).save(images / f"{i:03d}.png")
+    config = folder.get_config(f"{images},16")
+    assert (config.data.held_out, config.eval.split, config.data.flip) == (12, "held_out", "x")
+    few = {"num_steps": 2, "eval_every": 1, "checkpoint_every": 1, "sample_every": 0, "log_every": 1, "conv": "lax"}
+    config.update(**few)
+    config.model.width = 0.01
+    config.eval.num_samples = 20
+    config.data.cache_dir = str(tmp_path / "packs")
+    run = training.train(config, tmp_path / "run")
+    rows = [row for row in run_folder.read_metrics(run.workdir) if "pixels_frechet" in row]
+    assert [row["step"] for row in rows] == [1, 2] and all(0 <= row["pixels_memorized"] <= 1 for row in rows)
+    assert run_folder.best_step(run.workdir, [1, 2]) in (1, 2)
