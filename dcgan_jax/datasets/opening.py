@@ -45,7 +45,7 @@ def open_others(data: ConfigDict, *, source: str = "", split: str = "", folder: 
     if split not in ("", "train") and not held_out and not sources.has_splits(source or data.source):
         raise UserError(
             f"split {split!r} of {source or data.source}: this kind of source has no splits. Give these images a "
-            "source of their own and no split, by config.eval.source and config.eval.split=, or by flags of this command; "
+            "source of their own and no split (config.eval.source and config.eval.split=, or this command's flags), "
             "or set config.data.held_out, which makes a split 'held_out'."
         )
     others = data.copy_and_resolve_references()
