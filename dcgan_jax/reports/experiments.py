@@ -107,25 +107,61 @@ def study(results: Sequence[tuple[str, Result]]) -> str:
     heads = ("at the end", "best", "spread", "recall", "coverage", "second probe", "difference (95 %)", "p, Holm")
     rows = [("", *heads)]
     for name, found in result["variations"].items():
-        difference = found["difference"]
-        apart, p = "", ""
-        if difference:
-            apart = f"{difference['mean']:+.1f} ({difference['low']:+.1f} to {difference['high']:+.1f})"
-            apart = f"**{apart}**" if difference["p_holm"] < _LEVEL else apart
-            p = f"{difference['p_holm']:.2g}"
-        diverged = f"; {found['diverged']} diverged" if found["diverged"] else ""
         rows.append(
             (
                 name.replace("_", " "),
-                f"{_with_spread(found['last'], found['last_std'])}{diverged}",
+                _end(found),
                 *(_number(found[key], digits) for key, digits in (("best", 1), ("spread", 2))),
                 *(_number(found[key], 2) for key in ("recall", "coverage")),
                 _number(found["second"], 1),
-                apart,
-                p,
+                *_difference(found),
             )
         )
     return tables.table(rows) + _commands(results)
+
+
+def small_sets(results: Sequence[tuple[str, Result]]) -> str:
+    """Studies with held-out images, a block each: `study`, with what was memorised and the gap of D.
+
+    A file's name ends in the number of its training images: faces_300.
+    """
+    heads = ("at the end", "best", "recall", "memorized", "gap of D", "second probe", "difference (95 %)", "p, Holm")
+    rows = [("images", "", *heads)]
+    for file, result in results:
+        number = f"{int(file.rpartition('_')[2]):,}"
+        real = result["real"]
+        floor = (_number(real[key], digits) for key, digits in (("distance", 1), ("recall", 2), ("second_distance", 1)))
+        distance, recall, second = floor
+        rows.append((number, "the training images", distance, "", recall, "", "", second, "", ""))
+        for name, found in result["variations"].items():
+            rows.append(
+                (
+                    "",
+                    name.replace("_", " "),
+                    _end(found),
+                    _number(found["best"], 1),
+                    *(_number(found[key], 2) for key in ("recall", "memorized", "gap")),
+                    _number(found["second"], 1),
+                    *_difference(found),
+                )
+            )
+    return tables.table(rows) + _commands(results)
+
+
+def _end(found: dict[str, Any]) -> str:
+    """The distance at the end, and how many runs have none."""
+    diverged = f"; {found['diverged']} diverged" if found["diverged"] else ""
+    return f"{_with_spread(found['last'], found['last_std'])}{diverged}"
+
+
+def _difference(found: dict[str, Any]) -> tuple[str, str]:
+    """That from the first row with its interval, bold where it survives the correction, and its p-value."""
+    difference = found["difference"]
+    if not difference:
+        return "", ""
+    apart = f"{difference['mean']:+.1f} ({difference['low']:+.1f} to {difference['high']:+.1f})"
+    apart = f"**{apart}**" if difference["p_holm"] < _LEVEL else apart
+    return apart, f"{difference['p_holm']:.2g}"
 
 
 def report(results: Sequence[tuple[str, Result]]) -> str:
@@ -158,6 +194,7 @@ KINDS: dict[str, Callable[[Sequence[tuple[str, Any]]], str]] = {
     "linear_svm": linear_svm,
     "nearest_neighbor": nearest_neighbor,
     "report": report,
+    "small_sets": small_sets,
     "study": study,
     "training": training,
 }
