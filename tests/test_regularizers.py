@@ -1,7 +1,9 @@
 """R1, label smoothing, instance noise, spectral normalisation, decay by fraction: by hand, and against differences."""
 
+import signal
 from itertools import pairwise
 from math import log
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,7 +19,7 @@ from dcgan_jax.nets import layers, models, pixels, spectral_norm
 from dcgan_jax.nets.losses import LOSSES, SMOOTHED, smoothed
 from dcgan_jax.runs.alarms import Alarms
 from dcgan_jax.train_state import GANState, build_gan, make_optimizer
-from tests import tiny
+from tests import processes, tiny
 
 D_FIRST = {"update_order": "discriminator_first"}
 
@@ -336,3 +338,17 @@ def test_all_of_them_in_bfloat16() -> None:
     state = after_six_steps(tiny.config({**EVERYTHING, "precision": "bfloat16"}), 1)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
     assert {leaf.dtype for leaf in jax.tree.leaves(state.discriminator.params)} == {np.dtype("float32")}
+
+
+@pytest.mark.long
+def test_all_of_them_killed_and_resumed(tmp_path: Path) -> None:
+    """Killed while an old checkpoint is deleted, the same command ends bit for bit where a run without a fault does."""
+    changes = {"data.source": tiny.image_folder(tmp_path / "images", count=20), "num_steps": 12, "checkpoint_every": 2}
+    changes |= {"keep_checkpoints": 1}
+    config = tiny.write_config(tmp_path, {**EVERYTHING, **changes, "data.cache_dir": str(tmp_path / "cache")})
+    processes.finish(processes.start(config, tmp_path / "straight"))
+    processes.finish(processes.start(config, tmp_path / "killed", fault="old checkpoint half deleted"), -signal.SIGKILL)
+    assert "resumed at step" in processes.finish(processes.start(config, tmp_path / "killed"))
+    straight = processes.contents(tmp_path / "straight")
+    assert processes.contents(tmp_path / "killed") == straight
+    assert {row["augment_probability"] for row in straight["metrics"]} > {0.5}  # it moved
