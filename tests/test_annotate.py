@@ -35,13 +35,13 @@ def served(file: Path, images: np.ndarray) -> Iterator[str]:
 
 
 def test_server(tmp_path: Path) -> None:
-    file, images = tmp_path / "boxes.json", tiny.images(3)
+    file, images = tmp_path / "boxes.json", tiny.images(3, width=12)
     with served(file, images) as address:
         assert b"Drag a box" in ask(address)
         (tmp_path / "samples.png").write_bytes(ask(address + "samples.png"))
         with Image.open(tmp_path / "samples.png") as sheet:
             np.testing.assert_array_equal(np.asarray(sheet).reshape(images.shape), images)
-        assert json.loads(ask(address + "boxes")) == {"count": 3, "height": 8, "width": 8, "boxes": []}
+        assert json.loads(ask(address + "boxes")) == {"count": 3, "height": 8, "width": 12, "boxes": []}
         ask(address + "boxes", "PUT", [BOX])
         assert boxes.read(file, SAMPLES) == [BOX]
         assert json.loads(ask(address + "boxes"))["boxes"] == [BOX]

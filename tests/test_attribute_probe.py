@@ -21,6 +21,19 @@ def test_box_masks_by_hand() -> None:
     np.testing.assert_array_equal(masks[1], [[1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]])
 
 
+def test_box_masks_of_images_that_are_not_square() -> None:
+    masks = attribute_probe.box_masks(np.array([[[0.25, 0.0, 0.7, 0.5]]]), 2, 4)
+    np.testing.assert_array_equal(masks[0], [[0, 1, 1, 0], [0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("sides", "stages"), [((64, 64), 4), ((16, 24), 2), ((24, 16), 2), ((8, 12), 1), ((16, 9), 0), ((4, 64), 0)]
+)
+def test_halvings_of_the_network(sides: tuple[int, int], stages: int) -> None:
+    """As long as both sides are even and above 4."""
+    assert len(attribute_probe._network((), *sides).trunk.stages) == stages
+
+
 def easy_dataset(path: Path, count: int = 300, side: int = 16) -> ImageDataset:
     """Grey noise, brighter for label 1, in red for num=1, with a gradient as steep as `tilt`, and white boxes."""
     rng = np.random.default_rng(0)

@@ -21,6 +21,13 @@ def test_round_trip_and_mask(tmp_path: Path) -> None:
     np.testing.assert_array_equal(masks[1], [[0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
 
 
+def test_masks_of_images_that_are_not_square() -> None:
+    masks = boxes.masks([{**BOX, "x1": 5.0, "y1": 1.0}], count=2, height=2, width=6)
+    np.testing.assert_array_equal(masks[1], [[0, 1, 1, 1, 1, 0], [0, 0, 0, 0, 0, 0]])
+    with pytest.raises(UserError, match="y 0 to 3, does not lie in the image of 6 x 2 pixels"):
+        boxes.masks([{**BOX, "y1": 3.0}], count=2, height=2, width=6)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -188,6 +188,22 @@ def test_the_size_of_a_folders_images_gives_the_stages(size: int, maps: tuple[in
     assert config.model.num_classes == 3
 
 
+@pytest.mark.parametrize(
+    ("size", "sides", "stages"),
+    [("64x96", (64, 96), 4), ("96x64", (96, 64), 4), ("20x32", (20, 32), 2), ("64x64", (64, 0), 4)],
+)
+def test_a_folder_of_images_that_are_not_square(size: str, sides: tuple[int, int], stages: int, tmp_path: Path) -> None:
+    config = load_config(f"{FOLDER}/folder.py:{tmp_path}/missing,{size}")
+    assert (config.data.image_size, config.data.image_width) == sides
+    assert len(config.model.generator.stages) == len(config.model.discriminator.stages) == stages
+
+
+@pytest.mark.parametrize("size", ["64x100", "100x64", "8x64", "64x512"])
+def test_sides_that_fit_no_stages(size: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"size {size} does not fit: .*and both multiples of it"):
+        load_config(f"{FOLDER}/folder.py:{tmp_path},{size}")
+
+
 def test_a_folder_without_classes_is_unconditional(tmp_path: Path) -> None:
     tiny.image_folder(tmp_path / "flat")
     for split in ("train", "test"):

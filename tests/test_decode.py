@@ -3,13 +3,14 @@
 import io
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dcgan_jax.datasets.decode import BadImage, Target, to_pixels
+from dcgan_jax.datasets.decode import BadImage, Target, TooSmall, decode, to_pixels
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 
@@ -103,6 +104,107 @@ def test_upsampling_only_on_request() -> None:
 def test_crop_must_fit_even_with_upsampling() -> None:
     with pytest.raises(BadImage, match="is 20 x 9, too small to cut out 10"):
         to_pixels(np.zeros((9, 20, 3), np.uint8), Target(8, crop_size=10, allow_upsampling=True))
+
+
+# --- Other aspects ---------------------------------------------------------------------------------------------------
+
+# Targets of 6 x 4 pixels, and of 8 x 8: 40 x 8 pixels, green in the first 10 columns, otherwise red.
+WIDE = Target(4, image_width=6)
+BANNER = Image.new("RGB", (40, 8), RED)
+BANNER.paste(GREEN, (0, 0, 10, 8))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "top", "left"),
+    [(6, 4, 0, 0), (9, 4, 0, 1), (6, 9, 2, 0), (7, 4, 0, 0)],
+)
+def test_crop_to_the_aspect_of_the_target(width: int, height: int, top: int, left: int) -> None:
+    pixels = to_pixels(numbered(width, height), WIDE)
+    np.testing.assert_array_equal(pixels, numbered(width, height)[top : top + 4, left : left + 6])
+
+
+def test_crop_is_of_whole_pixels_and_then_resized() -> None:
+    """5 x 6 / 4 = 7.5 columns of 13, of which 7 are taken, from column 3 on."""
+    image = np.random.default_rng(0).integers(0, 256, (5, 13, 3), np.uint8)
+    expected = Image.fromarray(image[:, 3:10]).resize((6, 4), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(to_pixels(image, WIDE), np.asarray(expected))
+
+
+def test_squeezed_everything_is_there() -> None:
+    """A quarter of the columns is green; the centred crop has none of them."""
+    pixels = to_pixels(np.asarray(BANNER), Target(8, fit="squeeze"))
+    assert pixels.shape == (8, 8, 3)
+    assert_left_is_green(pixels)
+    assert (to_pixels(np.asarray(BANNER), Target(8)) == RED).all()
+
+
+def assert_left_is_green(pixels: np.ndarray) -> None:
+    """The first column, and from the fifth on all are red; Lanczos spreads the edge over those between."""
+    np.testing.assert_allclose(pixels[:, 0].astype(int), np.broadcast_to(GREEN, pixels[:, 0].shape), atol=30)
+    np.testing.assert_allclose(pixels[:, 4:].astype(int), np.broadcast_to(RED, pixels[:, 4:].shape), atol=30)
+
+
+def test_squeezed_to_another_shape() -> None:
+    pixels = to_pixels(np.full((9, 7, 3), 50, np.uint8), Target(4, image_width=6, fit="squeeze"))
+    np.testing.assert_array_equal(pixels, np.full((4, 6, 3), 50))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "top", "left"),
+    [(6, 2, 1, 0), (6, 1, 1, 0), (3, 4, 0, 1), (2, 4, 0, 2), (6, 4, 0, 0)],
+)
+def test_pad_lies_centred_on_black(width: int, height: int, top: int, left: int) -> None:
+    image = np.random.default_rng(0).integers(1, 256, (height, width, 3), np.uint8)
+    pixels = to_pixels(image, Target(4, image_width=6, fit="pad"))
+    np.testing.assert_array_equal(pixels[top : top + height, left : left + width], image)
+    assert np.count_nonzero(pixels) == image.size
+
+
+def test_pad_shrinks_until_all_fits() -> None:
+    """40 x 8 becomes 8 x 1.6, which is 2 rows; a line of 400 x 1 keeps a row."""
+    pixels = to_pixels(np.asarray(BANNER), Target(8, fit="pad"))
+    assert not pixels[[0, 1, 2, 5, 6, 7]].any()
+    assert_left_is_green(pixels[3:5])
+    line = to_pixels(np.full((1, 400, 3), 9, np.uint8), Target(8, channels=1, fit="pad"))
+    assert line.shape == (8, 8, 1) and (line[3] == 9).all() and np.count_nonzero(line) == 8
+
+
+@pytest.mark.parametrize(
+    ("fit", "size", "enough"),
+    [
+        ("crop", (6, 4), True),
+        ("crop", (5, 400), False),
+        ("crop", (600, 3), False),
+        ("squeeze", (5, 4), False),
+        ("squeeze", (6, 3), False),
+        ("pad", (1, 4), True),
+        ("pad", (6, 1), True),
+        ("pad", (5, 3), False),
+    ],
+)
+def test_what_would_have_to_be_enlarged(fit: str, size: tuple[int, int], enough: bool) -> None:
+    image = np.full((size[1], size[0], 3), 7, np.uint8)
+    target = Target(4, image_width=6, fit=fit)
+    if enough:
+        assert to_pixels(image, target).shape == (4, 6, 3)
+    else:
+        with pytest.raises(TooSmall, match=f"is {size[0]} x {size[1]}, smaller than 6 x 4 pixels"):
+            to_pixels(image, target)
+    allowed = replace(target, allow_upsampling=True)
+    assert to_pixels(image, allowed).shape == (4, 6, 3)
+
+
+def test_a_picture_on_its_side_is_fitted_upright() -> None:
+    image = numbered(4, 6)
+    found = decode(encoded(Image.fromarray(image), exif=exif(6)), WIDE)
+    np.testing.assert_array_equal(found.pixels, np.rot90(image, -1))  # clockwise
+    assert found.aspect == 6 / 4
+
+
+def test_a_jpeg_on_its_side_is_decoded_large_enough() -> None:
+    """Upright it is 100 x 400. At half of that it would be too small for 64 columns."""
+    jpeg = encoded(Image.new("RGB", (400, 100), RED), "JPEG", exif=exif(6))
+    assert to_pixels(jpeg, Target(4, image_width=64)).shape == (4, 64, 3)
 
 
 # --- Modes -----------------------------------------------------------------------------------------------------------

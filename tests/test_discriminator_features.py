@@ -30,6 +30,15 @@ def test_pool_by_hand() -> None:
     assert discriminator_features.pool(jnp.zeros((2, 2, 2, 3))).shape == (2, 2, 2, 3)
 
 
+def test_pool_of_maps_that_are_not_square() -> None:
+    maps = jnp.arange(24.0).reshape(1, 4, 6, 1)
+    np.testing.assert_array_equal(discriminator_features.pool(maps, 2)[0, ..., 0], [[8, 11], [20, 23]])
+    # Columns 0-1, 1-2, 3-4 and 4-5 of the two rows, which stay.
+    np.testing.assert_array_equal(
+        discriminator_features.pool(maps[:, :2], 4)[0, ..., 0], [[1, 2, 4, 5], [7, 8, 10, 11]]
+    )
+
+
 @pytest.mark.parametrize(("get_config", "count"), [(imagenet32.get_config, 28_672), (svhn.get_config, 7168)])
 def test_numbers_of_features_of_the_paper(get_config: partial[ConfigDict], count: int) -> None:
     config = get_config()

@@ -207,6 +207,14 @@ def test_discriminators_of_every_kind(variant: str) -> None:
     check(a_discriminator(changes), images, changes.get("model.num_classes", 0), sides)
 
 
+@needs_node
+@pytest.mark.parametrize("changes", [{}, {"model.resampling": "pooling", "model.discriminator.head": "pool"}])
+def test_images_that_are_not_square(changes: dict[str, Any]) -> None:
+    changes = {**changes, "data.image_width": 12}
+    check(a_generator(changes), draw(3, 5), 0)
+    check(a_discriminator(changes), draw(3, 8, 12, 3), 0, (8, 12))
+
+
 def check(found: list[Layer], x: np.ndarray, classes: int, sides: tuple[int, int] | None = None) -> None:
     """Both backends agree with nets/layers.py on the result and on every layer."""
     labels = np.arange(len(x), dtype=np.int32) * 2 % classes if classes else None

@@ -36,6 +36,15 @@ def test_labels_join_every_layer() -> None:
     assert (plain[0][0].multiplications, conditional[0][0].multiplications) == (5 * 24, 7 * 24)
 
 
+def test_images_that_are_not_square() -> None:
+    """8 x 12 pixels from 2 x 3 maps."""
+    g_layers, d_layers = flops.layers(tiny.config({"data.image_width": 12}))
+    assert [layer.multiplications for layer in g_layers] == [5 * 36, 2 * 3 * 9 * 6 * 4, 4 * 6 * 9 * 4 * 3]
+    assert [layer.multiplications for layer in d_layers] == [4 * 6 * 9 * 3 * 4, 2 * 3 * 9 * 4 * 6, 36]
+    assert [layer.outputs for layer in g_layers] == [36, 4 * 6 * 4, 8 * 12 * 3]
+    assert [layer.outputs for layer in d_layers] == [4 * 6 * 4, 36, 1]
+
+
 def test_activations() -> None:
     """G puts out 24 + 4*4*4 + 8*8*3 values, D 4*4*4 + 2*2*6 + 1: each twice, D's for two images."""
     values = 2 * (24 + 64 + 192) + 4 * (64 + 24 + 1)

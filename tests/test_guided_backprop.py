@@ -54,11 +54,12 @@ def test_concentration_by_hand() -> None:
 @pytest.mark.parametrize("resampling", ["strided", "pooling"])
 def test_receptive_fields_by_trying_every_pixel(resampling: str, kernel_size: int) -> None:
     """With weights of one, a place answers to a single bright pixel if and only if it sees that pixel."""
-    side = 16
+    height, width = 16, 24
     network = models.build_discriminator(
         tiny.config(
             {
-                "data.image_size": side,
+                "data.image_size": height,
+                "data.image_width": width,
                 "data.channels": 1,
                 "model.norm": "none",
                 "model.kernel_size": kernel_size,
@@ -68,15 +69,15 @@ def test_receptive_fields_by_trying_every_pixel(resampling: str, kernel_size: in
             }
         )
     )
-    pixels = np.eye(side * side, dtype=np.float32).reshape(-1, side, side, 1)
+    pixels = np.eye(height * width, dtype=np.float32).reshape(-1, height, width, 1)
     variables = network.init(jax.random.key(0), pixels[:1], train=False)
     ones = jax.tree.map(jnp.ones_like, variables)
-    maps = network.apply(ones, pixels, train=False)[1]["conv3"][..., 0]  # [pixels, 4, 4]
-    fields = guided_backprop.receptive_fields(network, np.arange(16), (side, side))
+    maps = network.apply(ones, pixels, train=False)[1]["conv3"][..., 0]  # [pixels, 4, 6]
+    fields = guided_backprop.receptive_fields(network, np.arange(24), (height, width))
     for place, (y0, y1, x0, x1) in enumerate(fields):
-        seen = np.zeros((side, side), bool)
+        seen = np.zeros((height, width), bool)
         seen[y0:y1, x0:x1] = True
-        np.testing.assert_array_equal(np.asarray(maps)[:, place // 4, place % 4].reshape(side, side) > 0, seen)
+        np.testing.assert_array_equal(np.asarray(maps)[:, place // 6, place % 6].reshape(height, width) > 0, seen)
 
 
 def test_concentration_within_a_field_by_hand() -> None:

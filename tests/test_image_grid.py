@@ -26,6 +26,18 @@ def test_grid_goes_row_by_row() -> None:
     np.testing.assert_array_equal(grid[..., 0], expected)
 
 
+def test_stretched_one_side_grows() -> None:
+    """A column of black, then white: the edge stays in the middle."""
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[:, 2:] = 255
+    wide = image_grid.stretched(image, 2.0)
+    assert wide.shape == (4, 8, 3) and (wide[:, :3] < 30).all() and (wide[:, 5:] > 225).all()
+    assert image_grid.stretched(image[..., :1], 0.5).shape == (8, 4, 1)
+    np.testing.assert_array_equal(image_grid.stretched(image[:2], 2.0), image[:2])
+    assert image_grid.stretched(image[:2], 1.0).shape == (4, 4, 3)
+    assert image_grid.stretched(image, 1.3).shape == (4, 5, 3)  # 5.2
+
+
 def test_grid_keeps_colours_apart() -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 2, 2, 3), np.uint8)
     grid = image_grid.make_grid(images, columns=2)

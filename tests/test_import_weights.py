@@ -201,6 +201,12 @@ def test_state_around_the_weights(folder: Path) -> None:
     np.testing.assert_allclose(averages["var"], variance * 127 / 128, rtol=0.06)
 
 
+def test_columns_of_maps_that_are_not_square() -> None:
+    """Column 6 f + 3 y + x of two maps of 2 x 3 pixels becomes column 6 y + 2 x + f."""
+    columns = import_weights._columns_last(np.arange(12.0)[None], 2, (2, 3))
+    assert columns.tolist() == [[0, 6, 1, 7, 2, 8, 3, 9, 4, 10, 5, 11]]
+
+
 def test_no_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no files \*gen_params\.jl_NN\.npy: give the folder"):
         import_weights.import_weights(config_of(), tmp_path)

@@ -180,11 +180,18 @@ def test_masks_by_hand(tmp_path: Path) -> None:
     assert centre.sum() == 16 and centre[2:6, 2:6].all()
     left = complete.make_hole("left", 8, 8)
     assert left[:, :4].all() and not left[:, 4:].any()
+    wide = complete.make_hole("centre", 8, 12)
+    assert wide.shape == (8, 12) and wide.sum() == 24 and wide[2:6, 3:9].all()
+    assert complete.make_hole("left", 8, 12)[:, :6].all() and complete.make_hole("random", 8, 12).shape == (8, 12)
     assert complete.make_hole("random", 64, 64).mean() == pytest.approx(0.8, abs=0.03)
     light = np.zeros((8, 8), np.uint8)
     light[3, 5] = 255
     Image.fromarray(light).save(tmp_path / "mask.png")
     assert np.argwhere(complete.make_hole(str(tmp_path / "mask.png"), 8, 8)).tolist() == [[3, 5]]
+    Image.fromarray(np.pad(light, ((0, 0), (0, 4)))).save(tmp_path / "wide.png")
+    assert np.argwhere(complete.make_hole(str(tmp_path / "wide.png"), 8, 12)).tolist() == [[3, 5]]
+    with pytest.raises(UserError, match="has 12 x 8 pixels; the run's images have 8 x 12"):
+        complete.make_hole(str(tmp_path / "wide.png"), 12, 8)
 
 
 def test_context_weights_by_hand() -> None:

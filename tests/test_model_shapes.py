@@ -149,6 +149,23 @@ def test_networks_at_both_ends_of_the_sizes(size: int) -> None:
     assert taps["conv2"] == (2, size // 4, size // 4, 6)
 
 
+def test_networks_of_images_that_are_not_square() -> None:
+    """Two halvings of 8 x 12: 2 x 3 maps. The logit reads all of them."""
+    config = tiny.config({"data.image_width": 12})
+    generator, discriminator = models.build_generator(config), models.build_discriminator(config)
+    taps = abstract_taps(generator, jax.ShapeDtypeStruct((2, 5), jnp.float32))
+    assert taps == {"projection": (2, 2, 3, 6), "deconv1": (2, 4, 6, 4), "image": (2, 8, 12, 3)}
+    taps = abstract_taps(discriminator, jax.ShapeDtypeStruct((2, 8, 12, 3), jnp.float32))
+    assert taps == {"conv1": (2, 4, 6, 4), "conv2": (2, 2, 3, 6), "logit": (2,)}
+    assert shapes(abstract_variables(config)[1])["logit/kernel"] == (2 * 3 * 6, 1)
+
+
+def test_the_width_must_fit_too() -> None:
+    with pytest.raises(UserError, match=r"image_width 30 does not fit .*: set --config\.data\.image_width to 28 or 32"):
+        check_config(tiny.config({"data.image_width": 30}))
+    check_config(tiny.config({"data.image_width": 28}))
+
+
 def test_misfit_names_the_sizes_that_fit() -> None:
     stages = ((8, 2), (8, 1), (4, 2), (4, 2), (4, 2))
     with pytest.raises(UserError) as error:

@@ -128,6 +128,40 @@ def test_meta_says_what_the_pack_is(tmp_path: Path, data: ConfigDict) -> None:
     assert sorted(path.name for path in dataset.path.iterdir()) == ["images.npy", "keys.json", "meta.json"]
 
 
+def test_packs_that_are_not_square(tmp_path: Path, data: ConfigDict) -> None:
+    """Photos of 8 x 8 pixels, whose middle rows 2 to 5 stay; the pack opens in place, too."""
+    (tmp_path / "photos").mkdir()
+    for i in range(3):
+        Image.fromarray(numbered_rows(8, 8) + np.uint8(i)).save(tmp_path / "photos" / f"{i}.png")
+    data.update(image_size=4, image_width=8)
+    made = opening.open_or_build(data, progress=False)
+    assert made.images.shape == (3, 4, 8, 3) and made.images[1, :, 0, 0].tolist() == [3, 4, 5, 6]
+    assert "-4x8px-" in made.path.name
+    assert (made.meta["image_size"], made.meta["image_width"]) == (4, 8) and "fit" not in made.meta
+    data.source = f"pack:{made.path}"
+    np.testing.assert_array_equal(opening.open_or_build(data).images, made.images)
+    data.update(image_size=8, image_width=0)
+    with pytest.raises(UserError, match=r"4 x 8 pixels .*--config.data.image_size=4 --config.data.image_width=8 "):
+        opening.open_or_build(data)
+
+
+def numbered_rows(height: int, width: int) -> np.ndarray:
+    return np.broadcast_to(np.arange(height, dtype=np.uint8)[:, None, None], (height, width, 3))
+
+
+@pytest.mark.parametrize(("fit", "aspect"), [("crop", None), ("squeeze", 2.0), ("pad", None)])
+def test_packs_of_squeezed_images_keep_the_median_aspect(
+    tmp_path: Path, data: ConfigDict, fit: str, aspect: float | None
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for i, width in enumerate((8, 16, 80)):
+        Image.new("RGB", (width, 8), "white").save(tmp_path / "photos" / f"{i}.png")
+    data.fit = fit
+    meta = opening.open_or_build(data, progress=False).meta
+    assert meta.get("aspect") == aspect
+    assert meta.get("fit", "crop") == fit
+
+
 def test_grey_packs_have_one_channel(tmp_path: Path, data: ConfigDict) -> None:
     grey_photos(tmp_path, 3)
     data.channels = 1
@@ -273,13 +307,15 @@ def test_name_changes_with_everything_that_shapes_the_content(tmp_path: Path, da
         "crop_size": 8,
         "allow_upsampling": True,
         "num_examples": 1,
+        "image_width": 9,
+        "fit": "pad",
     }.items():
         changed = ConfigDict(data)
         changed[field] = value
         names.append(opening.pack_path(changed).name)
     os.utime(tmp_path / "photos/001.png", (1, 1))
     names.append(opening.pack_path(data).name)
-    assert len(set(names)) == 9
+    assert len(set(names)) == 11
 
 
 def test_name_changes_with_the_toy_and_its_version(data: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,7 +333,7 @@ def test_name_changes_with_the_toy_and_its_version(data: ConfigDict, monkeypatch
 def test_name_does_not_change_with_anything_else(tmp_path: Path, data: ConfigDict) -> None:
     grey_photos(tmp_path, 2)
     name = opening.pack_path(data).name
-    data.update(cache_dir=f"{tmp_path}/elsewhere", placement="host", dir="/unused")
+    data.update(cache_dir=f"{tmp_path}/elsewhere", placement="host", dir="/unused", image_width=SIZE)
     assert opening.pack_path(data).name == name
 
 
@@ -308,9 +344,12 @@ def test_name_does_not_change_with_anything_else(tmp_path: Path, data: ConfigDic
         ({"image_size": 0}, "data.image_size must be positive"),
         ({"crop_size": 4}, "data.crop_size 4 is smaller than data.image_size 8"),
         ({"num_examples": -1}, "must not be negative"),
+        ({"image_width": -1}, "must not be negative"),
+        ({"crop_size": 8, "image_width": 4}, "data.crop_size is 8, the side of a square, but the images are 8 x 4"),
+        ({"crop_size": 8, "fit": "pad"}, "data.fit is 'pad': set --config.data.crop_size=0"),
     ],
 )
-def test_impossible_settings(tmp_path: Path, data: ConfigDict, changes: dict[str, int], message: str) -> None:
+def test_impossible_settings(tmp_path: Path, data: ConfigDict, changes: dict[str, Any], message: str) -> None:
     grey_photos(tmp_path, 1)
     data.update(changes)
     with pytest.raises(UserError, match=message):
@@ -534,6 +573,8 @@ def test_carried_pack_keeps_attributes(tmp_path: Path, data: ConfigDict, monkeyp
     [
         ({"image_size": 16}, r"8 x 8 pixels and 3 channels, not 16 x 16 and 3: set --config.data.image_size=8"),
         ({"channels": 1}, "not 8 x 8 and 1"),
+        ({"image_width": 4}, r"8 x 8 pixels and 3 channels, not 8 x 4 and 3: .*--config.data.image_width=8 "),
+        ({"fit": "pad"}, "data.fit is 'pad', but the images of data.source pack:.* are fitted already, with 'crop'"),
         ({"split": "test"}, "data.split is 'test', but data.source pack:.* holds split 'train'"),
         ({"crop_size": 9}, "data.crop_size is 9, but the images of data.source pack:.* are cropped already, with 0"),
         ({"num_examples": 3}, "data.num_examples is 3, but data.source pack:.* has 4 images"),

@@ -31,6 +31,15 @@ def test_moments_and_features_are_those_of_the_images(tmp_path: Path) -> None:
     assert found.identity["count"] == 30 and found.identity["source"] == "mine"
 
 
+def test_shape_and_fit_are_named_where_they_are_unusual(tmp_path: Path) -> None:
+    """So references of before stay valid."""
+    square = reference.identify(SPACE, dataset(tmp_path), 30)
+    assert "image_width" not in square and "fit" not in square
+    padded = dataclasses.replace(dataset(tmp_path), meta={"image_width": 12, "fit": "pad"})
+    identity = reference.identify(SPACE, padded, 30)
+    assert (identity["image_width"], identity["fit"]) == (12, "pad")
+
+
 def test_large_sets_keep_some_features_in_no_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "MOST_FEATURES", 10)
     found = reference.build(SPACE, dataset(tmp_path))

@@ -66,6 +66,13 @@ def test_a_run_is_not_shortened(tmp_path: Path) -> None:
         run_folder.check(tmp_path, tiny.config({"num_steps": 4}))
 
 
+@pytest.mark.parametrize(("meta", "aspect"), [({"aspect": 1.5}, 1.5), ({}, None), ({"aspect": "1.5"}, None)])
+def test_aspect_of_squeezed_images(tmp_path: Path, meta: dict[str, Any], aspect: float | None) -> None:
+    assert run_folder.aspect(tmp_path) is None
+    run_folder.record(tmp_path, tiny.config(), {**META, **meta})
+    assert run_folder.aspect(tmp_path) == aspect
+
+
 def test_a_start_that_failed_does_not_hold_the_folder(tmp_path: Path) -> None:
     run_folder.record(tmp_path, tiny.config(), META)
     other = tiny.config({"seed": 3})

@@ -1,5 +1,7 @@
 """Drawing from a generator: statistics of batch normalisation, files, and runs that are not there."""
 
+import json
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -15,6 +17,7 @@ from dcgan_jax import sample
 from dcgan_jax.machine import rng
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.nets import frozen_statistics, models, pixels
+from dcgan_jax.reports import image_grid
 from dcgan_jax.runs import checkpoint, run_folder, sampler, trained
 from dcgan_jax.runs.sampler import Sampler
 from dcgan_jax.train_state import build_gan
@@ -204,6 +207,24 @@ def test_the_command_refuses(flags: list[str], message: str, trained_run: Path, 
     assert (process.returncode, process.stdout) == (2, "")
     assert message in process.stderr and "Traceback" not in process.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_samples_of_squeezed_images_are_stretched(trained_run: Path, tmp_path: Path) -> None:
+    """PNG files and the sheet, 8 x 8 pixels to 16 x 8; not samples.npz."""
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    data = json.loads((run / "data.json").read_text())
+    (run / "data.json").write_text(json.dumps({**data, "aspect": 2.0}))
+    for format in ("png", "npz"):
+        process = draw(run, tmp_path / format, "--num=2", f"--format={format}", "--grid=2x1")
+        assert process.returncode == 0, process.stderr
+        with Image.open(tmp_path / f"{format}_sheet.png") as sheet:
+            assert sheet.size == (32, 8)
+    images = trained.load(run).sample(2)
+    with Image.open(tmp_path / "png" / "000001.png") as drawn:
+        np.testing.assert_array_equal(np.asarray(drawn), image_grid.stretched(images[1], 2.0))
+    with np.load(tmp_path / "npz" / "samples.npz") as content:
+        np.testing.assert_array_equal(content["images"], images)
 
 
 @pytest.mark.parametrize(

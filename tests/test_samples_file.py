@@ -44,6 +44,13 @@ def test_other_sizes_are_refused(tmp_path: Path) -> None:
         samples_file.read(tmp_path / "samples.npz", (8, 8, 3))
 
 
+def test_samples_that_are_not_square(tmp_path: Path) -> None:
+    tiny.image_folder(tmp_path, count=3, width=12)
+    np.testing.assert_array_equal(samples_file.read(tmp_path, (8, 12, 3)), tiny.images(3, width=12))
+    with pytest.raises(UserError, match="is 12 x 8, not 8 x 12 like the data"):
+        samples_file.read(tmp_path, (12, 8, 3))
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [

@@ -557,6 +557,8 @@ def test_toy_refusals(toy: types.ModuleType) -> None:
         open_source(data("toy_bedrooms", split="validation"))
     with pytest.raises(UserError, match="crop_size 20 must stay 0"):
         open_source(data("toy_bedrooms", crop_size=20))
+    with pytest.raises(UserError, match=r"toy_bedrooms is drawn as squares; data\.image_width 12 must stay 0"):
+        open_source(data("toy_bedrooms", image_width=12))
 
 
 @pytest.mark.parametrize("name", ["toy_bedrooms", "toy_faces"])

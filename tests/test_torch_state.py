@@ -134,6 +134,7 @@ def test_a_file_is_built_as_torch_builds_it(tmp_path: Path) -> None:
         ({"model.discriminator.hidden": (64,)}, (True, False)),
         ({"model.num_classes": 2}, (False, False)),
         ({"data.image_size": 32}, (False, False)),
+        ({"data.image_width": 96}, (False, False)),
         ({"data.channels": 1, "model.z_dim": 5, "model.width": 1.0, "model.norm_epsilon": 1e-8}, (True, True)),
     ],
 )

@@ -183,6 +183,19 @@ def test_eager_and_compiled_steps_agree() -> None:
     assert tiny.largest_difference(jax.tree.map(lambda leaf: leaf[0], eager), compiled) < ROUNDING
 
 
+def test_images_that_are_not_square_on_one_and_four_devices() -> None:
+    """They give the same numbers, with everything in the step that knows the sides, and both players learn."""
+    operations = ("translation", "cutout")
+    config = tiny.config({"data.image_width": 12, "data.flip": "x", "augment.operations": operations})
+    (start, _, one), _ = tiny.run_steps(config, devices=1)
+    (*_, four), _ = tiny.run_steps(config, devices=4)
+    assert tiny.largest_difference(one, four) < ROUNDING
+    assert one.generator.params["projection"]["kernel"].shape == (5, 2 * 3 * 6)
+    for player in ("generator", "discriminator"):
+        before, after = (getattr(state, player).params for state in (start, one))
+        assert tiny.largest_difference(before, after) > 1e-4, player
+
+
 def test_number_of_devices_and_mapper_do_not_matter() -> None:
     changes = {
         "model.num_classes": 3,

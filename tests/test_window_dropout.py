@@ -40,6 +40,12 @@ def test_cells_need_more_than_half() -> None:
     np.testing.assert_array_equal(window_dropout.cells(mask, 2, 2)[0], [[False, False], [False, True]])
 
 
+def test_cells_of_maps_that_are_not_square() -> None:
+    mask = np.zeros((1, 4, 6), bool)
+    mask[0, :2, 4:] = True
+    np.testing.assert_array_equal(window_dropout.cells(mask, 2, 3)[0], [[False, False, True], [False, False, False]])
+
+
 def test_cells_of_a_side_that_does_not_divide() -> None:
     mask = np.zeros((1, 7, 7), bool)
     mask[0, :4, 4:] = True
