@@ -34,8 +34,12 @@ def get_config() -> ConfigDict:
     # Checkpoints of multiples of this step stay as well; 0: none.
     config.keep_every = 0
     # When a loss or gradient is not finite: 'stop', or 'rollback' to the newest checkpoint and continue from there with
-    # other noise, at most max_rollbacks times in a run.
+    # other noise.
     config.on_nonfinite = "stop"
+    # When training collapses, see docs/reliability.md: 'warn' and train on, 'stop', or 'rollback' to the best
+    # checkpoint before it and continue from there with other noise and half the discriminator's learning rate.
+    config.on_collapse = "warn"
+    # Rollbacks of both kinds in a run; after so many it stops.
     config.max_rollbacks = 3
 
     # --- Data ----------------------------------------------------------------------------------------------------

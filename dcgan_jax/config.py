@@ -105,6 +105,7 @@ FIELDS: dict[str, Field] = {
     "keep_checkpoints": Field(int, 1, free=True),
     "keep_every": Field(int, 0, _MOST_STEPS, free=True, before=0),
     "on_nonfinite": Field(str, choices=("stop", "rollback"), free=True, before="stop"),
+    "on_collapse": Field(str, choices=("warn", "stop", "rollback"), free=True, before="warn"),
     "max_rollbacks": Field(int, 1, free=True, before=3),
     # Data
     "data.source": Field(str, free=True),  # data.json tells whether the images are the same

@@ -79,8 +79,12 @@ class Gan:
         return self.generator.axis_name is not None
 
 
-def build_gan(config: ConfigDict) -> Gan:
+def build_gan(config: ConfigDict, d_rate: float = 1.0) -> Gan:
     """The `Gan` of a config that has been checked.
+
+    Args:
+      config: see configs/default.py.
+      d_rate: multiplies the discriminator's learning rate.
 
     Raises:
       UserError: config.precision is 'auto'.
@@ -93,7 +97,7 @@ def build_gan(config: ConfigDict) -> Gan:
             config.optimizer, config.optimizer.generator_learning_rate, config.num_steps
         ),
         discriminator_optimizer=make_optimizer(
-            config.optimizer, config.optimizer.discriminator_learning_rate, config.num_steps
+            config.optimizer, d_rate * config.optimizer.discriminator_learning_rate, config.num_steps
         ),
         loss=smoothed(config.loss, config.regularizer.label_smoothing),
         generator_first=config.update_order == "generator_first",

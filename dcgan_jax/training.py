@@ -23,6 +23,7 @@ from dcgan_jax.metrics import measures
 from dcgan_jax.nets.models import first_sides
 from dcgan_jax.nets.shapes import image_shape
 from dcgan_jax.runs import checkpoint, rollbacks, run_folder
+from dcgan_jax.runs.collapse import Collapsed
 from dcgan_jax.runs.divergence import Diverged
 from dcgan_jax.runs.recorder import Evaluate, Recorder
 from dcgan_jax.runs.sampler import Sampler
@@ -32,6 +33,8 @@ from dcgan_jax.train_step import make_mapped_step
 
 # Images of the data that sample sheets are compared with, see `alarms`.
 _REAL_SHOWN = 64
+# Times the discriminator's learning rate, at every return after a collapse: this project's own choice.
+_D_RATE = 1 / 2
 
 
 def train(config: ConfigDict, workdir: str | Path) -> Run:
@@ -50,6 +53,8 @@ def train(config: ConfigDict, workdir: str | Path) -> Run:
       UserError: the config, the data or the folder cannot be used; before any training. Or three saves failed in a row.
       Diverged: a metric was not finite; the last good checkpoint is kept. With config.on_nonfinite='rollback', only
         after config.max_rollbacks returns to it.
+      Collapsed: an alarm of collapse is on, and config.on_collapse is 'stop', or 'rollback' and the run has returned to
+        checkpoints config.max_rollbacks times.
       Interrupted: by SIGINT or SIGTERM, after saving.
     """
     config, workdir, gan, mesh = prepare(config, workdir)
@@ -95,33 +100,56 @@ class Start:
 
 
 def _train_with_rollbacks(start: Start, stop_requested: Callable[[], int | None]) -> GANState:
-    """From the newest checkpoint to the end, returning to it after a divergence as often as the config allows."""
+    """From the newest checkpoint to the end, with returns to checkpoints as often as the config allows.
+
+    After a divergence that is the newest one, after a collapse the best of before. What is done otherwise from then on
+    is a function of rollbacks.json, so a run that was stopped in between does the same.
+    """
     config, workdir = start.config, start.workdir
     step = _newest_checkpoint(workdir)
     while True:
         count_rollbacks = partial(rollbacks.rollbacks_before, workdir, step or 0)
         count = processes.from_first_process(count_rollbacks) or 0
+        collapses = processes.from_first_process(partial(rollbacks.collapses, workdir)) or 0
         try:
-            return train_from(start, step, count, stop_requested)
+            return train_from(start, step, count, _D_RATE**collapses, stop_requested)
         except Diverged as divergence:
             if config.on_nonfinite == "stop" or count >= config.max_rollbacks:
                 raise
-            step = _newest_checkpoint(workdir)
+            step = _go_back(start, "divergence", divergence, count)
+        except Collapsed as collapse:
+            if config.on_collapse == "stop" or count >= config.max_rollbacks:
+                raise
             if processes.is_first():
-                rollbacks.add_rollback(workdir, divergence.step, step or 0, str(divergence))
-                print(f"WARNING: {divergence} Going back, rollback {count + 1} of {config.max_rollbacks}.")
+                checkpoint.set_collapsed_aside(workdir, collapse.back_to)
+            step = _go_back(start, "collapse", collapse, count)
+
+
+def _go_back(start: Start, kind: rollbacks.Kind, reason: Diverged | Collapsed, count: int) -> int | None:
+    """Step of the newest checkpoint, None if there is none; the return to it, after `count` others, is noted."""
+    step = _newest_checkpoint(start.workdir)
+    if processes.is_first():
+        rollbacks.add_rollback(start.workdir, kind, reason.step, step or 0, str(reason))
+        where = "the start" if step is None else f"step {step}"
+        print(f"WARNING: {reason} Going back to {where}, rollback {count + 1} of {start.config.max_rollbacks}.")
+    return step
 
 
 def train_from(
-    start: Start, step: int | None, rollback_count: int, stop_requested: Callable[[], int | None]
+    start: Start, step: int | None, rollback_count: int, d_rate: float, stop_requested: Callable[[], int | None]
 ) -> GANState:
-    """Trains from checkpoint `step` (None: from a fresh state) until num_steps, a divergence, or a stop request."""
+    """Trains from checkpoint `step` (None: from a fresh state) until num_steps, a stop request, or an error.
+
+    See `train_step` for `rollback_count`, `build_gan` for `d_rate`.
+    """
     config, batches = start.config, start.batches
     state = start_state(start.gan, start.workdir, step, start.mesh)
-    step_function = make_mapped_step(start.gan, start.mesh, config.mapper, rollback_count)
+    step_function = make_mapped_step(build_gan(config, d_rate), start.mesh, config.mapper, rollback_count)
     real = _some_images(start.dataset)
     with Recorder(config, start.workdir, step, Sampler(start.gan), real, start.evaluate) as recorder:
         recorder.text(overview(config, state, start.dataset, start.workdir))
+        if d_rate < 1:
+            recorder.text(f"note     the discriminator learns {d_rate:g} times as fast as at first, after collapses")
         for done, call in batches.from_step(int(state.step), config.num_steps):
             state, metrics = step_function(state, batches.pack, call)
             recorder.after_call(done, state, metrics)

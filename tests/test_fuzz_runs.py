@@ -129,7 +129,7 @@ def test_any_rollbacks_are_read_or_refused(content: bytes) -> None:
         with contextlib.suppress(UserError):
             count = len(rollbacks(folder))
             assert isinstance(json.loads(content), list)
-            add_rollback(folder, 4, 2, "reason")
+            add_rollback(folder, "collapse", 4, 2, "reason")
             assert len(rollbacks(folder)) == count + 1
 
 

@@ -163,7 +163,7 @@ def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:
 
 def test_rollbacks_to_later_steps_are_forgotten(tmp_path: Path) -> None:
     for back_to in (10, 10, 20):
-        add_rollback(tmp_path, 25, back_to, "reason")
+        add_rollback(tmp_path, "divergence", 25, back_to, "reason")
     assert rollbacks_before(tmp_path, 20) == 3
     assert rollbacks_before(tmp_path, 19) == 2
     assert rollbacks_before(tmp_path, 99) == 2

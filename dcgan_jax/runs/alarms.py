@@ -1,6 +1,7 @@
-"""Signs that training has gone wrong: the discriminator has won, samples look alike, or are training images.
+"""Signs that training has gone wrong: the discriminator has won, samples look alike, got worse, or are training images.
 
-All are warnings: training continues, and may recover. The limits are this project's own; the paper gives none.
+All are warnings. Those of COLLAPSE may also stop the run or take it back, see config.on_collapse. The limits are this
+project's own; the paper gives none.
 """
 
 import math
@@ -10,17 +11,23 @@ import numpy as np
 
 from dcgan_jax.nets import pixels
 from dcgan_jax.nets.losses import Loss
+from dcgan_jax.runs import run_folder
 
+# Alarms that mean that training has collapsed.
+COLLAPSE = ("alarm_d_wins", "alarm_alike", "alarm_worse")
 # The discriminator has won when its loss stays below this part of the way from the lowest to what one that cannot tell
 # real from generated has.
 # With cross entropy that is D(x) around 0.97 and D(G(z)) around 0.03; a healthy D sits at 0.5 to 0.9 and 0.1 to 0.5.
 _D_LOSS = 0.05
 # Samples look alike when they are this much nearer to each other than images of the data are.
 _DIVERSITY = 0.25
+# Samples have become worse when they are this many times as far from the data as they were at best. After the best
+# evaluation of the runs in docs/quality.md, the distance rises 1.4-fold at most.
+_DISTANCE = 3
 # Of a generator that draws like the data, 5 % of the samples count as memorised, see metrics/memorization.py.
 _MEMORIZED = 0.5
 # Lines of metrics.jsonl, of those that hold the numbers, that must agree one after the other.
-_LINES = {"alarm_d_wins": 10, "alarm_alike": 3, "alarm_memorized": 1}
+_LINES = {"alarm_d_wins": 10, "alarm_alike": 3, "alarm_worse": 2, "alarm_memorized": 1}
 # Images are compared after averaging them down to about this many pixels a side.
 _SIDE = 8
 
@@ -29,6 +36,8 @@ _TEXTS = {
     "A lower --config.optimizer.discriminator_learning_rate in a new --workdir may help.",
     "alarm_alike": f"samples look alike: they are less than {_DIVERSITY} times as far apart as images of the data. The "
     "generator may have collapsed; go back to an earlier checkpoint, or lower the learning rates in a new --workdir.",
+    "alarm_worse": f"samples have become worse: the distance to the data is more than {_DISTANCE} times the lowest so "
+    "far. Go back to the best checkpoint, or lower the learning rates in a new --workdir.",
     "alarm_memorized": f"more than {100 * _MEMORIZED:.0f} % of the samples are as near to training images as 5 % of "
     "held-out images are: the generator may have memorised them. More data helps.",
 }
@@ -39,7 +48,8 @@ class Alarms:
 
     def __init__(self, loss: Loss, before: Iterable[Mapping[str, float]] = ()) -> None:
         self._d_loss = loss.lowest + _D_LOSS * (loss.undecided - loss.lowest)
-        self._lines = dict.fromkeys(_LINES, 0)
+        self._best: dict[run_folder.Way, float] = {}  # the lowest distance so far
+        self._signs: dict[str, list[float]] = {name: [] for name in _LINES}  # steps of lines one after the other
         for row in before:
             self.watch(row)
 
@@ -54,12 +64,23 @@ class Alarms:
             signs["alarm_d_wins"] = row["d_loss"] < self._d_loss
         if "diversity" in row:
             signs["alarm_alike"] = row["diversity"] < _DIVERSITY
+        if measured := run_folder.distance(row):
+            way, distance = measured
+            best = self._best[way] = min(distance, self._best.get(way, math.inf))
+            signs["alarm_worse"] = distance > _DISTANCE * best
         for share in (value for name, value in row.items() if name.endswith("_memorized")):
             signs["alarm_memorized"] = share > _MEMORIZED
         for name, seen in signs.items():
-            self._lines[name] = self._lines[name] + 1 if seen else 0
-        on = {name: 1.0 for name in signs if self._lines[name] >= _LINES[name]}
-        return on, [_TEXTS[name] for name in on if self._lines[name] == _LINES[name]]
+            if seen:
+                self._signs[name].append(row["step"])
+            else:
+                self._signs[name].clear()
+        on = {name: 1.0 for name in signs if len(self._signs[name]) >= _LINES[name]}
+        return on, [_TEXTS[name] for name in on if len(self._signs[name]) == _LINES[name]]
+
+    def collapsing_since(self) -> int | None:
+        """The step of the first of the signs of collapse that are there, before any alarm as well; None: of no sign."""
+        return min((int(self._signs[name][0]) for name in COLLAPSE if self._signs[name]), default=None)
 
 
 def diversity(samples: np.ndarray, data: np.ndarray) -> float:

@@ -3,6 +3,7 @@
     checkpoints/<step>/default/             the state, as Orbax writes it
     checkpoints/<step>/default/SHA256SUMS   its checksums; `sha256sum --check SHA256SUMS` verifies them anywhere
     checkpoints/<step>.damaged/             one that failed its checksums, moved aside
+    checkpoints/<step>.collapsed/           one that a run left behind when it went back after a collapse
 
 A checkpoint gets its name, in one rename, when all of it is on the disk; until then, and again when it is deleted, it
 has a longer name that nobody reads. So a process may be killed at any moment.
@@ -27,7 +28,7 @@ from jax.sharding import PartitionSpec as P
 from dcgan_jax.machine import files, processes
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.mesh import across_hosts
-from dcgan_jax.runs import run_folder
+from dcgan_jax.runs import collapse, run_folder
 from dcgan_jax.train_state import GANState
 
 _ITEM = "default"
@@ -93,7 +94,7 @@ class Checkpoints:
         if kind is None:
             self._raise_failure()
 
-    def save(self, state: GANState, *, block: bool = False) -> None:
+    def save(self, state: GANState, *, block: bool = False, collapsing_since: int | None = None) -> None:
         """Starts to save a state under its own step, after waiting for the save before; nothing if it is there already.
 
         The state is copied on the device first, so the next training step may reuse its memory. A save that fails is
@@ -102,6 +103,8 @@ class Checkpoints:
         Args:
           state: replicated over the devices.
           block: wait until it is saved, and raise if it cannot be.
+          collapsing_since: the step of the first sign of a collapse; the checkpoint of before it that the run may go
+            back to then stays.
 
         Raises:
           UserError: MOST_FAILURES saves have failed one after the other, or this one with `block`.
@@ -121,12 +124,12 @@ class Checkpoints:
         except Exception as error:  # whatever the disk, the file system or another host did
             self._note_failure(step, error)
         else:
-            self._pending = self._pool.submit(self._finish, step)
+            self._pending = self._pool.submit(self._finish, step, collapsing_since)
         if block:
             self.wait()
             self._raise_failure()
 
-    def _finish(self, step: int) -> None:
+    def _finish(self, step: int, collapsing_since: int | None) -> None:
         """In a thread of its own: waits for the files of a save, then deletes checkpoints that need not stay."""
         try:
             self._checkpointer.wait_until_finished()
@@ -137,14 +140,16 @@ class Checkpoints:
         if processes.is_first():
             try:
                 steps = run_folder.steps(self._workdir)
-                for old in set(steps) - self._staying(steps):
+                for old in set(steps) - self._staying(steps, collapsing_since):
                     _delete(run_folder.checkpoint(self._workdir, old))
             except (OSError, UserError) as error:
                 self._warn(f"warning: old checkpoints could not be deleted ({_first_line(error)}).")
 
-    def _staying(self, steps: list[int]) -> set[int]:
+    def _staying(self, steps: list[int], collapsing_since: int | None) -> set[int]:
         every = {step for step in steps if self._keep_every and step % self._keep_every == 0}
-        return {*steps[-self._keep_latest :], *every, *run_folder.best_steps(self._workdir, steps)}
+        staying = {*steps[-self._keep_latest :], *every, *run_folder.best_steps(self._workdir, steps)}
+        back_to = None if collapsing_since is None else collapse.way_back(self._workdir, steps, collapsing_since)
+        return staying if back_to is None else staying | {back_to}
 
     def _note_failure(self, step: int, error: Exception) -> None:
         self._failures, self._last_failure = self._failures + 1, (step, error)
@@ -223,6 +228,17 @@ def newest_intact(workdir: Path, warn: Callable[[str], None], *, set_aside: bool
             "another --workdir to start again."
         )
     return None
+
+
+def set_collapsed_aside(workdir: Path, back_to: int | None) -> None:
+    """Renames the checkpoints after that of `back_to` (None: all), so that the run goes on from there.
+
+    The newest one comes first. Whenever this is interrupted, the run goes on from the newest that is left, and comes to
+    the same collapse again.
+    """
+    for step in reversed(run_folder.steps(workdir)):
+        if back_to is None or step > back_to:
+            _rename_to_free(run_folder.checkpoint(workdir, step), "collapsed")
 
 
 def restore(workdir: Path, step: int, abstract: GANState, mesh: Mesh) -> GANState:

@@ -20,9 +20,10 @@ from dcgan_jax.machine import processes
 from dcgan_jax.machine.mesh import on_first_device
 from dcgan_jax.nets.losses import smoothed
 from dcgan_jax.reports import image_grid
-from dcgan_jax.runs import run_folder
-from dcgan_jax.runs.alarms import Alarms, diversity
+from dcgan_jax.runs import collapse, run_folder
+from dcgan_jax.runs.alarms import COLLAPSE, Alarms, diversity
 from dcgan_jax.runs.checkpoint import Checkpoints
+from dcgan_jax.runs.collapse import Collapsed
 from dcgan_jax.runs.divergence import Diverged, first_nonfinite
 from dcgan_jax.runs.run_log import RunLog
 from dcgan_jax.runs.sampler import Sampler
@@ -144,11 +145,13 @@ class Recorder:
             bad = next(path for path, leaf in leaves if not np.isfinite(on_first_device(leaf)).all())
             raise self._diverged(step, f"{jax.tree_util.keystr(bad, simple=True, separator='/')} of the state")
         self._log.sync()  # no checkpoint is newer than the metrics
-        self._checkpoints.save(state, block=block)
+        since = None if self._config.on_collapse == "warn" else self._alarms.collapsing_since()
+        self._checkpoints.save(state, block=block, collapsing_since=since)
 
     def _write_metrics(self, step: int, metrics: Metrics, extra: dict[str, float], state: GANState) -> None:
         values = self._check_finite(step, metrics, state) | extra
-        alarms, warnings = self._alarms.watch(values)
+        written = {name: value for name, value in values.items() if math.isfinite(value)}
+        alarms, warnings = self._alarms.watch({"step": step, **written})
         steps_per_second, overall = self._clock.rate()
         seconds_left = math.nan
         if steps_per_second:  # unknown at the first step, which compiles
@@ -157,6 +160,23 @@ class Recorder:
         self._log.scalars(step, values | alarms, seconds_left)
         for warning in warnings:
             self._log.text(f"warning: step {step}: {warning}")
+        if self._config.on_collapse != "warn":
+            self._check_collapse(step, [name for name in COLLAPSE if name in alarms])
+
+    def _check_collapse(self, step: int, on: list[str]) -> None:
+        """Raises Collapsed if one of these alarms is on, on all hosts; the first one alone has seen the sheets."""
+        since = processes.from_first_process(lambda: self._alarms.collapsing_since() if on else None)
+        if since is None:
+            return
+        self._checkpoints.wait()
+        back_to = collapse.way_back(self._workdir, run_folder.steps(self._workdir), since)
+        kept = "there is no checkpoint of before" if back_to is None else f"the checkpoint of step {back_to} is kept"
+        raise Collapsed(
+            f"training has collapsed: {' and '.join(on) or 'an alarm'} at step {step}, with signs since step {since}; "
+            f"{kept}. Lower the learning rates in a new --workdir, or see config.on_collapse.",
+            step,
+            back_to,
+        )
 
     def _check_finite(self, step: int, metrics: Metrics, state: GANState) -> dict[str, float]:
         """The metrics that are single numbers. Raises Diverged if any metric is not finite."""

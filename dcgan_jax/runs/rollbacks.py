@@ -1,15 +1,21 @@
-"""What a run notes when it diverges and returns to its last checkpoint."""
+"""What a run notes when it returns to a checkpoint, because it diverged or collapsed."""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dcgan_jax.machine import files
 from dcgan_jax.runs import run_folder
 
+Kind = Literal["divergence", "collapse"]
+# What the step is called at which it was noticed.
+_STEP_NAMES: dict[Kind, str] = {"divergence": "diverged_at", "collapse": "collapsed_at"}
+
 
 def rollbacks(workdir: Path) -> list[dict[str, Any]]:
-    """What `add_rollback` has noted, oldest first: 'diverged_at', 'back_to', 'reason'.
+    """What `add_rollback` has noted, oldest first: 'kind', 'diverged_at' or 'collapsed_at', 'back_to', 'reason'.
+
+    Earlier versions noted divergences only, without 'kind'.
 
     Raises:
       UserError: the file cannot be read.
@@ -23,22 +29,33 @@ def rollbacks(workdir: Path) -> list[dict[str, Any]]:
     return noted
 
 
-def add_rollback(workdir: Path, diverged_at: int, back_to: int, reason: str) -> None:
-    """Notes that a run diverged and goes back: how often decides which random numbers it draws from then on."""
-    _write_rollbacks(workdir, [*rollbacks(workdir), {"diverged_at": diverged_at, "back_to": back_to, "reason": reason}])
+def add_rollback(workdir: Path, kind: Kind, step: int, back_to: int, reason: str) -> None:
+    """Notes that a run goes back from `step` to the checkpoint of `back_to` (0: or to a fresh state).
+
+    How often it did decides which random numbers it draws from then on, and how often after a collapse the
+    discriminator's learning rate.
+    """
+    noted = {"kind": kind, _STEP_NAMES[kind]: step, "back_to": back_to, "reason": reason}
+    _write_rollbacks(workdir, [*rollbacks(workdir), noted])
 
 
 def rollbacks_before(workdir: Path, step: int) -> int:
     """How often a run that resumes from `step` had returned to a checkpoint when it was there.
 
-    Those to later steps are forgotten: the run comes to them again, as it did when the checkpoints after `step` were
-    not damaged yet.
+    Those after the last return to `step` or an earlier one are forgotten: the run comes to them again, as it did when
+    the checkpoints after `step` were not damaged yet.
     """
     noted = rollbacks(workdir)
-    kept = [rollback for rollback in noted if rollback.get("back_to", 0) <= step]  # earlier versions did not note it
-    if kept != noted:
-        _write_rollbacks(workdir, kept)
-    return len(kept)
+    # Earlier versions did not note where they went back to.
+    count = max((i for i, rollback in enumerate(noted, 1) if rollback.get("back_to", 0) <= step), default=0)
+    if count < len(noted):
+        _write_rollbacks(workdir, noted[:count])
+    return count
+
+
+def collapses(workdir: Path) -> int:
+    """How many of the rollbacks that are noted were after a collapse."""
+    return sum(rollback.get("kind") == "collapse" for rollback in rollbacks(workdir))
 
 
 def _write_rollbacks(workdir: Path, noted: list[dict[str, Any]]) -> None:

@@ -1,7 +1,7 @@
 """A run's folder: what lies where, and the rule that one folder holds one run.
 
     config.json   data.json   checkpoints/<step>/   samples/step_00000500.png   metrics.jsonl   events.out.tfevents.*
-    rollbacks.json, after a divergence   .lock, held while training
+    rollbacks.json, after a divergence or a collapse   .lock, held while training
 
 The folder is self-contained: sampling, analysis and evaluation read the config from it.
 """
@@ -11,7 +11,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from dcgan_jax.machine.errors import UserError
 BEST = "best"
 # Distances of samples to the data, see metrics/measures.py, from the one that tells most.
 DISTANCES = ("fid", "probe_frechet", "pixels_frechet", "nnd")
+# A way of measuring: one of DISTANCES, and the 'evaluation' beside it. Distances of one way can be compared.
+Way = tuple[str, float | None]
 
 
 def checkpoints(workdir: Path) -> Path:
@@ -240,13 +242,18 @@ def best_steps(workdir: Path, steps: list[int]) -> list[int]:
     A resumed run may be evaluated in another way than before, and distances are comparable only where 'evaluation' is
     equal. The first of DISTANCES that is there decides.
     """
-    best: dict[Any, tuple[float, int]] = {}
+    best: dict[Way, tuple[float, int]] = {}
     for row in read_metrics(workdir):
-        name = next((name for name in DISTANCES if name in row), None)
-        if name and row["step"] in steps:
-            way = name, row.get("evaluation")
-            best[way] = min(best.pop(way, (math.inf, row["step"])), (row[name], row["step"]))  # to the end
+        if row["step"] in steps and (measured := distance(row)):
+            way, value = measured
+            best[way] = min(best.pop(way, (math.inf, row["step"])), (value, row["step"]))  # to the end
     return [step for _, step in best.values()]
+
+
+def distance(row: Mapping[str, float]) -> tuple[Way, float] | None:
+    """In which way a line of metrics.jsonl measures the distance to the data, and the distance; None if it does not."""
+    name = next((name for name in DISTANCES if name in row), None)
+    return ((name, row.get("evaluation")), row[name]) if name else None
 
 
 def load_config(workdir: Path) -> ConfigDict:
