@@ -47,6 +47,54 @@ def test_memorised_at_once() -> None:
     assert alarms.watch({"step": 3, "d_loss": 1.0}) == ({}, [])
 
 
+def evaluations(*distances: float, **others: float) -> list[dict[str, float]]:
+    return [{"step": 10 * i, "probe_frechet": value, **others} for i, value in enumerate(distances, 1)]
+
+
+def worse(alarms: Alarms, rows: list[dict[str, float]]) -> list[bool]:
+    return ["alarm_worse" in alarms.watch(row)[0] for row in rows]
+
+
+def test_samples_become_worse_in_two_evaluations() -> None:
+    alarms = Alarms(LOSSES["hinge"])
+    # The lowest is 4: 12 is three times as much, and not more.
+    assert worse(alarms, evaluations(10, 4, 12, 12.1, 11, 12.1)) == [False] * 6
+    assert alarms.watch({"step": 65, "d_loss": 1.0}) == ({}, [])  # a line without an evaluation
+    on, begun = alarms.watch({"step": 70, "probe_frechet": 12.1})
+    assert on == {"alarm_worse": 1.0}
+    assert "samples have become worse" in begun[0]
+    assert worse(alarms, evaluations(30, 3, 9.5)) == [True, False, False]
+
+
+def test_only_distances_of_one_way_of_measuring_are_compared() -> None:
+    alarms = Alarms(LOSSES["hinge"], evaluations(4, evaluation=1))
+    assert worse(alarms, evaluations(50, 50, evaluation=2)) == [False, False]
+    assert worse(alarms, evaluations(50, 50, evaluation=2, fid=9)) == [False, False]  # the FID tells more
+    assert worse(alarms, evaluations(50, 50, evaluation=1)) == [False, True]
+
+
+def test_a_collapse_begins_with_its_first_sign() -> None:
+    alarms = Alarms(LOSSES["hinge"])
+    assert alarms.collapsing_since() is None
+    for row in (
+        {"step": 10, "probe_memorized": 0.9, "diversity": 0.9},  # copies are no collapse
+        {"step": 20, "diversity": 0.1},
+        {"step": 30, "diversity": 0.9},
+    ):
+        alarms.watch(row)
+    assert alarms.collapsing_since() is None
+    signs = [("d_loss", 0.01), ("diversity", 0.1), ("probe_frechet", 1), ("probe_frechet", 9)]
+    for step, (name, value) in zip((40, 50, 60, 70), signs, strict=True):
+        alarms.watch({"step": step, name: value})
+        assert alarms.collapsing_since() == 40
+    alarms.watch({"step": 80, "d_loss": 1.0})
+    assert alarms.collapsing_since() == 50
+    alarms.watch({"step": 90, "diversity": 1.0})
+    assert alarms.collapsing_since() == 70
+    alarms.watch({"step": 100, "probe_frechet": 2})
+    assert alarms.collapsing_since() is None
+
+
 def test_alarms_go_on_where_they_were() -> None:
     """A resumed run writes what one that never stopped writes."""
     rows = lines(14, d_loss=0.04)
