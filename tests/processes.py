@@ -26,6 +26,7 @@ import orbax.checkpoint as ocp
 from dcgan_jax import training
 from dcgan_jax.machine import files
 from dcgan_jax.runs import recorder, run_folder, run_log, trained
+from dcgan_jax.runs.rollbacks import rollbacks
 
 
 class Process(subprocess.Popen[str]):
@@ -207,6 +208,18 @@ def diverge_once() -> None:
     training.make_mapped_step = make_broken_step  # type: ignore[assignment]
 
 
+def collapse_once() -> None:
+    """The sheets from step 3 on show samples that are all alike, before any rollback."""
+    write_sheet = recorder.Recorder._write_sheet
+
+    def write_sheet_alike(self: recorder.Recorder, step: int, state: Any) -> dict[str, float]:
+        found = write_sheet(self, step, state)
+        alike = 0.0 if step >= 3 and not rollbacks(self._workdir) else 1.0
+        return found and {"diversity": alike}
+
+    recorder.Recorder._write_sheet = write_sheet_alike  # type: ignore[method-assign]
+
+
 # Where a run can be made to die. A checkpoint is written, gets its checksums, and then its name.
 DEATHS: dict[str, Callable[[], None]] = {
     "packing": partial(die_when, Path, "write_text", lambda path, *_: path.name == "meta.json"),
@@ -224,7 +237,7 @@ DEATHS: dict[str, Callable[[], None]] = {
         half_write, shutil, "rmtree", lambda folder, *_: Path(folder).suffix == ".deleted", half_a_deletion
     ),
 }
-FAULTS = {"none": lambda: None, "diverging once": diverge_once, **DEATHS}
+FAULTS = {"none": lambda: None, "diverging once": diverge_once, "collapsing once": collapse_once, **DEATHS}
 
 
 # --- Results ---------------------------------------------------------------------------------------------------------

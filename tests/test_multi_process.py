@@ -155,3 +155,15 @@ def test_two_processes_go_back_together(config: Path, tmp_path: Path) -> None:
     processes.finish(processes.start(config, tmp_path / "one", *flags, devices=2, fault="diverging once"))
     assert processes.contents(tmp_path / "two") == processes.contents(tmp_path / "one")
     assert [rollback["back_to"] for rollback in rollbacks(tmp_path / "two")] == [2]
+
+
+@pytest.mark.long
+def test_two_processes_go_back_together_after_a_collapse(config: Path, tmp_path: Path) -> None:
+    """Only the first has seen the sheets."""
+    flags = ["--config.checkpoint_every=2", "--config.sample_every=1", "--config.on_collapse=rollback"]
+    started = processes.start_all(2, config, tmp_path / "two", *flags, fault="collapsing once")
+    outputs = [processes.finish(process) for process in started]
+    assert "Going back to step 2, rollback 1 of 3." in outputs[0]
+    processes.finish(processes.start(config, tmp_path / "one", *flags, devices=2, fault="collapsing once"))
+    assert processes.contents(tmp_path / "two") == processes.contents(tmp_path / "one")
+    assert [(noted["kind"], noted["back_to"]) for noted in rollbacks(tmp_path / "two")] == [("collapse", 2)]
