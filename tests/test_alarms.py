@@ -83,8 +83,8 @@ def test_a_collapse_begins_with_its_first_sign() -> None:
     ):
         alarms.watch(row)
     assert alarms.collapsing_since() is None
-    signs = [("d_loss", 0.01), ("diversity", 0.1), ("probe_frechet", 1), ("probe_frechet", 9)]
-    for step, (name, value) in zip((40, 50, 60, 70), signs, strict=True):
+    signs = [("d_loss", 0.01), ("diversity", 0.1), ("probe_frechet", 1), ("probe_frechet", 9), ("d_loss", 0.01)]
+    for step, (name, value) in zip((40, 50, 60, 70, 75), signs, strict=True):
         alarms.watch({"step": step, name: value})
         assert alarms.collapsing_since() == 40
     alarms.watch({"step": 80, "d_loss": 1.0})
