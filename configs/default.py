@@ -136,6 +136,9 @@ def get_config() -> ConfigDict:
     discriminator.dropout = 0.0
     # Every kernel divided by its largest singular value [Miyato et al. 2018]; with it norm='none' is usual.
     discriminator.spectral_norm = False
+    # The first n convolutions, with the gains and shifts behind them, are not updated; 0 [P]. For runs that start from
+    # another one: "FreezeD", Mo, Cho and Shin 2020 (arXiv 2002.10964).
+    discriminator.freeze = 0
 
     # --- Training step -------------------------------------------------------------------------------------------
     # 'non_saturating' [P, C], 'minimax', 'least_squares' or 'hinge'.

@@ -149,6 +149,7 @@ FIELDS: dict[str, Field] = {
     "model.discriminator.head": Field(str, choices=("dense", "pool")),
     "model.discriminator.dropout": Field(float, 0, 1),
     "model.discriminator.spectral_norm": Field(bool, before=False),
+    "model.discriminator.freeze": Field(int, 0, free=True, before=0),
     # Training step
     "loss": Field(str, choices=tuple(LOSSES)),
     "update_order": Field(str, choices=("discriminator_first", "generator_first")),
@@ -283,6 +284,12 @@ def check_config(config: ConfigDict) -> None:
         _check_features(f"config.model.{player}.stages", (maps for maps, _ in stages), config.model.width)
         for side in ("image_size", *(["image_width"] if config.data.image_width else [])):
             _check_side(f"config.model.{player}.stages", stages, side, config.data[side])
+    frozen, convolutions = config.model.discriminator.freeze, len(config.model.discriminator.stages)
+    if frozen > convolutions:
+        raise UserError(
+            f"config.model.discriminator.freeze is {frozen}, but the discriminator has {convolutions} convolutions: "
+            f"give {convolutions} or less."
+        )
     if config.batch_size == 1 and config.model.norm != "none":
         raise UserError(
             "config.batch_size is 1, but batch normalisation makes all batches of one image the same: give 2 or more, "

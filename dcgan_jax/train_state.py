@@ -1,7 +1,7 @@
 """What is trained: both networks with their optimizers and loss, and the state that a checkpoint holds."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -16,7 +16,7 @@ from dcgan_jax.machine import rng
 from dcgan_jax.machine.mesh import AXIS, mean_over_devices
 from dcgan_jax.nets import augment
 from dcgan_jax.nets.losses import Loss, smoothed
-from dcgan_jax.nets.models import Discriminator, Generator, Tree, build_discriminator, build_generator
+from dcgan_jax.nets.models import Discriminator, Generator, Tree, build_discriminator, build_generator, stage_layers
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Gan:
     Attributes:
       generator, discriminator: as the training step runs them, inside the mapped axis `mesh.AXIS`.
       generator_optimizer, discriminator_optimizer: see `make_optimizer`.
+      frozen: names of the discriminator's layers that keep their parameters.
       loss: of both.
       generator_first: the order of the updates, see `train_step`.
       flip: whether training images are mirrored at random.
@@ -44,6 +45,7 @@ class Gan:
     discriminator: Discriminator
     generator_optimizer: optax.GradientTransformation
     discriminator_optimizer: optax.GradientTransformation
+    frozen: frozenset[str]
     loss: Loss
     generator_first: bool
     flip: bool
@@ -99,6 +101,7 @@ def build_gan(config: ConfigDict, d_rate: float = 1.0) -> Gan:
         discriminator_optimizer=make_optimizer(
             config.optimizer, d_rate * config.optimizer.discriminator_learning_rate, config.num_steps
         ),
+        frozen=stage_layers(config.model.discriminator.freeze),
         loss=smoothed(config.loss, config.regularizer.label_smoothing),
         generator_first=config.update_order == "generator_first",
         flip=config.data.flip == "x",
@@ -152,10 +155,14 @@ class Player(flax.struct.PyTreeNode):
         """What `Module.apply` takes."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
-    def updated(self, gradients: Tree, optimizer: optax.GradientTransformation) -> Self:
-        """The player after one step of its optimizer."""
+    def updated(self, gradients: Tree, optimizer: optax.GradientTransformation, frozen: Collection[str] = ()) -> Self:
+        """The player after one step of its optimizer; layers named in `frozen` keep their parameters.
+
+        Adam's moments of these follow their gradients all the same: a run that is resumed may update them again.
+        """
         updates, opt_state = optimizer.update(gradients, self.opt_state, self.params)
-        return self.replace(params=optax.apply_updates(self.params, updates), opt_state=opt_state)
+        kept = {name: layer for name, layer in self.params.items() if name in frozen}
+        return self.replace(params={**optax.apply_updates(self.params, updates), **kept}, opt_state=opt_state)
 
     def with_statistics(self, batch_stats: Tree, shared: bool) -> Self:
         """The player with new running averages; unless they are `shared`, each device has those of its own images."""

@@ -211,7 +211,7 @@ def discriminator_step(
     }
     if gan.augment_target:
         metrics["d_sign"] = jnp.sign(real_logits - gan.loss.boundary).sum()
-    player = player.updated(gradients, gan.discriminator_optimizer)
+    player = player.updated(gradients, gan.discriminator_optimizer, gan.frozen)
     return player.with_statistics(batch_stats, gan.shares_statistics), metrics
 
 

@@ -29,6 +29,11 @@ from tests import tiny
         ({"conv": "fft"}, "config.conv is 'fft'; choose from 'auto', 'winograd', 'im2col', 'lax'"),
         ({"num_steps": 0}, "config.num_steps is 0; it must be at least 1 and below 2,147,483,648."),
         ({"model.discriminator.dropout": 1.0}, "dropout is 1.0; it must be at least 0 and below 1."),
+        ({"model.discriminator.freeze": -1}, "freeze is -1; it must be at least 0."),
+        (
+            {"model.discriminator.freeze": 3},
+            "config.model.discriminator.freeze is 3, but the discriminator has 2 convolutions: give 2 or less.",
+        ),
         ({"model.width": -1.0}, "config.model.width is -1.0"),
         ({"ema_decay": 1.5}, "config.ema_decay is 1.5"),
         ({"optimizer.generator_learning_rate": -1e-4}, "generator_learning_rate is -0.0001"),

@@ -278,6 +278,33 @@ def test_ema_is_the_recursive_average_of_parameters() -> None:
     assert tiny.largest_difference(two.ema, average) < 1e-6
 
 
+@pytest.mark.parametrize("order", ["generator_first", "discriminator_first"])
+@pytest.mark.parametrize(("freeze", "frozen"), [(1, {"conv1"}), (2, {"conv1", "conv2", "conv2_norm"})])
+def test_frozen_layers_keep_their_parameters(order: str, freeze: int, frozen: set[str]) -> None:
+    """L2 leaves them alone, too. All else is as without: moments, running averages, the gradients of images."""
+    changes = {"update_order": order, "optimizer.l2": 0.1}
+    (start, one, two), (metrics, _) = tiny.run_steps(tiny.config({**changes, "model.discriminator.freeze": freeze}))
+    (_, usual, _), (usual_metrics, _) = tiny.run_steps(tiny.config(changes))
+    before, after = start.discriminator.params, two.discriminator.params
+    assert before.keys() == {"conv1", "conv2", "conv2_norm", "logit"}
+    for name in before:
+        for leaf, moved in zip(jax.tree.leaves(before[name]), jax.tree.leaves(after[name]), strict=True):
+            assert np.array_equal(leaf, moved) == (name in frozen), name
+            assert name in frozen or np.abs(leaf - moved).min() > 0
+    updated = before.keys() - frozen
+    assert all(
+        tiny.largest_difference(one.discriminator.params[name], usual.discriminator.params[name]) < ROUNDING
+        for name in updated
+    )
+    assert tiny.largest_difference(one.discriminator.opt_state, usual.discriminator.opt_state) < ROUNDING
+    assert tiny.largest_difference(one.discriminator.batch_stats, usual.discriminator.batch_stats) < ROUNDING
+    assert jax.tree.structure(one) == jax.tree.structure(usual)
+    assert metrics["d_grad_norm"] == pytest.approx(usual_metrics["d_grad_norm"], rel=1e-5)
+    assert metrics["g_grad_norm"] > 1e-4
+    moves = jax.tree.map(lambda a, b: np.abs(a - b).max(), start.generator.params, two.generator.params)
+    assert min(jax.tree.leaves(moves)) > 1e-5
+
+
 def test_learning_rate_decays_linearly_to_zero() -> None:
     config = tiny.config({"optimizer.decay_begin": 2, "optimizer.decay_steps": 4})
     optimizer = make_optimizer(config.optimizer, config.optimizer.generator_learning_rate, config.num_steps)

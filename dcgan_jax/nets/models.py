@@ -151,14 +151,14 @@ class _Network(nn.Module):
 
     def _conv(self, x: jax.Array, labels: jax.Array | None, features: int, stride: int, name: str) -> jax.Array:
         kernel = self._kernel(name, x.shape[-1] + self.num_classes, features)
-        return self._with_labels(partial(conv.conv, stride=stride, method=self.conv_method), x, labels, kernel, axis=2)
+        return self._with_labels(partial(conv.conv, stride=stride, method=self.conv_method), x, labels, kernel, name)
 
     def _conv_transpose(
         self, x: jax.Array, labels: jax.Array | None, features: int, stride: int, name: str
     ) -> jax.Array:
         kernel = self._kernel(name, features, x.shape[-1] + self.num_classes)
         convolve = partial(conv.conv_transpose, stride=stride, method=self.conv_method)
-        return self._with_labels(convolve, x, labels, kernel, axis=3)
+        return self._with_labels(convolve, x, labels, kernel, name)
 
     def _kernel(self, name: str, large: int, small: int) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, large, small)
@@ -171,16 +171,16 @@ class _Network(nn.Module):
         x: jax.Array,
         labels: jax.Array | None,
         kernel: jax.Array,
-        axis: int,
+        name: str,
     ) -> jax.Array:
-        """Convolves x [batch, height, width, features] with labels joined behind the features, axis `axis` of `kernel`.
+        """Convolves x [batch, height, width, features] with labels joined behind the features; `name`: the kernel's.
 
         What the labels add is the same for all images of a class. So it is convolved once for each class, unless there
         are fewer images than classes. XLA's own convolutions take both together.
         """
         if not self.num_classes or self.conv_method == "lax" or x.shape[0] <= self.num_classes:
             return convolve(_join_labels(x, labels, self.num_classes), kernel)
-        of_features, of_classes = jnp.split(kernel, [x.shape[-1]], axis)
+        of_features, of_classes = jnp.split(kernel, [x.shape[-1]], input_axis(name))
         planes = jnp.eye(self.num_classes, dtype=x.dtype)[:, None, None, :]
         planes = jnp.broadcast_to(planes, (self.num_classes, *x.shape[1:3], self.num_classes))
         return convolve(x, of_features) + _of_labels(labels, convolve(planes, of_classes), x.dtype)
@@ -319,6 +319,19 @@ class Discriminator(_Network):
         keep = 1.0 - self.dropout
         kept = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, layer), keep, x.shape[1:]))(keys)
         return jnp.where(kept, x / keep, 0.0).astype(x.dtype)
+
+
+def input_axis(kernel: str) -> int:
+    """The axis of a kernel along which it reads its input: features, and behind them labels, if there are any.
+
+    `kernel` names it as the parameters do: 'conv1' [k, k, in, out], 'deconv1' [k, k, out, in], 'logit' [in, out].
+    """
+    return 2 if kernel.startswith("conv") else 3 if kernel.startswith("deconv") else 0
+
+
+def stage_layers(count: int) -> frozenset[str]:
+    """Names of the layers in the discriminator's first `count` stages: convolutions and their normalisation."""
+    return frozenset(f"conv{i}{suffix}" for i in range(1, count + 1) for suffix in ("", "_norm"))
 
 
 def first_sides(image_shape: Sequence[int], stages: Stages) -> tuple[int, int]:
