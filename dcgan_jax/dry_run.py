@@ -34,19 +34,20 @@ _SECONDS = 3.0  # for which steps are timed
 _GIB = 2**30
 
 
-def dry_run(config: ConfigDict, workdir: str | Path) -> Path:
+def dry_run(config: ConfigDict, workdir: str | Path, init_from: str | Path | None = None) -> Path:
     """Prints the config and what it makes of data, networks, time and memory; returns the folder with the sheets.
 
     Raises UserError as `training.train` does. No checkpoint is written, and none that is there is touched.
     """
-    config, workdir, gan, mesh = training.prepare(config, workdir)
+    config, workdir, gan, mesh = training.prepare(config, workdir, init_from)
+    initial = training.initial_of(workdir, gan, init_from)
     dataset, _ = training.open_data(config, gan)
-    state = training.start_state(gan, workdir, run_folder.latest_step(workdir), mesh)
+    state = training.start_state(gan, workdir, run_folder.latest_step(workdir), mesh, initial)
     first, out = int(state.step), workdir / "dry_run"
     if processes.is_first():
         fields = flatten(config)
         print("\n".join(f"config.{name} = {fields[name]!r}" for name in fields))
-        print(training.overview(config, state, dataset, workdir))
+        print(training.overview(config, state, dataset, workdir, initial))
         data, seen = _sheets(config, gan, dataset.images, first)
         image_grid.save_png(out / "data.png", data)
         if gan.augmentations or gan.instance_noise:

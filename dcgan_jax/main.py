@@ -14,15 +14,19 @@ def main() -> None:
     if _DETERMINISTIC.value:
         machine.repeat_exactly()
     processes.start_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    if _DRY_RUN.value:
-        dry_run.dry_run(_CONFIG.value, _WORKDIR.value)
-    else:
-        training.train(_CONFIG.value, _WORKDIR.value)
+    act = dry_run.dry_run if _DRY_RUN.value else training.train
+    act(_CONFIG.value, _WORKDIR.value, _INIT_FROM.value)
 
 
 if __name__ == "__main__":
     _CONFIG = config_flags.DEFINE_config_file("config", None, "File with the run's configuration.", lock_config=True)
     _WORKDIR = command_line.define_path("workdir", None, "Folder of the run, made if need be.", required=True)
+    _INIT_FROM = command_line.define_path(
+        "init_from",
+        None,
+        "RUN or RUN,STEP: a new run begins with the weights of another one, as far as they fit. RUN is what --workdir "
+        "of other commands takes, STEP a number or 'best'; default: the newest.",
+    )
     _COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, for a run of several processes.")
     _NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "How many there are.")
     _PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Which of them this one is, from 0. Clusters know all three.")

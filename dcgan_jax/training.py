@@ -18,16 +18,17 @@ from dcgan_jax.datasets.batches import Batches, check_dataset, check_labels
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine import allocator, preemption, processes, processor
 from dcgan_jax.machine.errors import Interrupted, UserError
-from dcgan_jax.machine.mesh import make_mesh, on_first_device, replicated
+from dcgan_jax.machine.mesh import make_mesh, on_first_device, replicate, replicated
 from dcgan_jax.metrics import measures
 from dcgan_jax.nets.models import first_sides
 from dcgan_jax.nets.shapes import image_shape
-from dcgan_jax.runs import checkpoint, rollbacks, run_folder
+from dcgan_jax.runs import checkpoint, rollbacks, run_folder, warm_start
 from dcgan_jax.runs.collapse import Collapsed
 from dcgan_jax.runs.divergence import Diverged
 from dcgan_jax.runs.recorder import Evaluate, Recorder
 from dcgan_jax.runs.sampler import Sampler
 from dcgan_jax.runs.trained import Run
+from dcgan_jax.runs.warm_start import Initial
 from dcgan_jax.train_state import Gan, GANState, Player, build_gan, create_state
 from dcgan_jax.train_step import make_mapped_step
 
@@ -37,7 +38,7 @@ _REAL_SHOWN = 64
 _D_RATE = 1 / 2
 
 
-def train(config: ConfigDict, workdir: str | Path) -> Run:
+def train(config: ConfigDict, workdir: str | Path, init_from: str | Path | None = None) -> Run:
     """Trains until `config.num_steps`, starting from the newest checkpoint in `workdir` if there is one.
 
     Calling it again resumes the run exactly; a finished run trains further when num_steps is raised.
@@ -45,31 +46,38 @@ def train(config: ConfigDict, workdir: str | Path) -> Run:
     Args:
       config: see configs/default.py.
       workdir: the run's folder, see `run_folder`.
+      init_from: "RUN" or "RUN,STEP", what a new run begins with, see `warm_start`. One that resumes takes nothing.
 
     Returns:
       The run after the last step.
 
     Raises:
-      UserError: the config, the data or the folder cannot be used; before any training. Or three saves failed in a row.
+      UserError: the config, the data, the folder or the other run cannot be used; before any training. Or three saves
+        failed in a row.
       Diverged: a metric was not finite; the last good checkpoint is kept. With config.on_nonfinite='rollback', only
         after config.max_rollbacks returns to it.
       Collapsed: an alarm of collapse is on, and config.on_collapse is 'stop', or 'rollback' and the run has returned to
         checkpoints config.max_rollbacks times.
       Interrupted: by SIGINT or SIGTERM, after saving.
     """
-    config, workdir, gan, mesh = prepare(config, workdir)
+    config, workdir, gan, mesh = prepare(config, workdir, init_from)
+    initial = initial_of(workdir, gan, init_from)
     with run_folder.lock(workdir) if processes.is_first() else contextlib.nullcontext():
         dataset, evaluate = open_data(config, gan)
         if processes.is_first():
             _report_changes(workdir, config)
             run_folder.record(workdir, config, dataset.meta)
-        start = Start(config, workdir, gan, mesh, dataset, Batches(config, dataset, mesh), evaluate)
+            if run_folder.latest_step(workdir) is None:
+                warm_start.record(workdir, initial)
+        start = Start(config, workdir, gan, initial, mesh, dataset, Batches(config, dataset, mesh), evaluate)
         with preemption.stop_requests() as stop_requested:
             state = _train_with_rollbacks(start, stop_requested)
     return Run(workdir, config, on_first_device(state), gan, Sampler(gan))
 
 
-def prepare(config: ConfigDict, workdir: str | Path) -> tuple[ConfigDict, Path, Gan, Mesh]:
+def prepare(
+    config: ConfigDict, workdir: str | Path, init_from: str | Path | None
+) -> tuple[ConfigDict, Path, Gan, Mesh]:
     """All checks that need no data: the config with its precision, the folder, the networks, the devices.
 
     Raises UserError as `train` does.
@@ -80,7 +88,9 @@ def prepare(config: ConfigDict, workdir: str | Path) -> tuple[ConfigDict, Path, 
     config = _with_precision(config, workdir)
     mesh = make_mesh(config.batch_size)
     _check_local_batch(config, mesh)
-    processes.check_same(_shared_settings(config), "configuration", "Give all of them the same command.")
+    processes.check_same(
+        f"{_shared_settings(config)} {init_from}", "configuration", "Give all of them the same command."
+    )
     gan = build_gan(config)
     run_folder.check(workdir, config)
     return config, workdir, gan, mesh
@@ -88,11 +98,12 @@ def prepare(config: ConfigDict, workdir: str | Path) -> tuple[ConfigDict, Path, 
 
 @dataclass(frozen=True)
 class Start:
-    """What one start of a run has built: the networks, the devices, the data."""
+    """What one start of a run has built: the networks and what they begin with, the devices, the data."""
 
     config: ConfigDict
     workdir: Path
     gan: Gan
+    initial: Initial | None
     mesh: Mesh
     dataset: ImageDataset
     batches: Batches
@@ -143,11 +154,11 @@ def train_from(
     See `train_step` for `rollback_count`, `build_gan` for `d_rate`.
     """
     config, batches = start.config, start.batches
-    state = start_state(start.gan, start.workdir, step, start.mesh)
+    state = start_state(start.gan, start.workdir, step, start.mesh, start.initial)
     step_function = make_mapped_step(build_gan(config, d_rate), start.mesh, config.mapper, rollback_count)
     real = _some_images(start.dataset)
     with Recorder(config, start.workdir, step, Sampler(start.gan), real, start.evaluate) as recorder:
-        recorder.text(overview(config, state, start.dataset, start.workdir))
+        recorder.text(overview(config, state, start.dataset, start.workdir, start.initial))
         if d_rate < 1:
             recorder.text(f"note     the discriminator learns {d_rate:g} times as fast as at first, after collapses")
         for done, call in batches.from_step(int(state.step), config.num_steps):
@@ -159,12 +170,15 @@ def train_from(
     return state
 
 
-def start_state(gan: Gan, workdir: Path, step: int | None, mesh: Mesh) -> GANState:
-    """The checkpoint of `step`, or a fresh state for None, on every device."""
+def start_state(gan: Gan, workdir: Path, step: int | None, mesh: Mesh, initial: Initial | None = None) -> GANState:
+    """The checkpoint of `step`, or for None a fresh state, with what is taken of another run; on every device."""
     fresh = partial(create_state, gan)
     if step is not None:
         return checkpoint.restore(workdir, step, jax.eval_shape(fresh), mesh)
-    return jax.jit(fresh, out_shardings=replicated(mesh))()
+    state = jax.jit(fresh, out_shardings=replicated(mesh))()
+    if initial is None:
+        return state
+    return jax.jit(warm_start.put, out_shardings=replicated(mesh))(state, replicate(mesh, initial.tensors))
 
 
 def open_data(config: ConfigDict, gan: Gan) -> tuple[ImageDataset, Evaluate | None]:
@@ -203,6 +217,16 @@ def _with_precision(config: ConfigDict, workdir: Path) -> ConfigDict:
     return config.lock()
 
 
+def initial_of(workdir: Path, gan: Gan, init_from: str | Path | None) -> Initial | None:
+    """What a new run takes of another one; None: nothing, and for a run that resumes."""
+    if init_from is None:
+        return None
+    if run_folder.latest_step(workdir) is not None:
+        warm_start.check_resumed(workdir, str(init_from))
+        return None
+    return warm_start.read(str(init_from), gan)
+
+
 def _report_changes(workdir: Path, config: ConfigDict) -> None:
     """Says with which other settings a run is resumed."""
     if run_folder.latest_step(workdir) is not None:
@@ -237,7 +261,7 @@ def _some_images(dataset: ImageDataset) -> np.ndarray:
     return images[np.unique(np.linspace(0, len(images) - 1, _REAL_SHOWN).astype(int))]
 
 
-def overview(config: ConfigDict, state: GANState, dataset: ImageDataset, workdir: Path) -> str:
+def overview(config: ConfigDict, state: GANState, dataset: ImageDataset, workdir: Path, initial: Initial | None) -> str:
     """What is about to run: the parameters of both networks, the data, the devices, where it goes."""
     players = (("Generator", state.generator), ("Discriminator", state.discriminator))
     tables = [f"{name}\n{_parameters(player)}" for name, player in players]
@@ -256,8 +280,10 @@ def overview(config: ConfigDict, state: GANState, dataset: ImageDataset, workdir
             f"devices  {len(devices)} {devices[0].device_kind}, batch {config.batch_size}, {config.precision}",
             f"memory   {allocator.description()}",
             f"workdir  {workdir}",
+            *(initial.lines() if initial and start == 0 else []),
             f"running  {steps}",
             *_notes(config),
+            *_frozen_lines(config, workdir, initial),
         ]
     )
 
@@ -280,6 +306,16 @@ def _notes(config: ConfigDict) -> list[str]:
             f"config.num_steps {config.num_steps}"
         ]
     return []
+
+
+def _frozen_lines(config: ConfigDict, workdir: Path, initial: Initial | None) -> list[str]:
+    """Which layers of a new run's discriminator stay as they were drawn at random."""
+    taken = initial.tensors if initial else {}
+    frozen = range(1, config.model.discriminator.freeze + 1)
+    random = [f"conv{i}" for i in frozen if f"discriminator.conv{i}" not in taken]
+    if not random or run_folder.latest_step(workdir) is not None:
+        return []
+    return [f"note     {', '.join(random)} of the discriminator stay at random values: see --init_from"]
 
 
 def _augmentation_lines(config: ConfigDict) -> list[str]:

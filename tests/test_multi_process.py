@@ -65,6 +65,23 @@ def test_two_processes_are_one_run(config: Path, alone: Path, tmp_path: Path) ->
 
 
 @pytest.mark.long
+def test_two_processes_begin_with_the_weights_of_another_run(config: Path, alone: Path, tmp_path: Path) -> None:
+    """As one process does, here with averaged weights, whose statistics are computed when they are taken."""
+    averaged = ["--config.ema_decay=0.9", "--config.num_steps=3"]
+    processes.finish(processes.start(config, tmp_path / "other", *averaged, devices=2))
+    flags = [f"--init_from={tmp_path}/other", "--config.seed=1", "--config.model.discriminator.freeze=1", *averaged]
+    processes.finish(processes.start(config, tmp_path / "one", *flags, devices=2))
+    outputs = train_together(2, config, tmp_path / "two", *flags)
+    assert "start    generator: 11 of 11 tensors of" in outputs[0]
+    assert processes.contents(tmp_path / "two") == processes.contents(tmp_path / "one")
+    assert processes.contents(tmp_path / "two")["state"] != processes.contents(tmp_path / "other")["state"]
+
+    own = [[f"--init_from={tmp_path}/other"], [f"--init_from={alone}"]]
+    for output in (processes.finish(p, 2) for p in processes.start_all(2, config, tmp_path / "three", own_flags=own)):
+        assert "the hosts do not have the same configuration. Give all of them the same command." in output
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(
     "flags",
     [

@@ -298,7 +298,7 @@ def test_frozen_layers_keep_their_parameters(order: str, freeze: int, frozen: se
     )
     assert tiny.largest_difference(one.discriminator.opt_state, usual.discriminator.opt_state) < ROUNDING
     assert tiny.largest_difference(one.discriminator.batch_stats, usual.discriminator.batch_stats) < ROUNDING
-    assert jax.tree.structure(one) == jax.tree.structure(usual)
+    jax.tree.map(lambda *_: None, one, usual)  # which raises if their structures differ
     assert metrics["d_grad_norm"] == pytest.approx(usual_metrics["d_grad_norm"], rel=1e-5)
     assert metrics["g_grad_norm"] > 1e-4
     moves = jax.tree.map(lambda a, b: np.abs(a - b).max(), start.generator.params, two.generator.params)

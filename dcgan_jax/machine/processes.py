@@ -8,6 +8,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -117,6 +118,11 @@ def from_first_process(compute: Callable[[], int | None]) -> int | None:
     value = compute() if is_first() else None
     found = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if value is None else value)))
     return None if found < 0 else found
+
+
+def arrays_from_first_process(arrays: Any) -> Any:
+    """A tree of arrays with the numbers of process 0, on all of them; each gives one of the same shapes."""
+    return arrays if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(arrays)
 
 
 def check_same(text: str, what: str, remedy: str) -> None:

@@ -2,6 +2,7 @@
 
     config.json   data.json   checkpoints/<step>/   samples/step_00000500.png   metrics.jsonl   events.out.tfevents.*
     rollbacks.json, after a divergence or a collapse   .lock, held while training
+    init_from.json, of a run that began with the weights of another
 
 The folder is self-contained: sampling, analysis and evaluation read the config from it.
 """
@@ -67,6 +68,10 @@ def rollbacks_file(workdir: Path) -> Path:
     return workdir / "rollbacks.json"
 
 
+def init_from_file(workdir: Path) -> Path:
+    return workdir / "init_from.json"
+
+
 def check(workdir: Path, config: ConfigDict) -> None:
     """Creates the folder, or checks that the run in it is the same one. A run is there once it has a checkpoint.
 
@@ -79,7 +84,7 @@ def check(workdir: Path, config: ConfigDict) -> None:
     for folder in (checkpoints(workdir), _samples(workdir)):
         if folder.is_file():
             raise UserError(f"{folder} is a file, but a run's is a folder: move it away, or choose another --workdir.")
-    for file in (_config(workdir), _data(workdir), metrics(workdir), rollbacks_file(workdir)):
+    for file in (_config(workdir), _data(workdir), metrics(workdir), rollbacks_file(workdir), init_from_file(workdir)):
         if file.is_dir():
             raise UserError(f"{file} is a folder, but a run's is a file: move it away, or choose another --workdir.")
     step = latest_step(workdir)
@@ -322,6 +327,7 @@ def _remove_half_written(workdir: Path) -> None:
         _config(workdir),
         _data(workdir),
         rollbacks_file(workdir),
+        init_from_file(workdir),
         metrics(workdir),
         _samples(workdir) / "step_*.png",
     ]

@@ -18,7 +18,7 @@ from dcgan_jax import machine
 from dcgan_jax.config import check_config
 from dcgan_jax.datasets import classes
 from dcgan_jax.machine.errors import UserError
-from dcgan_jax.machine.mesh import make_mesh
+from dcgan_jax.machine.mesh import make_mesh, on_first_device
 from dcgan_jax.nets import pixels
 from dcgan_jax.nets.models import Discriminator, Generator, Taps, Tree
 from dcgan_jax.runs import checkpoint, run_folder, weights_file
@@ -295,8 +295,8 @@ def load_state(workdir: Path, step: int | str | None, gan: Gan) -> GANState:
     if isinstance(step, str):
         raise UserError(f"step is {step!r}; it must be a number of steps or {run_folder.BEST!r}.")
     abstract = jax.eval_shape(partial(create_state, gan))
-    state = _restore(workdir, step, abstract, make_mesh(jax.device_count()))
-    return jax.device_put(state, jax.local_devices()[0])
+    state = _restore(workdir, step, abstract, make_mesh(jax.device_count()))  # of all hosts, which must all call this
+    return on_first_device(state)
 
 
 def _restore(workdir: Path, step: int | None, abstract: GANState, mesh: Mesh) -> GANState:

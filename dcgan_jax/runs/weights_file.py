@@ -9,7 +9,7 @@ safetensors (Hugging Face) is a header in JSON and plain arrays: nothing in a fi
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from dcgan_jax.runs import run_folder
 
 FILE = "model.safetensors"
 _FORMAT = {"format": "dcgan_jax", "version": "1"}
-_PLAYERS = ("generator", "discriminator")
+PLAYERS = ("generator", "discriminator")
 # Every pretrained network that comes with the package is a folder here, named as `load` takes it.
 _PRETRAINED = Path(__file__).parents[1] / "pretrained"
 
@@ -63,7 +63,7 @@ def encode(weights: Weights) -> bytes:
     players = {"generator": weights.generator, "discriminator": weights.discriminator}
     tensors: dict[str, np.ndarray] = {}
     for player, variables in players.items():
-        for name, leaf in _flat(player, variables or {}):
+        for name, leaf in flat(player, variables or {}):
             value = np.asarray(leaf, np.float16 if np.ndim(leaf) > 1 else np.float32)
             if not np.isfinite(value).all():
                 raise UserError(f"{name} has values that are not finite in {value.dtype}: export another --step.")
@@ -132,7 +132,7 @@ def _read(path: Path, opened: Any) -> Weights:
             found = f"{part.get_dtype()} {list(part.get_shape())}"
             raise UserError(f"{path}: {name} is {found}; the network of its config has {list(expected[name])}.")
     tensors = {name: opened.get_tensor(name).astype(np.float32) for name in expected}
-    players = [_nested(player, tensors) for player in _PLAYERS]
+    players = [_nested(player, tensors) for player in PLAYERS]
     return Weights(config, step, players[0] or {}, players[1], class_names)
 
 
@@ -141,21 +141,26 @@ def _expected(config: ConfigDict) -> Iterator[tuple[str, tuple[int, ...]]]:
     generator, discriminator = build_generator(config), build_discriminator(config)
     labels = jnp.zeros(1, jnp.int32) if config.model.num_classes else None
     inputs = (jnp.zeros((1, config.model.z_dim)), jnp.zeros((1, *generator.image_shape)))
-    for player, network, x in zip(_PLAYERS, (generator, discriminator), inputs, strict=True):
+    for player, network, x in zip(PLAYERS, (generator, discriminator), inputs, strict=True):
         initialise = partial(network.copy(conv_method="lax").init, labels=labels, train=False)
-        for name, leaf in _flat(player, jax.eval_shape(initialise, jax.random.key(0), x)):
+        for name, leaf in flat(player, jax.eval_shape(initialise, jax.random.key(0), x)):
             yield name, leaf.shape
 
 
-def _flat(player: str, variables: Mapping[str, Tree]) -> Iterator[tuple[str, Any]]:
+def flat(player: str, variables: Mapping[str, Tree]) -> Iterator[tuple[str, Any]]:
     """(name, leaf) of both collections; parameters and statistics of a layer have different names."""
     for collection in variables.values():
         for path, leaf in jax.tree_util.tree_leaves_with_path(collection):
-            yield ".".join([player, *(key.key for key in path)]), leaf
+            yield tensor_name(player, path), leaf
+
+
+def tensor_name(player: str, path: Sequence[Any]) -> str:
+    """How a tensor is named in a file; `path`: the keys that lead to it in its collection."""
+    return ".".join([player, *(key.key for key in path)])
 
 
 def _nested(player: str, tensors: Mapping[str, np.ndarray]) -> dict[str, Tree] | None:
-    """Inverse of `_flat`."""
+    """Inverse of `flat`."""
     variables: dict[str, dict[str, Any]] = {"params": {}, "batch_stats": {}}
     found = False
     for name, value in tensors.items():
