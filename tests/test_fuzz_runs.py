@@ -22,7 +22,7 @@ from dcgan_jax.config import check_config, flatten
 from dcgan_jax.datasets import semantic_hash
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.nets.losses import LOSSES
-from dcgan_jax.runs import checkpoint, run_folder, run_log, trained
+from dcgan_jax.runs import checkpoint, run_folder, run_log, trained, warm_start
 from dcgan_jax.runs.alarms import Alarms
 from dcgan_jax.runs.rollbacks import add_rollback, rollbacks
 from dcgan_jax.train_state import build_gan
@@ -133,6 +133,20 @@ def test_any_rollbacks_are_read_or_refused(content: bytes) -> None:
             assert len(rollbacks(folder)) == count + 1
 
 
+@fuzz.examples(100)
+@given(
+    fuzz.damaged(b'{"init_from": "runs/a,2", "step": 2}') | fuzz.any_json.map(lambda value: json.dumps(value).encode())
+)
+def test_any_note_of_a_start_is_that_of_the_flag_or_refused(content: bytes) -> None:
+    with fuzz.folder() as folder:
+        (folder / "init_from.json").write_bytes(content)
+        try:
+            warm_start.check_resumed(folder, "runs/a,2")
+        except UserError:
+            return
+        assert json.loads(content)["init_from"] == "runs/a,2"
+
+
 SUMS = b"0" * 64 + b"  d/data\n" + b"1" * 64 + b"  ../../secret\n"
 
 
@@ -164,7 +178,7 @@ def test_a_file_where_a_folder_belongs(name: str, tmp_path: Path) -> None:
         trained.load(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["config.json", "data.json", "metrics.jsonl", "rollbacks.json"])
+@pytest.mark.parametrize("name", ["config.json", "data.json", "metrics.jsonl", "rollbacks.json", "init_from.json"])
 def test_a_folder_where_a_file_belongs(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
     with pytest.raises(UserError, match=f"{name} is a folder"):

@@ -151,7 +151,13 @@ def test_what_is_measured_otherwise_is_not_compared(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:
-    ours = [".config.json.123", ".metrics.jsonl.7", ".rollbacks.json.9", "samples/.step_00000500.png.123"]
+    ours = [
+        ".config.json.123",
+        ".metrics.jsonl.7",
+        ".rollbacks.json.9",
+        ".init_from.json.3",
+        "samples/.step_00000500.png.123",
+    ]
     others = [".config.json.mine", ".hidden.123", "notes.txt", "samples/step_00000500.png", "analysis/.page.html.5"]
     for name in ours + others:
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -20,7 +21,7 @@ from dcgan_jax.machine.errors import UserError
 from dcgan_jax.runs import run_folder, trained, warm_start, weights_file
 from dcgan_jax.runs.weights_file import PLAYERS, flat
 from dcgan_jax.train_state import GANState, build_gan
-from tests import networks, tiny
+from tests import networks, processes, tiny
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +244,20 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(
         assert_same(state, expected)
         assert rows == expected_rows
         assert run_folder.init_from_file(workdir).read_bytes() == noted
+
+
+@pytest.mark.long
+def test_killed_and_resumed_it_ends_with_the_same_bits(source: str, other: Path, tmp_path: Path) -> None:
+    """Killed before the first checkpoint, where the flag is needed again, and after one, where it is not."""
+    steps = {"num_steps": 9, "checkpoint_every": 4, "sample_every": 4}
+    config = tiny.write_config(tmp_path, {"data.source": source, **FREEZING, **steps})
+    flag = f"--init_from={other},2"
+    processes.finish(processes.start(config, tmp_path / "straight", flag))
+    for fault, flags in (("compiling", [flag]), ("stepping", [])):
+        workdir = tmp_path / fault
+        processes.finish(processes.start(config, workdir, flag, fault=fault), -signal.SIGKILL)
+        processes.finish(processes.start(config, workdir, *flags))
+        assert processes.contents(workdir) == processes.contents(tmp_path / "straight"), fault
 
 
 def test_another_flag_on_resume_is_refused(source: str, other: Path, straight: Path) -> None:
