@@ -107,6 +107,9 @@ def samples_of(name: str, seed: int, step: int, count: int = 40) -> np.ndarray:
     return draw.integers(0, HIGHEST[name] + step, (count, 8, 8, 3), np.uint8)
 
 
+STARTS: list[str | None] = []  # what the made-up runs began with
+
+
 class MadeUpRun:
     """What `trained.load` returns, as far as a study uses it."""
 
@@ -134,7 +137,8 @@ def made_up() -> Iterator[dict[str, ConfigDict]]:
     """Gives the config of every training, by '<variation>/seed<n>'. Training leaves names of checkpoints, no more."""
     configs: dict[str, ConfigDict] = {}
 
-    def train(config: ConfigDict, workdir: Path) -> None:
+    def train(config: ConfigDict, workdir: Path, init_from: str | None) -> None:
+        STARTS.append(init_from)
         configs["/".join(workdir.parts[-2:])] = config
         breaks = workdir.parts[-2] == "breaks" and config.seed != 1
         if workdir.parts[-2] == "same":  # as an interruption leaves it
@@ -401,6 +405,14 @@ def test_held_out_images_are_what_samples_are_compared_with(beside_held_out: Con
     assert found["variations"]["given"]["memorized"] == run_of(found, "given")["memorizeds"][-1]
     assert found["variations"]["given"]["gap"] == run_of(found, "given")["gaps"][-1] != 0.0
     assert "memorized" in lines(found)[""] and "gap of D" in lines(found)[""]
+
+
+def test_every_run_begins_with_the_same(beside_held_out: ConfigDict, tmp_path: Path) -> None:
+    STARTS.clear()
+    variations.measure(
+        STUDY, beside_held_out, workdir=tmp_path, seeds=2, variations=["darker"], init_from="runs/other,best"
+    )
+    assert STARTS == ["runs/other,best"] * 4
 
 
 def run_of(found: Report, name: str) -> dict[str, Any]:

@@ -143,7 +143,13 @@ def varied(config: ConfigDict, changes: dict[str, Any], seed: int) -> ConfigDict
 
 
 def measure(
-    study: Study, config: ConfigDict, *, workdir: str | Path, seeds: int = 3, variations: Sequence[str] = ()
+    study: Study,
+    config: ConfigDict,
+    *,
+    workdir: str | Path,
+    seeds: int = 3,
+    variations: Sequence[str] = (),
+    init_from: str | None = None,
 ) -> Report:
     """Trains and measures every variation with every seed.
 
@@ -153,6 +159,7 @@ def measure(
       workdir: for the runs.
       seeds: runs of each variation.
       variations: names of those to train beside the baseline; (): all.
+      init_from: what every run begins with, as of `training.train`; None: its own initial weights.
 
     Returns:
       'variations': for each, `summarise`, and its 'difference' from the baseline, see `significance.Comparison`;
@@ -162,12 +169,18 @@ def measure(
     Raises:
       UserError: there is no such variation, or the config or the data cannot be used; before any training.
     """
-    *_, last = rounds(study, config, workdir=workdir, seeds=seeds, variations=variations)
+    *_, last = rounds(study, config, workdir=workdir, seeds=seeds, variations=variations, init_from=init_from)
     return last
 
 
 def rounds(
-    study: Study, config: ConfigDict, *, workdir: str | Path, seeds: int, variations: Sequence[str]
+    study: Study,
+    config: ConfigDict,
+    *,
+    workdir: str | Path,
+    seeds: int,
+    variations: Sequence[str],
+    init_from: str | None = None,
 ) -> Iterator[Report]:
     """A report after each round of seeds, of all seeds so far. Arguments and errors as of `measure`."""
     workdir = Path(workdir).expanduser()
@@ -186,7 +199,7 @@ def rounds(
             for name, variation in chosen.items():
                 bar.set_description(f"{name}, seed {seed}")
                 folder, run_config = workdir / name / f"seed{seed}", varied(config, variation.changes, seed)
-                diverged = _train(run_config, folder)
+                diverged = _train(run_config, folder, init_from)
                 outcome, shown = _measure_run(run_config, folder, compare, real_images, diverged)
                 outcomes[name].append(outcome)
                 if seed == 0:
@@ -383,13 +396,13 @@ def _cells(summary: dict[str, Any], difference: Comparison | None) -> dict[str, 
     }
 
 
-def _train(config: ConfigDict, folder: Path) -> bool:
+def _train(config: ConfigDict, folder: Path, init_from: str | None) -> bool:
     """Trains a run to its end if it is not there, its console in log.txt. Returns whether it diverged."""
     folder.mkdir(parents=True, exist_ok=True)
     diverged = False
     with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log):
         try:
-            training.train(config, folder)
+            training.train(config, folder, init_from)
         except Diverged as error:
             print(error)
             diverged = True
@@ -432,11 +445,20 @@ def command(study: Study) -> None:
     workdir = command_line.define_path("workdir", None, "Folder for the runs and the results.", required=True)
     seeds = flags.DEFINE_integer("seeds", 3, "Runs of each variation.", lower_bound=1)
     names = flags.DEFINE_list("variations", [], "Those to train, with commas; default: all.")
+    init_from = command_line.define_path("init_from", None, "What every run begins with, as of dcgan_jax.main.")
     flags.mark_flag_as_required("config")
 
     def main() -> None:
         out = report.folder(Path(workdir.value), "evaluation", study.name)
-        for found in rounds(study, config.value, workdir=workdir.value, seeds=seeds.value, variations=names.value):
-            report.publish(out, found)
+        found = rounds(
+            study,
+            config.value,
+            workdir=workdir.value,
+            seeds=seeds.value,
+            variations=names.value,
+            init_from=init_from.value,
+        )
+        for so_far in found:
+            report.publish(out, so_far)
 
     command_line.run(main)
