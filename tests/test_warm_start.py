@@ -249,11 +249,11 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(
 @pytest.mark.long
 def test_killed_and_resumed_it_ends_with_the_same_bits(source: str, other: Path, tmp_path: Path) -> None:
     """Killed before the first checkpoint, where the flag is needed again, and after one, where it is not."""
-    steps = {"num_steps": 9, "checkpoint_every": 4, "sample_every": 4}
+    steps = {"num_steps": 9, "checkpoint_every": 4, "keep_checkpoints": 1, "sample_every": 4}
     config = tiny.write_config(tmp_path, {"data.source": source, **FREEZING, **steps})
     flag = f"--init_from={other},2"
     processes.finish(processes.start(config, tmp_path / "straight", flag))
-    for fault, flags in (("compiling", [flag]), ("stepping", [])):
+    for fault, flags in (("compiling", [flag]), ("old checkpoint half deleted", [])):
         workdir = tmp_path / fault
         processes.finish(processes.start(config, workdir, flag, fault=fault), -signal.SIGKILL)
         processes.finish(processes.start(config, workdir, *flags))
