@@ -32,8 +32,8 @@ CASES = [
     Case("winograd", "m4", 4, 2, (16, 16), batch=8),
     Case("winograd", "m4", 3, 2, (8, 16), batch=16),
     Case("winograd", "m4", 3, 1, (16, 16), batch=8),
-    Case("winograd", "m4", 5, 2, (8, 12), batch=16),
-    Case("winograd", "m4", 4, 2, (12, 4), batch=32),
+    Case("winograd", "m4", 5, 2, (8, 12), batch=32),
+    Case("winograd", "m4", 4, 2, (12, 4), batch=64),
     # Too few tiles for m=4.
     Case("winograd", "m2", 5, 2, (4, 8)),
     Case("winograd", "m2", 4, 2, (4, 4)),
