@@ -155,7 +155,8 @@ def train_from(
     """
     config, batches = start.config, start.batches
     state = start_state(start.gan, start.workdir, step, start.mesh, start.initial)
-    step_function = make_mapped_step(build_gan(config, d_rate), start.mesh, config.mapper, rollback_count)
+    gan = start.gan if d_rate == 1 else build_gan(config, d_rate)
+    step_function = make_mapped_step(gan, start.mesh, config.mapper, rollback_count)
     real = _some_images(start.dataset)
     with Recorder(config, start.workdir, step, Sampler(start.gan), real, start.evaluate) as recorder:
         recorder.text(overview(config, state, start.dataset, start.workdir, start.initial))
