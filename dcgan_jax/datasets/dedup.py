@@ -196,6 +196,7 @@ def _data() -> ConfigDict:
             "dir": _DATA_DIR.value,
             "cache_dir": _CACHE_DIR.value,
             "num_examples": _NUM_EXAMPLES.value,
+            "held_out": 0,
             "image_size": semantic_hash.SIDE,
             "image_width": 0,
             "channels": 3,
