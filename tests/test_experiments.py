@@ -10,7 +10,7 @@ import pytest
 from dcgan_jax.reports import experiments, tables
 
 FOLDER = Path("docs/experiments")
-PAGES = (Path("docs/paper.md"), Path("docs/quality.md"))
+PAGES = (Path("docs/paper.md"), Path("docs/quality.md"), Path("docs/own_images.md"))
 OUTCOME: dict[str, Any] = {"c": 1e-4, "accuracy": 0.7561, "std": None, "features": 12288, "edge": False}
 SVM: dict[str, Any] = {
     "per_class": 0,

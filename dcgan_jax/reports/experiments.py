@@ -1,6 +1,6 @@
-"""Makes the tables of docs/paper.md and docs/quality.md from the results of experiments.
+"""Makes the tables of docs/paper.md, quality.md and own_images.md from the results of experiments.
 
-    python -m dcgan_jax.reports.experiments docs/experiments docs/paper.md docs/quality.md
+    python -m dcgan_jax.reports.experiments docs/experiments docs/paper.md docs/quality.md docs/own_images.md
 
 docs/experiments holds a results.json for each experiment (report.py), as it was published, under another name, and for
 evaluations during a training NAME.jsonl: the lines of the run's metrics.jsonl that have an "evaluation". The place of a
