@@ -152,9 +152,9 @@ def test_a_smoothed_discriminator_can_win() -> None:
     loss = smoothed("non_saturating", 0.1)
     near, far = Alarms(loss), Alarms(loss)
     part = loss.undecided - loss.lowest
-    for _ in range(10):
-        near_on, _ = near.watch({"d_loss": loss.lowest + 0.04 * part})
-        far_on, _ = far.watch({"d_loss": loss.lowest + 0.06 * part})
+    for step in range(10):
+        near_on, _ = near.watch({"step": step, "d_loss": loss.lowest + 0.04 * part})
+        far_on, _ = far.watch({"step": step, "d_loss": loss.lowest + 0.06 * part})
     assert near_on == {"alarm_d_wins": 1.0} and far_on == {}
 
 
