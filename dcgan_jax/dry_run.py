@@ -58,7 +58,7 @@ def dry_run(config: ConfigDict, workdir: str | Path, init_from: str | Path | Non
         print(f"step     {seconds:.3g} s, {config.batch_size / seconds:,.0f} images/s; the first one {compiling:.1f} s")
         print(f"time     {left} until step {config.num_steps:,}, without sheets, evaluations and checkpoints")
         epochs = config.num_steps * config.batch_size / len(dataset.images)
-        print(f"epochs   {epochs:,.3g}: how often each image is seen in {config.num_steps:,} steps")
+        print(f"epochs   {epochs:,.1f}: how often each image is seen in {config.num_steps:,} steps")
         print(f"peak     {_memory()}")
         print(f"sheets   in {out}; nothing was trained")
     return out

@@ -274,7 +274,8 @@ def overview(config: ConfigDict, state: GANState, dataset: ImageDataset, workdir
         [
             *tables,
             f"data     {config.data.source}: {count:,} images, {height} x {width} x {channels}"
-            + (", mirrored at random" if config.data.flip == "x" else ""),
+            + (", mirrored at random" if config.data.flip == "x" else "")
+            + (f"; {config.data.held_out:,} more are held out" if config.data.held_out else ""),
             *_class_lines(dataset),
             *_augmentation_lines(config),
             f"networks {_describe_networks(config)}",

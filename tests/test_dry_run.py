@@ -41,7 +41,7 @@ def test_it_prints_the_config_the_data_time_and_memory(tmp_path: Path, capsys: p
         f"config.data.source = 'folder:{tmp_path}/images'",
         f"data     folder:{tmp_path}/images: 16 images, 8 x 8 x 3",
         "classes  0 class0 (8), 1 class1 (8)",
-        "epochs   50: how often each image is seen in 100 steps",  # 100 steps of 8 are 50 times 16
+        "epochs   50.0: how often each image is seen in 100 steps",  # 100 steps of 8 are 50 times 16
     ):
         assert line in printed.splitlines(), line
     assert re.search(r"^step     [0-9.e-]+ s, [0-9,]+ images/s; the first one [0-9.]+ s$", printed, re.M)
@@ -51,6 +51,11 @@ def test_it_prints_the_config_the_data_time_and_memory(tmp_path: Path, capsys: p
     assert out == tmp_path / "run" / "dry_run"
     assert run_folder.latest_step(tmp_path / "run") is None
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["dry_run"]
+
+
+def test_it_says_how_many_images_are_held_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dry_run.dry_run(settings(tmp_path, **{"data.held_out": 3}), tmp_path / "run")
+    assert f"data     folder:{tmp_path}/images: 13 images, 8 x 8 x 3; 3 more are held out" in capsys.readouterr().out
 
 
 def test_the_sheets_show_what_the_first_step_draws(tmp_path: Path) -> None:
