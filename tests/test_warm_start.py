@@ -5,7 +5,6 @@ import shutil
 import signal
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -317,8 +316,9 @@ def test_random_layers_that_stay_are_told(source: str, other: Path, tmp_path: Pa
     config = run_config(source, {"model.discriminator.freeze": 2})
     gan, dataset = build_gan(config), tiny.dataset()
 
-    def overview(initial: warm_start.Initial | None, workdir: Path) -> list[str]:
-        state = jax.jit(partial(training.create_state, gan))()
+    fresh = tiny.fresh_state(config)
+
+    def overview(initial: warm_start.Initial | None, workdir: Path, state: GANState = fresh) -> list[str]:
         return training.overview(config, state, dataset, workdir, initial).splitlines()
 
     initial = warm_start.read(str(other), gan)
@@ -327,6 +327,10 @@ def test_random_layers_that_stay_are_told(source: str, other: Path, tmp_path: Pa
     assert told in overview(replace(initial, tensors=without), tmp_path)
     for lines in (overview(initial, tmp_path), overview(None, other)):  # the second: a run that has learned already
         assert not any("random values" in line for line in lines)
+
+    returned = fresh.replace(step=fresh.step + 3)  # to a checkpoint, after a divergence
+    for state, expected in ((fresh, initial.lines()), (returned, [])):
+        assert [line for line in overview(initial, tmp_path, state) if line.startswith("start ")] == expected
 
 
 @pytest.mark.parametrize(
