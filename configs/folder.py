@@ -18,10 +18,12 @@ Update order, batch and averaged weights are those of the other small configs: t
 average of the generator's weights over about 200 steps. Half of the images are mirrored in each step. Of 100 images or
 more a tenth, 1,000 at most, is held out: samples are measured every 2,000 steps, and the best checkpoint stays.
 
-By size of the folder, from docs/own_images.md (32 pixels, a quarter of the width, 96,000 images seen):
+By size of the folder, from docs/own_images.md (32 pixels, a quarter of the width):
 
-    100 to 10,000   flips and nothing else: augmentation made samples worse at every size
-    any             look at `memorized` in metrics.jsonl: above 0.1 the generator copies; then try config.augment
+    each image is seen fewer than some 800 times    flips and nothing else: augmentation made samples worse
+    more often, so with 300 images in 20,000 steps  the best checkpoint is an early one; or config.augment, which was
+                                                    better from 1,200 times on, and copied less
+    300 images                                      --init_from a run on other photographs was better than none
 """
 
 import re
