@@ -360,7 +360,7 @@ def test_boxes_drive_an_experiment(trained_run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
-        ({"x1": 9.0}, {}, "does not lie in the image, whose side is 8 pixels"),
+        ({"x1": 9.0}, {}, "does not lie in the image of 8 x 8 pixels"),
         ({}, {"seed": 1}, "drawn on other samples (seed 0 there, 1 here)"),
         ({}, {"layer": "conv1"}, "the generator has no layer 'conv1' of maps; it has deconv1, projection"),
     ],
