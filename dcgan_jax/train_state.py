@@ -175,14 +175,20 @@ class GANState(flax.struct.PyTreeNode):
     step: int32 scalar, finished steps.
     generator, discriminator: the two players.
     ema: the generator's averaged params, or None.
-    adaptive: the probability of augmentation, if it is adjusted; otherwise None.
+
+    A field more, even with None in it, and no checkpoint of before can be read: see `AdaptiveGANState`.
     """
 
     step: jax.Array
     generator: Player
     discriminator: Player
     ema: Tree | None
-    adaptive: augment.Adaptive | None = None
+
+
+class AdaptiveGANState(GANState):
+    """With `adaptive`, the probability of augmentation, which follows the discriminator."""
+
+    adaptive: augment.Adaptive
 
 
 def create_state(gan: Gan) -> GANState:
@@ -197,8 +203,11 @@ def create_state(gan: Gan) -> GANState:
     d_variables = discriminator.init(rng.stream(gan.seed, "init_discriminator"), images, labels, train=False)
     g, d = _fresh(g_variables, gan.generator_optimizer), _fresh(d_variables, gan.discriminator_optimizer)
     ema = jax.tree.map(jnp.copy, g.params) if gan.ema_decay else None
-    adaptive = augment.Adaptive.start(gan.augment_probability) if gan.augment_target else None
-    return GANState(step=jnp.zeros((), jnp.int32), generator=g, discriminator=d, ema=ema, adaptive=adaptive)
+    step = jnp.zeros((), jnp.int32)
+    if gan.augment_target:
+        adaptive = augment.Adaptive.start(gan.augment_probability)
+        return AdaptiveGANState(step=step, generator=g, discriminator=d, ema=ema, adaptive=adaptive)
+    return GANState(step=step, generator=g, discriminator=d, ema=ema)
 
 
 def _fresh(variables: Mapping[str, Tree], optimizer: optax.GradientTransformation) -> Player:

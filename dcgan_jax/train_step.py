@@ -27,7 +27,7 @@ from dcgan_jax.machine import rng
 from dcgan_jax.machine.mesh import AXIS, map_step, mean_over_devices
 from dcgan_jax.nets import augment, models, pixels
 from dcgan_jax.nets.models import Tree
-from dcgan_jax.train_state import Gan, GANState, Player
+from dcgan_jax.train_state import AdaptiveGANState, Gan, GANState, Player
 
 Metrics = dict[str, jax.Array]
 Batch = dict[str, jax.Array]
@@ -41,7 +41,7 @@ def train_step(gan: Gan, state: GANState, batch: Batch, rollbacks: int = 0) -> t
       state: before the step.
       batch: this device's 'image' uint8 [batch, height, width, channels] and, for conditional networks, 'label' int32
         [batch].
-      rollbacks: how often the run returned to a checkpoint after it diverged. Each time it draws other noise.
+      rollbacks: how often the run returned to a checkpoint. Each time it draws other noise.
 
     Returns:
       The state after the step, and metrics of before the update, float32 scalars: d_loss and g_loss; d_real and d_fake,
@@ -50,7 +50,9 @@ def train_step(gan: Gan, state: GANState, batch: Batch, rollbacks: int = 0) -> t
       augmentation d_sign, see `augment.Adaptive`, and augment_probability, as it was in this step.
     """
     real, labels = pixels.to_network(batch["image"], gan.generator.output), batch.get("label")
-    probability = state.adaptive.probability if state.adaptive else gan.augment_probability
+    probability: ArrayLike = gan.augment_probability
+    if isinstance(state, AdaptiveGANState):
+        probability = state.adaptive.probability
     draw = Draw(gan.seed, state.step, len(real), rollbacks, probability, noise_at(gan, state.step))
     if gan.flip:
         real = mirrored_at_random(real, draw.keys("flip"))
@@ -67,22 +69,25 @@ def train_step(gan: Gan, state: GANState, batch: Batch, rollbacks: int = 0) -> t
     g = g.with_statistics(fakes.batch_stats, gan.shares_statistics)  # of the fakes that D saw
 
     ema = None if state.ema is None else optax.incremental_update(g.params, state.ema, 1.0 - gan.ema_decay)
-    adaptive, metrics = adjusted(gan, state, len(real), mean_over_devices(d_metrics | g_metrics))
-    return GANState(state.step + 1, generator=g, discriminator=d, ema=ema, adaptive=adaptive), metrics
+    metrics = mean_over_devices(d_metrics | g_metrics)
+    if isinstance(state, AdaptiveGANState):
+        state, metrics = with_probability_adjusted(gan, state, len(real), metrics)
+    return state.replace(step=state.step + 1, generator=g, discriminator=d, ema=ema), metrics
 
 
-def adjusted(gan: Gan, state: GANState, local_batch: int, metrics: Metrics) -> tuple[augment.Adaptive | None, Metrics]:
-    """The probability of augmentation after a step of `local_batch` images on each device, if it is adjusted.
+def with_probability_adjusted(
+    gan: Gan, state: AdaptiveGANState, local_batch: int, metrics: Metrics
+) -> tuple[AdaptiveGANState, Metrics]:
+    """The state with the probability of augmentation after a step of `local_batch` images on each device.
 
     Returns:
-      It, and the metrics with d_sign as a mean instead of a sum, and with augment_probability.
+      It, and the metrics with d_sign as a mean instead of a sum, and with augment_probability, as it was before.
     """
-    if state.adaptive is None:
-        return None, metrics
     devices = lax.axis_size(AXIS)
     signs, batch_size = jnp.round(metrics["d_sign"] * devices), local_batch * devices
-    adaptive = state.adaptive.after(state.step, signs, batch_size, gan.augment_target, gan.augment_ramp_images)
-    return adaptive, metrics | {"d_sign": signs / batch_size, "augment_probability": state.adaptive.probability}
+    after = state.adaptive.after(state.step, signs, batch_size, gan.augment_target, gan.augment_ramp_images)
+    said = {"d_sign": signs / batch_size, "augment_probability": state.adaptive.probability}
+    return state.replace(adaptive=after), metrics | said
 
 
 @dataclass(frozen=True)

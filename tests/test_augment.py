@@ -12,7 +12,7 @@ from dcgan_jax.config import check_config
 from dcgan_jax.machine import mesh, rng
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.nets import augment, models
-from dcgan_jax.train_state import build_gan
+from dcgan_jax.train_state import AdaptiveGANState, build_gan
 from tests import tiny
 
 ALL = tuple(augment.OPERATIONS)
@@ -229,7 +229,7 @@ def test_signs_are_those_of_the_logits_of_training_images(loss: str) -> None:
     boundary = {"non_saturating": 0.0, "least_squares": 0.5}[loss]
     expected = np.sign(np.asarray(logits) - boundary)
     assert history[0]["d_sign"] == pytest.approx(expected.mean())
-    assert one.adaptive is not None
+    assert isinstance(one, AdaptiveGANState)
     assert float(one.adaptive.signs) == expected.sum()
     assert history[0]["augment_probability"] == 0.0 == float(one.adaptive.probability)
 
@@ -240,7 +240,7 @@ def test_the_step_takes_the_probability_of_the_state() -> None:
     adaptive = tiny.config({**ADAPTIVE, "augment.probability": 1.0})
     (start, *_), history = tiny.run_steps(fixed)
     step = train_step.make_mapped_step(build_gan(adaptive), tiny.mesh(1), adaptive.mapper)
-    state = start.replace(adaptive=augment.Adaptive.start(0.25))
+    state = AdaptiveGANState(**vars(start), adaptive=augment.Adaptive.start(0.25))
     batch = tiny.shard_batch(adaptive, tiny.mesh(1), seed=0)
     _, metrics = step(mesh.replicate(tiny.mesh(1), state), {}, batch)
     assert float(metrics["d_loss"]) == history[0]["d_loss"]
@@ -257,7 +257,7 @@ def test_the_adjusted_probability_does_not_depend_on_the_number_of_devices() -> 
         probabilities = []
         for i in range(8):
             state, metrics = step(state, {}, tiny.shard_batch(config, devices_mesh, seed=i))
-            assert state.adaptive is not None
+            assert isinstance(state, AdaptiveGANState)
             probabilities.append(float(state.adaptive.probability))
             assert -1.0 <= float(metrics["d_sign"]) <= 1.0
         seen[devices] = probabilities

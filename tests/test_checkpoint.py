@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
@@ -19,7 +20,7 @@ from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.mesh import replicate, replicated
 from dcgan_jax.runs import checkpoint, run_folder
 from dcgan_jax.runs.checkpoint import Checkpoints
-from dcgan_jax.train_state import GANState, build_gan, create_state
+from dcgan_jax.train_state import AdaptiveGANState, GANState, build_gan, create_state
 from tests import tiny
 
 
@@ -55,6 +56,36 @@ def saved(state: GANState, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(saved: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(saved, tmp_path / "copy"))
+
+
+class StateOfVersion010(flax.struct.PyTreeNode):
+    """What version 0.1.0 has saved."""
+
+    step: jax.Array
+    generator: Any
+    discriminator: Any
+    ema: Any
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_checkpoints_of_version_0_1_0_are_read(ema_decay: float, tmp_path: Path) -> None:
+    state = tiny.fresh_state(tiny.config({"ema_decay": ema_decay}))
+    before = StateOfVersion010(at(state, 7).step, state.generator, state.discriminator, state.ema)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save((run_folder.checkpoint(tmp_path, 7) / "default").absolute(), before)
+    found = restored(tmp_path, 7, state)
+    assert int(found.step) == 7
+    assert tiny.largest_difference(found.generator, state.generator) == 0
+    assert tiny.largest_difference(found.discriminator, state.discriminator) == 0
+    assert (found.ema is None) == (ema_decay == 0)
+
+
+def test_the_probability_of_augmentation_is_saved(tmp_path: Path) -> None:
+    config = tiny.config({"augment.operations": ("cutout",), "augment.target": 0.6, "augment.probability": 0.25})
+    state = replicate(tiny.mesh(1), tiny.fresh_state(config))
+    save_all(tmp_path, state, [1])
+    found = restored(tmp_path, 1, state)
+    assert isinstance(found, AdaptiveGANState) and float(found.adaptive.probability) == 0.25
 
 
 def test_checksums_are_those_of_sha256sum(saved: Path) -> None:

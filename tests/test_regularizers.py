@@ -18,7 +18,7 @@ from dcgan_jax.machine.errors import UserError
 from dcgan_jax.nets import layers, models, pixels, spectral_norm
 from dcgan_jax.nets.losses import LOSSES, SMOOTHED, smoothed
 from dcgan_jax.runs.alarms import Alarms
-from dcgan_jax.train_state import GANState, build_gan, make_optimizer
+from dcgan_jax.train_state import AdaptiveGANState, GANState, build_gan, make_optimizer
 from tests import processes, tiny
 
 D_FIRST = {"update_order": "discriminator_first"}
@@ -331,6 +331,7 @@ def test_all_of_them_on_several_devices(mapper: str) -> None:
         other = after_six_steps(config, devices)
         assert tiny.largest_difference(one.discriminator.params, other.discriminator.params) < 2e-4
         assert tiny.largest_difference(one.generator.params, other.generator.params) < 2e-4
+        assert isinstance(one, AdaptiveGANState) and isinstance(other, AdaptiveGANState)
         assert tiny.largest_difference(one.adaptive, other.adaptive) == 0.0
 
 
