@@ -1,6 +1,7 @@
 """The training loop: build, restore, run, record."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -134,6 +135,8 @@ def _train_with_rollbacks(start: Start, stop_requested: Callable[[], int | None]
             if processes.is_first():
                 checkpoint.set_collapsed_aside(workdir, collapse.back_to)
             step = _go_back(start, "collapse", collapse, count)
+            if step is None and start.initial is None:
+                start = dataclasses.replace(start, initial=initial_of(workdir, start.gan, None))
 
 
 def _go_back(start: Start, kind: rollbacks.Kind, reason: Diverged | Collapsed, count: int) -> int | None:
@@ -219,13 +222,17 @@ def _with_precision(config: ConfigDict, workdir: Path) -> ConfigDict:
 
 
 def initial_of(workdir: Path, gan: Gan, init_from: str | Path | None) -> Initial | None:
-    """What a new run takes of another one; None: nothing, and for a run that resumes."""
-    if init_from is None:
-        return None
-    if run_folder.latest_step(workdir) is not None:
+    """What a run that starts takes of another one; None: nothing, and for a run that resumes.
+
+    A run that has collapsed and gone back to its start takes again what it began with.
+    """
+    begun = run_folder.latest_step(workdir) is not None
+    gone_back = not begun and checkpoint.any_collapsed(workdir)
+    if (begun or gone_back) and init_from is not None:
         warm_start.check_resumed(workdir, str(init_from))
-        return None
-    return warm_start.read(str(init_from), gan)
+    if gone_back:
+        init_from = warm_start.recorded(workdir)
+    return None if begun or init_from is None else warm_start.read(str(init_from), gan)
 
 
 def _report_changes(workdir: Path, config: ConfigDict) -> None:

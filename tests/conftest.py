@@ -107,3 +107,17 @@ def _train(folder: Path, changes: Mapping[str, Any] = {}, classes: int = 0) -> P
     )
     training.train(config, folder / "run")
     return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of 20 images of 8 x 8 pixels."""
+    from tests import tiny  # imports jax
+
+    return tiny.image_folder(tmp_path_factory.mktemp("data") / "images", count=20)
+
+
+@pytest.fixture
+def no_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training needs no TensorFlow, and without it starts faster. TensorBoard files have a test of their own."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

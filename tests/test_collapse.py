@@ -24,15 +24,7 @@ from dcgan_jax.train_step import make_mapped_step
 from tests import tiny
 from tests.test_training import assert_equal, diverge_at
 
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny.image_folder(tmp_path_factory.mktemp("data") / "images", count=20)
-
-
-@pytest.fixture(autouse=True)
-def no_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+pytestmark = pytest.mark.usefixtures("no_tensorflow")
 
 
 def run_config(source: str, changes: Mapping[str, Any] = {}) -> ConfigDict:

@@ -29,16 +29,7 @@ from dcgan_jax.runs.rollbacks import rollbacks
 from dcgan_jax.train_state import Gan, GANState, build_gan, create_state
 from tests import tiny
 
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny.image_folder(tmp_path_factory.mktemp("data") / "images", count=20)
-
-
-@pytest.fixture(autouse=True)
-def no_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training needs no TensorFlow, and without it starts faster. TensorBoard files have a test of their own."""
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+pytestmark = pytest.mark.usefixtures("no_tensorflow")
 
 
 def run_config(source: str, changes: Mapping[str, Any] = {}) -> ConfigDict:

@@ -407,6 +407,12 @@ def test_held_out_images_are_what_samples_are_compared_with(beside_held_out: Con
     assert "memorized" in lines(found)[""] and "gap of D" in lines(found)[""]
 
 
+def test_few_images_need_held_out_ones(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="small_sets compares samples with held-out images"):
+        variations.measure(small_sets.STUDY, tiny.config(), workdir=tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
 def test_every_run_begins_with_the_same(beside_held_out: ConfigDict, tmp_path: Path) -> None:
     STARTS.clear()
     variations.measure(

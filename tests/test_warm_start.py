@@ -17,10 +17,11 @@ import dcgan_jax
 from dcgan_jax import training
 from dcgan_jax.config import flatten
 from dcgan_jax.machine.errors import UserError
-from dcgan_jax.runs import run_folder, trained, warm_start, weights_file
+from dcgan_jax.runs import rollbacks, run_folder, trained, warm_start, weights_file
 from dcgan_jax.runs.weights_file import PLAYERS, flat
 from dcgan_jax.train_state import GANState, build_gan
 from tests import networks, processes, tiny
+from tests.test_collapse import draw_alike
 
 
 @pytest.fixture(scope="module")
@@ -271,11 +272,8 @@ def test_a_start_without_checkpoint_leaves_no_note(
 ) -> None:
     """Another start in the same folder, without the flag, is a run with initial values of its own."""
 
-    def die(*args: Any) -> NoReturn:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "make_mapped_step", die)
+        patch.setattr(training, "make_mapped_step", interrupt)
         training.train(run_config(source), tmp_path, other)
     assert run_folder.init_from_file(tmp_path).exists()
     state = training.train(run_config(source, {"num_steps": 1}), tmp_path).state
@@ -306,6 +304,39 @@ def test_a_return_before_the_first_checkpoint_begins_with_them_again(
     first, again = states
     assert_same(first, again)
     assert_same(again.generator.variables, trained.load(other).variables)
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_resumed_run_that_collapses_to_its_start_takes_them_again(
+    source: str, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: bool
+) -> None:
+    """Without the flag, which a run that resumes needs no more; also when it dies before it notes the return."""
+    draw_alike(monkeypatch, 1)  # an alarm comes with the third line
+    changes = {"num_steps": 2, "sample_every": 1, "checkpoint_every": 1, "on_collapse": "rollback"}
+    training.train(run_config(source, changes), tmp_path, other)
+    starts: list[GANState] = []
+    start_state = training.start_state
+
+    def note(*args: Any) -> GANState:
+        starts.append(jax.tree.map(np.array, state := start_state(*args)))
+        return state
+
+    monkeypatch.setattr(training, "start_state", note)
+    changes["num_steps"] = 3
+    if dies:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(rollbacks, "add_rollback", interrupt)
+            training.train(run_config(source, changes), tmp_path)
+        assert run_folder.steps(tmp_path) == []
+        draw_alike(monkeypatch, 10**6)
+    training.train(run_config(source, changes), tmp_path)
+    assert int(starts[0].step) == 2 and int(starts[-1].step) == 0
+    assert_same(starts[-1].generator.variables, trained.load(other).variables)
+    assert run_folder.init_from_file(tmp_path).exists()
+
+
+def interrupt(*args: Any) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 # --- What is told ----------------------------------------------------------------------------------------------------

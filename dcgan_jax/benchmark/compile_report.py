@@ -97,8 +97,7 @@ def report(
     height, width, _ = image_shape(config.data)
     if height != width:
         raise UserError(
-            f"layers are told apart by the side of their maps, but the images are {height} x {width}: set "
-            "--config.data.image_width=0."
+            f"this report is for square images only, and these are {height} x {width}: set --config.data.image_width=0."
         )
     aot.check(platform, topology)
     if steps_per_call < 1:

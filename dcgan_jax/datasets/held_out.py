@@ -2,6 +2,9 @@
 
 import dataclasses
 import functools
+import itertools
+from collections import Counter
+from collections.abc import Sequence
 
 from dcgan_jax.datasets.source import Items, Source
 from dcgan_jax.machine.errors import UserError
@@ -10,7 +13,10 @@ SPLIT = "held_out"
 
 
 def part_of(source: Source, count: int, split: str) -> Source:
-    """The source without `count` of its images, or for split 'held_out' those alone."""
+    """The source without `count` of its images, or for split 'held_out' those alone.
+
+    Where labels are known before images are read, no class loses its last image: another one is held out instead.
+    """
     return dataclasses.replace(
         source,
         fingerprint={**source.fingerprint, "held_out": count},
@@ -20,12 +26,32 @@ def part_of(source: Source, count: int, split: str) -> Source:
 
 
 def _list_part(source: Source, count: int, held_out: bool) -> Items:
-    """Raises UserError if nothing would be left for training."""
+    """Raises UserError if nothing would be left for training, or nothing of a class."""
     items = source.list_items()
-    if count >= items.count:
+    labels = items.labels or [None] * items.count
+    most = items.count - max(1, len(set(labels)))
+    if count > most:
         raise UserError(
-            f"data.held_out is {count}, but {source.name} has {items.count} images: give fewer, or 0 to train on all."
+            f"data.held_out is {count}, but {source.name} has {items.count} images, and one of each class must stay: "
+            f"give {most} or less, or 0 to train on all."
         )
-    chosen = {i * items.count // count for i in range(count)}
-    references = [one for i, one in enumerate(items.references) if (i in chosen) == held_out]
-    return dataclasses.replace(items, count=len(references), references=references)
+    chosen = _chosen(labels, count)
+    both = enumerate(zip(items.references, labels, strict=True))
+    kept = [pair for i, pair in both if (i in chosen) == held_out]
+    return dataclasses.replace(
+        items,
+        count=len(kept),
+        references=[reference for reference, _ in kept],
+        labels=[label for _, label in kept] if items.labels else None,
+    )
+
+
+def _chosen(labels: Sequence[int | None], count: int) -> set[int]:
+    """Numbers of `count` images, evenly spread, or the next ones behind them that are not the last of their class."""
+    left, chosen, images = Counter(labels), set[int](), len(labels)
+    for first in (i * images // count for i in range(count)):
+        following = itertools.chain(range(first, images), range(first))
+        i = next(i for i in following if i not in chosen and left[labels[i]] > 1)
+        left[labels[i]] -= 1
+        chosen.add(i)
+    return chosen

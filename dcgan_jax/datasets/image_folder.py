@@ -150,12 +150,12 @@ def _list_items(root: Path, paths: list[str], table: Path | None, left_out: Mapp
         found = metadata.labels_of(table, paths)
         labels: Sequence[int | None] = found.labels
         left_out = {**left_out, **({f"rows of {table.name} without image": found.unused} if found.unused else {})}
-        return Items(
-            len(paths), list(zip(paths, labels, strict=True)), found.class_names, spread=True, left_out=left_out
-        )
-    labelled = labels_of(paths, f"folder:{root}")
-    references = list(zip(paths, labelled.labels, strict=True))
-    return Items(len(paths), references, labelled.class_names, spread=True, left_out=left_out, note=labelled.note)
+        class_names: list[str] | None = found.class_names
+        note = ""
+    else:
+        labels, class_names, note = labels_of(paths, f"folder:{root}")
+    references = list(zip(paths, labels, strict=True))
+    return Items(len(paths), references, class_names, spread=True, left_out=left_out, note=note, labels=labels)
 
 
 class Labelled(NamedTuple):

@@ -33,6 +33,7 @@ class Items:
     spread: whether neighbours are alike, as in a folder per class, so that a part is taken evenly from all.
     left_out: how many of what else was found and is not read, {".jp2": 20}.
     note: what a reader should know of the labels, or of why there are none, as a sentence; ''.
+    labels: of the references, in their order; None where only reading tells them.
     """
 
     count: int
@@ -41,6 +42,7 @@ class Items:
     spread: bool = False
     left_out: Mapping[str, int] = field(default_factory=dict)
     note: str = ""
+    labels: Sequence[int | None] | None = None
 
 
 @dataclass(frozen=True)

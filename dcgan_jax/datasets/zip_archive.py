@@ -61,7 +61,8 @@ def _list_items(path: Path) -> Items:
     references = [(name, numbers[name], label) for name, label in zip(paths, labelled.labels, strict=True)]
     left_out = image_folder.without_silent(others)
     note = labelled.note if labelled.class_names is None else ""  # a folder inside cannot be given
-    return Items(len(paths), references, labelled.class_names, spread=True, left_out=left_out, note=note)
+    labels, names = labelled.labels, labelled.class_names
+    return Items(len(paths), references, names, spread=True, left_out=left_out, note=note, labels=labels)
 
 
 @functools.lru_cache(maxsize=2)  # reading the names of a large archive takes seconds

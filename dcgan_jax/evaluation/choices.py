@@ -68,7 +68,7 @@ STUDY = Study(
     },
 )
 
-# measure(config, *, workdir, seeds, variations) -> Report
+# measure(config, *, workdir, seeds, variations, init_from) -> Report
 measure = partial(variations.measure, STUDY)
 
 

@@ -3,7 +3,7 @@
     for n in 300 1000 3000 10000; do
         python -m dcgan_jax.evaluation.small_sets --config=configs/cifar10.py --workdir=runs/small_$n --seeds=3 \
             --config.data.num_examples=$n --config.eval.split=test \
-            --config.model.width=0.25 --config.batch_size=32 --config.num_steps=2000
+            --config.model.width=0.25 --config.batch_size=32 --config.num_steps=3000
     done
 
 Trains the given config as it is, which should have neither, and once for each way to make more of its images; see
@@ -44,9 +44,10 @@ STUDY = Study(
         ),
         "flipped_and_augmented": Variation({**_FLIPPED, **_AUGMENTED}, "both"),
     },
+    needs_held_out=True,
 )
 
-# measure(config, *, workdir, seeds, variations) -> Report
+# measure(config, *, workdir, seeds, variations, init_from) -> Report
 measure = partial(variations.measure, STUDY)
 
 

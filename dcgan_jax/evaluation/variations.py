@@ -84,12 +84,14 @@ class Study(NamedTuple):
     title: of the page.
     baseline: name of the config as it is given.
     variations: by name.
+    needs_held_out: whether comparing with training images would say the wrong thing.
     """
 
     name: str
     title: str
     baseline: str
     variations: dict[str, Variation]
+    needs_held_out: bool = False
 
 
 class Point(NamedTuple):
@@ -185,6 +187,11 @@ def rounds(
     """A report after each round of seeds, of all seeds so far. Arguments and errors as of `measure`."""
     workdir = Path(workdir).expanduser()
     chosen = _find_variations(study, variations)
+    if study.needs_held_out and not (config.eval.source or config.eval.split):
+        raise UserError(
+            f"{study.name} compares samples with held-out images: name some by --config.eval.split or "
+            "--config.eval.source."
+        )
     _check_configs(study, config, chosen)
     files.make_writable(workdir, "--workdir")
     real_images = _open_images(config)
@@ -296,7 +303,8 @@ def make_compare(real_images: RealImages) -> Compare:
     if real_images.training is not None:
         training = probes[0].embed(real_images.training.images)
         apart = memorization.nearest_distances(features, training)
-        memorized = partial(memorization.share_within, training_features=training, held_out_distances=apart)
+        limit = memorization.limit_of(training, apart)
+        memorized = partial(memorization.share_within, training_features=training, limit=limit)
 
     def compare(samples: np.ndarray) -> Point:
         drawn, _ = found = [probe.embed(samples) for probe in probes]

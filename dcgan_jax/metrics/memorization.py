@@ -34,7 +34,7 @@ class Memorization:
 
     def share(self, features: np.ndarray) -> float:
         """Share of samples, float32 [count, features], that count as memorised."""
-        return share_within(features, self.training_features, self.held_out_distances)
+        return share_within(features, self.training_features, self._limit)
 
     def nearest_sheet(self, images: np.ndarray) -> np.ndarray:
         """Images uint8 [count, height, width, channels] in a row, and below each its nearest training image."""
@@ -52,15 +52,25 @@ class Memorization:
         held_out = self._space.embed(nearest.some(self._held_out.images)).features
         return nearest_distances(held_out, self.training_features)
 
+    @functools.cached_property
+    def _limit(self) -> float:
+        return limit_of(self.training_features, self.held_out_distances)
 
-def share_within(features: np.ndarray, training_features: np.ndarray, held_out_distances: np.ndarray) -> float:
-    """Share of `features` [count, features] that are as near to a training image as 5 % of held-out images are.
 
-    `held_out_distances` [images]: from held-out images to their nearest training images.
+def limit_of(training_features: np.ndarray, held_out_distances: np.ndarray) -> float:
+    """The distance within which a sample counts as memorised.
+
+    Args:
+      training_features: float32 [images, features].
+      held_out_distances: [images], from held-out images to their nearest training images.
     """
     # Of copies, which may be among the held-out images.
     rounding = np.sqrt(_ROUNDING * np.square(training_features).sum(1).max())
-    limit = max(np.quantile(held_out_distances, _NEAR), rounding)
+    return float(max(np.quantile(held_out_distances, _NEAR), rounding))
+
+
+def share_within(features: np.ndarray, training_features: np.ndarray, limit: float) -> float:
+    """Share of samples, float32 [count, features], that are within `limit` of a training image."""
     return float((nearest_distances(features, training_features) <= limit).mean())
 
 

@@ -34,6 +34,7 @@ from dcgan_jax.train_state import GANState
 _ITEM = "default"
 _CHECKSUMS = "SHA256SUMS"
 _COMMITTED = "commit_success.txt"  # which Orbax adds at the very end
+_COLLAPSED = "collapsed"
 _UNFINISHED = ("*.orbax-checkpoint-tmp*", "*.deleted")
 # Saves that may fail one after the other, for example on a full disk, before the run stops.
 MOST_FAILURES = 3
@@ -231,14 +232,19 @@ def newest_intact(workdir: Path, warn: Callable[[str], None], *, set_aside: bool
 
 
 def set_collapsed_aside(workdir: Path, back_to: int | None) -> None:
-    """Renames the checkpoints after that of `back_to` (None: all), so that the run goes on from there.
+    """Renames all checkpoints after step `back_to` (None: all there are). The run then resumes from that step.
 
-    The newest one comes first. Whenever this is interrupted, the run goes on from the newest that is left, and comes to
-    the same collapse again.
+    The newest is renamed first. If this is interrupted, the run resumes from the newest that is left, and collapses
+    again.
     """
     for step in reversed(run_folder.steps(workdir)):
         if back_to is None or step > back_to:
-            _rename_to_free(run_folder.checkpoint(workdir, step), "collapsed")
+            _rename_to_free(run_folder.checkpoint(workdir, step), _COLLAPSED)
+
+
+def any_collapsed(workdir: Path) -> bool:
+    """Whether `set_collapsed_aside` has renamed a checkpoint of the run."""
+    return any(run_folder.checkpoints(workdir).glob(f"*.{_COLLAPSED}"))
 
 
 def restore(workdir: Path, step: int, abstract: GANState, mesh: Mesh) -> GANState:

@@ -190,10 +190,7 @@ def class_names(workdir: Path) -> list[str] | None:
     Raises:
       UserError: data.json cannot be read.
     """
-    try:
-        names = files.read_json(_data(workdir), dict).get("class_names")
-    except files.Missing:
-        return None
+    names = _recorded(workdir, "class_names")
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 
 
@@ -203,10 +200,7 @@ def aspect(workdir: Path) -> float | None:
     Raises:
       UserError: data.json cannot be read.
     """
-    try:
-        found = files.read_json(_data(workdir), dict).get("aspect")
-    except files.Missing:
-        return None
+    found = _recorded(workdir, "aspect")
     return found if isinstance(found, float) and 0 < found < math.inf else None
 
 
@@ -216,11 +210,16 @@ def imported_layers(workdir: Path) -> int | None:
     Raises:
       UserError: data.json cannot be read.
     """
+    layers = _recorded(workdir, "layers")
+    return layers if isinstance(layers, int) else None
+
+
+def _recorded(workdir: Path, name: str) -> Any:
+    """What data.json has under a name; None if it has nothing, or is not there."""
     try:
-        layers = files.read_json(_data(workdir), dict).get("layers")
+        return files.read_json(_data(workdir), dict).get(name)
     except files.Missing:
         return None
-    return layers if isinstance(layers, int) else None
 
 
 def steps(workdir: Path) -> list[int]:

@@ -188,13 +188,18 @@ def record(workdir: Path, initial: Initial | None) -> None:
         files.write_atomically(file, initial.to_json().encode())
 
 
+def recorded(workdir: Path) -> str | None:
+    """With what the run in the folder began; None: with initial values. Raises UserError if its note cannot be read."""
+    try:
+        began = files.read_json(run_folder.init_from_file(workdir), dict).get("init_from")
+    except files.Missing:
+        return None
+    return began if isinstance(began, str) else None
+
+
 def check_resumed(workdir: Path, init_from: str) -> None:
     """Raises UserError unless the run in the folder began with `init_from`, or its note of that cannot be read."""
-    file = run_folder.init_from_file(workdir)
-    try:
-        began = files.read_json(file, dict).get("init_from")
-    except files.Missing:
-        began = None
+    began = recorded(workdir)
     if began != init_from:
         how = f"with --init_from={began}" if began else "with initial values of its own"
         raise UserError(
