@@ -357,7 +357,9 @@ def test_a_variation_that_does_not_fit_is_named(trained_configs: dict[str, Confi
 
 # --- With held-out images ---------------------------------------------------------------------------------------------
 
-HELD_OUT = dataclasses.replace(tiny.dataset(60, seed=1), meta={"sha256": "held out"})
+FEW = dataclasses.replace(tiny.dataset(12), meta={"sha256": "training"})
+HELD_OUT = dataclasses.replace(tiny.dataset(60, seed=2), meta={"sha256": "held out"})
+LABELLED = tiny.dataset(20, seed=3)
 
 
 @pytest.fixture
@@ -365,17 +367,15 @@ def beside_held_out(trained_configs: dict[str, ConfigDict]) -> Iterator[ConfigDi
     """The config of a study that compares with `HELD_OUT`; samples are those of above."""
 
     def open_others(data: ConfigDict, *, source: str, split: str) -> ImageDataset:
-        assert (source, split) == ("", "test")
-        return HELD_OUT
+        return {("", "test"): HELD_OUT, ("labelled", "all"): LABELLED}[source, split]
 
     def open_or_train(dataset: ImageDataset, seed: int = 0) -> MadeUpProbe:
-        assert dataset is HELD_OUT
-        return MadeUpProbe((first_feature, second_feature)[seed])
+        probes = (first_feature, second_feature)
+        return MadeUpProbe((probes if dataset is HELD_OUT else probes[::-1])[seed])
 
-    training_images = dataclasses.replace(DATA, meta={"sha256": "training"})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(opening, "open_others", open_others)
-        patch.setattr(opening, "open_or_build", lambda data: training_images)
+        patch.setattr(opening, "open_or_build", lambda data: FEW)
         patch.setattr(attribute_probe, "open_or_train", open_or_train)
         yield tiny.config({"num_steps": 8, "batch_size": 8, "eval.split": "test"})
 
@@ -383,28 +383,42 @@ def beside_held_out(trained_configs: dict[str, ConfigDict]) -> Iterator[ConfigDi
 def test_held_out_images_are_what_samples_are_compared_with(beside_held_out: ConfigDict, tmp_path: Path) -> None:
     """And how many are as near to a training image as 5 % of those are, and what D has learnt by heart."""
     found = variations.measure(STUDY, beside_held_out, workdir=tmp_path, seeds=1, variations=["darker"])
-    order = np.random.default_rng(0).permutation(60)
-    reference = HELD_OUT.images[np.sort(order[:30])]
-    training = first_feature(DATA.images)[:, 0]
+    reference = HELD_OUT.images
+    training = first_feature(FEW.images)[:, 0]
 
     def apart(images: np.ndarray) -> np.ndarray:
         return np.abs(first_feature(images) - training).min(1)
 
-    assert found["samples"] == 30
+    assert found["samples"] == 60
     limit = np.quantile(apart(reference), 0.05)
+    assert limit > 1e-3 * training.max()  # the least
+    assert limit > 2 * np.quantile(np.abs(first_feature(reference) - training).min(0), 0.05)  # not the other way round
     for name in ("given", "darker"):
         run = found["variations"][name]["runs"][0]
         for i, step in enumerate(run["steps"]):
-            samples = samples_of(name, 0, step, 30)
+            samples = samples_of(name, 0, step, 60)
             assert run["distances"][i] == pytest.approx(
                 distance_of(first_feature(samples), first_feature(reference)), rel=1e-4
             )
-            share = (apart(samples) <= max(limit, 1e-3 * training.max())).mean()
+            share = (apart(samples) <= limit).mean()
             assert run["memorizeds"][i] == pytest.approx(share, abs=1e-6)
-            assert run["gaps"][i] == pytest.approx(mean_answer(DATA.images, step) - mean_answer(reference, step))
+            assert run["gaps"][i] == pytest.approx(
+                mean_answer(FEW.images, step) - mean_answer(reference, step), abs=1e-6
+            )
     assert found["variations"]["given"]["memorized"] == run_of(found, "given")["memorizeds"][-1]
     assert found["variations"]["given"]["gap"] == run_of(found, "given")["gaps"][-1] != 0.0
     assert "memorized" in lines(found)[""] and "gap of D" in lines(found)[""]
+
+
+def test_other_labelled_images_can_train_the_probes(beside_held_out: ConfigDict, tmp_path: Path) -> None:
+    """Theirs read the two features in the other order."""
+    found, others = (
+        variations.measure(STUDY, beside_held_out, workdir=tmp_path / name, seeds=1, variations=["darker"], **probes)
+        for name, probes in (("own", {}), ("other", {"probe_source": "labelled", "probe_split": "all"}))
+    )
+    assert run_of(others, "given")["distances"] == run_of(found, "given")["second_distances"]
+    assert run_of(others, "given")["second_distances"] == run_of(found, "given")["distances"]
+    assert others["samples"] == found["samples"] == len(HELD_OUT.images)
 
 
 def test_few_images_need_held_out_ones(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ STUDY = Study(
     },
 )
 
-# measure(config, *, workdir, seeds, variations, init_from) -> Report
+# measure(config, *, workdir, seeds, variations, init_from, probe_source, probe_split) -> Report
 measure = partial(variations.measure, STUDY)
 
 

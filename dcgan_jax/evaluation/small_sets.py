@@ -47,7 +47,7 @@ STUDY = Study(
     needs_held_out=True,
 )
 
-# measure(config, *, workdir, seeds, variations, init_from) -> Report
+# measure(config, *, workdir, seeds, variations, init_from, probe_source, probe_split) -> Report
 measure = partial(variations.measure, STUDY)
 
 

@@ -9,14 +9,15 @@ At several points of a run, samples are compared with as many images of the data
 config.eval.split names some, with as many held-out images:
 
     distance, spread            the Frechet distance (frechet.py), and the total variance relative to the data's, in the
-                                features of a probe (attribute_probe.py) that was trained on the data's own labels
+                                features of a probe (attribute_probe.py) that was trained on the data's own labels, or
+                                on those of --probe_source
     precision, recall, coverage in the same features, prdc.py
     second distance             the Frechet distance in the features of a second probe, which was trained independently
     memorized                   share of samples that are as near to a training image as 5 % of the held-out images are,
                                 in the first probe's features, memorization.py
     gap                         mean D(x) over training images less that over held-out images: what D knows by heart
 
-The last two, and probes that were trained on the held-out images and their labels, come with held-out images only.
+The last two come with held-out images only, whose labels then train the probes.
 
 A run that gets worse again shows: its last distance is far above its best. Spearman's rank correlation of the two
 distances over all points of all runs says how far the ranking depends on the probe.
@@ -152,6 +153,8 @@ def measure(
     seeds: int = 3,
     variations: Sequence[str] = (),
     init_from: str | None = None,
+    probe_source: str = "",
+    probe_split: str = "",
 ) -> Report:
     """Trains and measures every variation with every seed.
 
@@ -162,6 +165,7 @@ def measure(
       seeds: runs of each variation.
       variations: names of those to train beside the baseline; (): all.
       init_from: what every run begins with, as of `training.train`; None: its own initial weights.
+      probe_source, probe_split: labelled images that train the probes; '': those that samples are compared with.
 
     Returns:
       'variations': for each, `summarise`, and its 'difference' from the baseline, see `significance.Comparison`;
@@ -171,7 +175,16 @@ def measure(
     Raises:
       UserError: there is no such variation, or the config or the data cannot be used; before any training.
     """
-    *_, last = rounds(study, config, workdir=workdir, seeds=seeds, variations=variations, init_from=init_from)
+    *_, last = rounds(
+        study,
+        config,
+        workdir=workdir,
+        seeds=seeds,
+        variations=variations,
+        init_from=init_from,
+        probe_source=probe_source,
+        probe_split=probe_split,
+    )
     return last
 
 
@@ -183,6 +196,8 @@ def rounds(
     seeds: int,
     variations: Sequence[str],
     init_from: str | None = None,
+    probe_source: str = "",
+    probe_split: str = "",
 ) -> Iterator[Report]:
     """A report after each round of seeds, of all seeds so far. Arguments and errors as of `measure`."""
     workdir = Path(workdir).expanduser()
@@ -194,8 +209,8 @@ def rounds(
         )
     _check_configs(study, config, chosen)
     files.make_writable(workdir, "--workdir")
-    real_images = _open_images(config)
-    half = len(real_images.reference)
+    real_images = _open_images(config, probe_source, probe_split)
+    count = len(real_images.reference)
     compare = make_compare(real_images)
     real = compare(real_images.others)
 
@@ -216,7 +231,7 @@ def rounds(
             here = f"{ranked:.3f} over {points} points"
             figures = [
                 Figure("images_seen", config.num_steps * config.batch_size),
-                Figure("samples", half),
+                Figure("samples", count),
                 Figure("real_distance", real.distance),
                 Figure("real", real._asdict()),
                 Figure("seeds", seed + 1),
@@ -268,30 +283,30 @@ class RealImages(NamedTuple):
         return float(known - unknown)
 
 
-def _open_images(config: ConfigDict) -> RealImages:
+def _open_images(config: ConfigDict, probe_source: str, probe_split: str) -> RealImages:
     """Raises UserError if there are too few, or the held-out ones are those of training."""
-    dataset, others = opening.open_or_build(config.data), config.eval
-    if not (others.source or others.split):
-        reference, rest = _some_halves(dataset.images, "images")
-        return RealImages(_open_probes(dataset), reference, rest, None)
-    held_out = opening.open_others(config.data, source=others.source, split=others.split)
-    opening.need_apart(dataset, held_out, others.source or config.data.source)
-    reference, _ = _some_halves(held_out.images, "held-out images")
-    some = np.random.default_rng(0).permutation(len(dataset.images))[: len(reference)]
-    return RealImages(_open_probes(held_out), reference, dataset.images[np.sort(some)], dataset)
+    data, held_out = config.data, config.eval
+    training, labelled = None, opening.open_or_build(data)
+    if held_out.source or held_out.split:
+        training, labelled = labelled, opening.open_others(data, source=held_out.source, split=held_out.split)
+        opening.need_apart(training, labelled, held_out.source or data.source)
+        [reference] = _parts(labelled.images, 1, "held-out images")
+        [others] = _parts(training.images, 1, "training images", most=len(reference))
+    else:
+        reference, others = _parts(labelled.images, 2, "images")
+    if probe_source or probe_split:
+        labelled = opening.open_others(data, source=probe_source, split=probe_split)
+    probes = [attribute_probe.open_or_train(labelled, seed) for seed in (0, 1)]
+    return RealImages(probes, reference, others, training)
 
 
-def _open_probes(dataset: ImageDataset) -> list[AttributeProbe]:
-    return [attribute_probe.open_or_train(dataset, seed) for seed in (0, 1)]
-
-
-def _some_halves(images: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Two parts of `images` that share none, of up to _SAMPLES each."""
-    half = min(_SAMPLES, len(images) // 2)
-    if half < FEWEST_SAMPLES:
-        raise UserError(f"there are {len(images)} {what}; at least {2 * FEWEST_SAMPLES} are needed.")
+def _parts(images: np.ndarray, number: int, what: str, most: int = _SAMPLES) -> list[np.ndarray]:
+    """`number` parts of `images`, drawn at random, that share none: equally many of up to `most` images."""
+    count = min(most, len(images) // number)
+    if count < FEWEST_SAMPLES:
+        raise UserError(f"there are {len(images)} {what}; at least {number * FEWEST_SAMPLES} are needed.")
     order = np.random.default_rng(0).permutation(len(images))
-    return images[np.sort(order[:half])], images[np.sort(order[half : 2 * half])]
+    return [images[np.sort(order[i * count : (i + 1) * count])] for i in range(number)]
 
 
 def make_compare(real_images: RealImages) -> Compare:
@@ -454,6 +469,10 @@ def command(study: Study) -> None:
     seeds = flags.DEFINE_integer("seeds", 3, "Runs of each variation.", lower_bound=1)
     names = flags.DEFINE_list("variations", [], "Those to train, with commas; default: all.")
     init_from = command_line.define_path("init_from", None, "What every run begins with, as of dcgan_jax.main.")
+    probe_source = flags.DEFINE_string(
+        "probe_source", "", "Images whose labels train the probes; default: those compared with."
+    )
+    probe_split = flags.DEFINE_string("probe_split", "", "Their split.")
     flags.mark_flag_as_required("config")
 
     def main() -> None:
@@ -465,6 +484,8 @@ def command(study: Study) -> None:
             seeds=seeds.value,
             variations=names.value,
             init_from=init_from.value,
+            probe_source=probe_source.value,
+            probe_split=probe_split.value,
         )
         for so_far in found:
             report.publish(out, so_far)
