@@ -37,6 +37,18 @@ def test_they_are_spread_evenly_and_the_rest_is_trained_on(tmp_path: Path) -> No
     assert training_images.class_names == ["class0", "class1"]
 
 
+def test_a_pack_that_is_carried_says_how_many(tmp_path: Path) -> None:
+    """The same number fits, or none; a pack has no images but its own."""
+    path = opening.open_or_build(data_of(tmp_path, held_out=4)).path
+    for held_out in (0, 4):
+        carried = tiny.config({"data.source": f"pack:{path}", "data.held_out": held_out}).data
+        assert len(opening.open_or_build(carried).images) == 9
+    with pytest.raises(UserError, match=r"data.held_out is 3, but .* was packed with 4"):
+        opening.open_or_build(tiny.config({"data.source": f"pack:{path}", "data.held_out": 3}).data)
+    with pytest.raises(UserError, match=r"data.split is 'held_out', but .* holds split 'train'"):
+        opening.open_others(carried, split="held_out")
+
+
 def test_a_part_of_the_rest(tmp_path: Path) -> None:
     """num_examples counts what is left: three of the nine, evenly, and all that are held out."""
     data = data_of(tmp_path, held_out=4, num_examples=3)

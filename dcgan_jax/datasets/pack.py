@@ -175,6 +175,11 @@ def _check_settings(given: str, dataset: ImageDataset, data: ConfigDict, named: 
             f"data.split is {data.split!r}, but {given} holds split {named['split']!r}, and all of it is used: leave "
             "it at 'train'. Each split has a pack of its own."
         )
+    if data.held_out not in (0, kept_back := dataset.meta.get("held_out", 0)):
+        raise UserError(
+            f"data.held_out is {data.held_out}, but {given} was packed with {kept_back}, and all of it is used: leave "
+            "it at 0, and name held-out images by config.eval.source; or give the images themselves."
+        )
     if data.crop_size not in (0, named["crop_size"]):
         raise UserError(
             f"data.crop_size is {data.crop_size}, but the images of {given} are cropped already, with "
@@ -513,6 +518,7 @@ def _meta(source: Source, split: str, target: decode.Target, items: Items, outco
         "source": source.name,
         "version": source.version,
         "split": split,
+        "held_out": source.fingerprint.get("held_out", 0),
         **target.described(),
         **({"aspect": outcome.aspect} if target.fit == "squeeze" else {}),
         "resampling": decode.RESAMPLING,
