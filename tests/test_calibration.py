@@ -32,7 +32,7 @@ def test_rises() -> None:
 
 def test_of_a_config(tmp_path: Path) -> None:
     config = tiny.config({"data.source": tiny.image_folder(tmp_path / "images")})
-    others = tiny.image_folder(tmp_path / "others")
+    others = tiny.image_folder(tmp_path / "others", seed=1)
     found = calibration.measure(config, held_out_source=others, held_out_split="")
     assert found["images"] == 32
     of_pixels = found["pixels"]
@@ -50,7 +50,7 @@ def test_counts_scatter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     """A number of images counts only where half of them are left."""
     monkeypatch.setattr(calibration, "_COUNTS", (12, 20))
     config = tiny.config({"data.source": tiny.image_folder(tmp_path / "images")})
-    others = tiny.image_folder(tmp_path / "others")
+    others = tiny.image_folder(tmp_path / "others", seed=1)
     found = calibration.measure(config, held_out_source=others, held_out_split="")
     (scatter,) = found["pixels"]["counts"]
     mean, std = scatter["pixels_frechet"]
@@ -62,11 +62,14 @@ def test_the_images_of_training(tmp_path: Path) -> None:
     config = tiny.config({"data.source": tiny.image_folder(tmp_path / "images")})
     with pytest.raises(UserError, match="the held-out images are those of training"):
         calibration.measure(config, held_out_split="")
+    copy = tiny.image_folder(tmp_path / "copy")
+    with pytest.raises(UserError, match="the held-out images are those of training"):
+        calibration.measure(config, held_out_source=copy, held_out_split="")
 
 
 def test_command(tmp_path: Path) -> None:
     file = tiny.write_config(tmp_path, {"data.source": tiny.image_folder(tmp_path / "images")})
-    others = tiny.image_folder(tmp_path / "others")
+    others = tiny.image_folder(tmp_path / "others", seed=1)
     command = [sys.executable, "-m", "dcgan_jax.evaluation.calibration", f"--config={file}"]
     command += [f"--out={tmp_path / 'out'}", f"--held_out_source={others}", "--held_out_split="]
     process = subprocess.run(command, capture_output=True, text=True)

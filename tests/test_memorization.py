@@ -54,4 +54,4 @@ def test_copies_count_also_if_some_held_out_images_are_copies() -> None:
     assert memorization.share(space.embed(training.images).features) == 1
     assert memorization.share(space.embed(others.images).features) == 0
     with pytest.raises(UserError, match=r"held-out images are those of training"):
-        Memorization(space, training, training)
+        Memorization(space, training, dataclasses.replace(training, path=Path("a copy")))

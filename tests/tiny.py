@@ -1,5 +1,6 @@
 """Small networks and data for the tests: they compile in seconds."""
 
+import hashlib
 from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -48,7 +49,9 @@ def images(count: int = 32, size: int = 8, channels: int = 3, seed: int = 0, wid
 def dataset(count: int = 32, size: int = 8, channels: int = 3, classes: int = 0, seed: int = 0) -> ImageDataset:
     """An in-memory data set of random images."""
     labels = np.arange(count, dtype=np.int32) % classes if classes else None
-    return ImageDataset(images(count, size, channels, seed), labels, {}, None, {}, Path("memory"))
+    pixels = images(count, size, channels, seed)
+    meta = {"sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}
+    return ImageDataset(pixels, labels, {}, None, meta, Path("memory"))
 
 
 def image_folder(path: Path, count: int = 32, size: int = 8, classes: int = 0, seed: int = 0, width: int = 0) -> str:

@@ -290,7 +290,7 @@ def held_out_of(run: Run, source: str, split: str) -> ImageDataset | None:
             return None
         split = "test"
     dataset = opening.open_others(data, source=source, split=split)
-    if dataset.path == opening.pack_path(data):
+    if dataset.has_images_of(opening.open_or_build(data)):
         raise UserError("the held-out images are those of training: give another --held_out_split or _source.")
     batches.check_labels(run.config, source or data.source, dataset)
     return dataset

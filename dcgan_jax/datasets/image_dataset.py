@@ -34,6 +34,10 @@ class ImageDataset:
     path: Path
     kept_in: Path | None = None
 
+    def has_images_of(self, other: "ImageDataset") -> bool:
+        """Whether both packs hold the same pixels in the same order, wherever they came from."""
+        return bool(self.meta["sha256"] == other.meta["sha256"])
+
     def companion(self, name: str) -> Path:
         """Where a file that is made from these images is kept, such as a probe. A pack may have brought it along."""
         if self.kept_in is None:

@@ -59,7 +59,7 @@ def open_others(data: ConfigDict, *, source: str = "", split: str = "", folder: 
 
 def need_apart(training: ImageDataset, testing: ImageDataset, source: str) -> None:
     """Raises UserError if the test images are the training images, of `source`: every figure would be too good."""
-    if training.meta["sha256"] == testing.meta["sha256"]:
+    if testing.has_images_of(training):
         raise UserError(
             f"the training and test images are the same ({source}): give others, by --test_source or --test_split, or "
             "config.eval.source or config.eval.split."

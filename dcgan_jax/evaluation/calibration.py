@@ -83,7 +83,7 @@ def measure(config: ConfigDict, *, held_out_source: str = "", held_out_split: st
     """
     held_out = opening.open_others(config.data, source=held_out_source, split=held_out_split)
     dataset = opening.open_or_build(config.data)
-    if held_out.path == dataset.path:
+    if held_out.has_images_of(dataset):
         raise UserError(
             "the held-out images are those of training: give another --held_out_split or --held_out_source."
         )

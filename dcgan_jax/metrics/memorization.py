@@ -28,7 +28,7 @@ class Memorization:
 
     def __init__(self, space: FeatureSpace, training: ImageDataset, held_out: ImageDataset) -> None:
         """Raises UserError if both are the same images."""
-        if training.path == held_out.path:
+        if held_out.has_images_of(training):
             raise UserError("the held-out images are those of training: name another split or source.")
         self._space, self._training, self._held_out = space, training, held_out
 
