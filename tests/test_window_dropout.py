@@ -127,6 +127,17 @@ def test_fit_finds_the_map_that_marks_windows() -> None:
         window_dropout.fit_maps(maps, np.ones_like(inside), window_dropout.fit_plain)
 
 
+def test_accuracy_is_that_of_images_not_fitted_to() -> None:
+    """As many maps as places, of noise: a regression fits what it sees, and is right by chance elsewhere."""
+    rng = np.random.default_rng(0)
+    inside = np.zeros((20, 2, 2), bool)
+    inside[:, 0] = True
+    maps = rng.standard_normal((20, 2, 2, 80)).astype(np.float32)
+    fit = window_dropout.fit_maps(maps, inside, window_dropout.fit_plain)
+    seen = (maps @ fit.weights + fit.intercept > 0) == inside
+    assert seen.mean() == 1.0 and fit.accuracy < 0.8
+
+
 def test_windows_gone_by_hand() -> None:
     """Two windows of 16 pixels and a speck on a side of 20: one keeps 7 pixels, the other 8."""
     before = np.zeros((1, 20, 20), bool)
