@@ -100,8 +100,8 @@ def other_images(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_of_a_run(conditional_run: Path, other_images: str) -> None:
-    """The classifier of real images against all pairs."""
-    run = trained.load(conditional_run)
+    """The classifiers of real images and of samples against all pairs."""
+    run = varied(trained.load(conditional_run))
     found = nearest_neighbor.measure(run, num=(300, "40"), test_source=other_images, test_split="train")
     train, test = (opening.open_others(run.config.data, source=source, split="train") for source in ("", other_images))
     apart = distances(*(dataset.images.reshape(len(dataset.images), -1) / 127.5 for dataset in (test, train)))
@@ -111,6 +111,12 @@ def test_of_a_run(conditional_run: Path, other_images: str) -> None:
     assert found["real_split"] is None
     few, many = found["generated"]
     assert (few["num"], many["num"]) == (40, 300)
+    for samples in (few, many):
+        drawn = run.sample(samples["num"]).reshape(samples["num"], -1) / 127.5  # rounded, which moves nobody here
+        apart = distances(test.images.reshape(len(test.images), -1) / 127.5, drawn)
+        error = float((apart.argmin(1) % 2 != test.labels).mean())
+        assert (samples["error"], samples["nnd"]) == pytest.approx((error, apart.min(1).mean()), rel=1e-3)
+    assert few["error"] != 0.5 or many["error"] != 0.5  # which other labels would have, too
     assert many["nnd"] <= few["nnd"]
     assert [row["what"] for row in found.rows()] == [
         f"trained on {images}: test error (mean distance)" for images in ("32 real images", "40 samples", "300 samples")
