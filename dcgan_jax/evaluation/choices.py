@@ -65,6 +65,10 @@ STUDY = Study(
         ),
         "augmented": Variation({"augment.operations": ("color", "translation", "cutout")}, "Zhao et al. 2020"),
         "flipped": Variation({"data.flip": "x"}, "half of the training images mirrored"),
+        "r1": Variation({"regularizer.r1": 1.0}, "every 16 steps; Mescheder et al. 2018, Karras et al. 2020"),
+        "label_smoothing": Variation({"regularizer.label_smoothing": 0.1}, "one-sided, Salimans et al. 2016"),
+        "instance_noise": Variation({"regularizer.instance_noise": 0.1}, "fades to 0, Sonderby et al. 2017"),
+        "spectral_norm": Variation({"model.discriminator.spectral_norm": True}, "of D, Miyato et al. 2018"),
     },
 )
 
