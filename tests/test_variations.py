@@ -86,7 +86,7 @@ STUDY = Study(
         "breaks": Variation({"model.norm": "none"}, "diverges for seeds 0 and 2"),
     },
 )
-DATA = tiny.dataset(80)  # two halves of 40
+DATA = tiny.dataset(80, classes=2)  # two halves of 40
 # Highest value of pixels in samples; the data's is 255.
 HIGHEST = {"given": 140, "darker": 60, "same": 140, "brighter": 245, "breaks": 100}
 
@@ -347,6 +347,13 @@ def test_too_few_images(trained_configs: dict[str, ConfigDict], tmp_path: Path) 
     assert not trained_configs
 
 
+def test_images_without_labels(trained_configs: dict[str, ConfigDict], tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match=r"memory has neither .*--probe_source"):
+        patch.setattr(opening, "open_or_build", lambda data: tiny.dataset(80))
+        variations.measure(STUDY, tiny.config(), workdir=tmp_path)
+    assert not trained_configs
+
+
 def test_a_variation_that_does_not_fit_is_named(trained_configs: dict[str, ConfigDict], tmp_path: Path) -> None:
     """12 pixels are no multiple of 8."""
     config = tiny.config({"data.image_size": 12, "update_order": "discriminator_first"})
@@ -357,9 +364,9 @@ def test_a_variation_that_does_not_fit_is_named(trained_configs: dict[str, Confi
 
 # --- With held-out images ---------------------------------------------------------------------------------------------
 
-FEW = dataclasses.replace(tiny.dataset(12), meta={"sha256": "training"})
-HELD_OUT = dataclasses.replace(tiny.dataset(60, seed=2), meta={"sha256": "held out"})
-LABELLED = tiny.dataset(20, seed=3)
+FEW = dataclasses.replace(tiny.dataset(12, classes=2), meta={"sha256": "training"})
+HELD_OUT = dataclasses.replace(tiny.dataset(60, classes=2, seed=2), meta={"sha256": "held out"})
+LABELLED = tiny.dataset(20, classes=2, seed=3)
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def dataset(count: int = 32, size: int = 8, channels: int = 3, classes: int = 0,
     """An in-memory data set of random images."""
     labels = np.arange(count, dtype=np.int32) % classes if classes else None
     pixels = images(count, size, channels, seed)
-    meta = {"sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}
+    meta = {"source": "memory", "sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}
     return ImageDataset(pixels, labels, {}, None, meta, Path("memory"))
 
 

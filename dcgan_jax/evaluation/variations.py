@@ -284,7 +284,7 @@ class RealImages(NamedTuple):
 
 
 def _open_images(config: ConfigDict, probe_source: str, probe_split: str) -> RealImages:
-    """Raises UserError if there are too few, or the held-out ones are those of training."""
+    """Raises UserError if there are too few, none with labels, or the held-out ones are those of training."""
     data, held_out = config.data, config.eval
     training, labelled = None, opening.open_or_build(data)
     if held_out.source or held_out.split:
@@ -296,6 +296,11 @@ def _open_images(config: ConfigDict, probe_source: str, probe_split: str) -> Rea
         reference, others = _parts(labelled.images, 2, "images")
     if probe_source or probe_split:
         labelled = opening.open_others(data, source=probe_source, split=probe_split)
+    if not attribute_probe.targets_of(labelled):
+        raise UserError(
+            f"{labelled.meta['source']} has neither labels nor attributes to train probes on: sort the images into a "
+            "folder per class, or name other images by --probe_source, such as --probe_source=tfds:cifar10."
+        )
     probes = [attribute_probe.open_or_train(labelled, seed) for seed in (0, 1)]
     return RealImages(probes, reference, others, training)
 
