@@ -47,6 +47,15 @@ def test_memorised_at_once() -> None:
     assert alarms.watch({"step": 3, "d_loss": 1.0}) == ({}, [])
 
 
+def test_blurred_samples_are_no_copies() -> None:
+    """They are near the middle of the data, and so to some image of it."""
+    alarms = Alarms(LOSSES["hinge"])
+    assert alarms.watch({"step": 1, "pixels_memorized": 0.99, "pixels_spread": 0.5}) == ({}, [])
+    assert alarms.watch({"step": 2, "pixels_memorized": 0.99, "pixels_spread": 0.6})[0] == {"alarm_memorized": 1.0}
+    # Each space has a spread of its own.
+    assert alarms.watch({"step": 3, "probe_memorized": 0.99, "pixels_spread": 0.1})[0] == {"alarm_memorized": 1.0}
+
+
 def evaluations(*distances: float, **others: float) -> list[dict[str, float]]:
     return [{"step": 10 * i, "probe_frechet": value, **others} for i, value in enumerate(distances, 1)]
 

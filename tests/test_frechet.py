@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from dcgan_jax.metrics.frechet import Moments, frechet_distance
+from dcgan_jax.metrics.frechet import Moments, frechet_distance, spread
 from tests.golden_features import golden_features
 
 
@@ -25,6 +25,7 @@ def test_by_hand() -> None:
     a, b = normal([0.0, 3.0], np.diag([4.0, 25.0])), normal([0.0, 0.0], np.eye(2))
     assert frechet_distance(a, b) == pytest.approx(9 + 1 + 16)
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+    assert spread(a, b) == pytest.approx(29 / 2) and np.isnan(spread(a, normal([0.0, 0.0], np.zeros((2, 2)))))
 
 
 def test_against_the_definition() -> None:

@@ -52,7 +52,7 @@ from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.progress import tqdm
 from dcgan_jax.metrics import attribute_probe, memorization
 from dcgan_jax.metrics.attribute_probe import AttributeProbe
-from dcgan_jax.metrics.frechet import frechet_distance, moments_of
+from dcgan_jax.metrics.frechet import frechet_distance, moments_of, spread
 from dcgan_jax.metrics.prdc import prdc
 from dcgan_jax.nets.shapes import image_shape
 from dcgan_jax.reports import image_grid, report
@@ -330,9 +330,16 @@ def make_compare(real_images: RealImages) -> Compare:
         drawn, _ = found = [probe.embed(samples) for probe in probes]
         of_samples = [moments_of(rows) for rows in found]
         distance, second = (frechet_distance(*pair) for pair in zip(of_samples, moments, strict=True))
-        spread = float(np.trace(of_samples[0].covariance) / np.trace(moments[0].covariance))
         near = prdc(features, drawn)
-        return Point(distance, spread, near.precision, near.recall, near.coverage, second, memorized(drawn))
+        return Point(
+            distance,
+            spread(of_samples[0], moments[0]),
+            near.precision,
+            near.recall,
+            near.coverage,
+            second,
+            memorized(drawn),
+        )
 
     return compare
 

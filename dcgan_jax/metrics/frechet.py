@@ -4,6 +4,7 @@
 here is FID: the features are up to the caller. Everything is float64; moments are streamed.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,6 +47,12 @@ def moments_of(rows: np.ndarray) -> Moments:
     for begin in range(0, len(rows), _PART):
         moments.add(rows[begin : begin + _PART])
     return moments
+
+
+def spread(a: Moments, b: Moments) -> float:
+    """Total variance of a, relative to that of b; nan if b has none."""
+    total = float(np.trace(b.covariance))
+    return float(np.trace(a.covariance)) / total if total else math.nan
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:

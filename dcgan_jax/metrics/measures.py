@@ -2,6 +2,7 @@
 
 frechet     the Frechet distance of the features' moments, frechet.py; FID with Inception's features
 kernel      the kernel distance, kid.py; over all pairs; KID with Inception's features
+spread      total variance of the features, relative to the data's
 precision, recall, density, coverage   prdc.py
 score       inception_score.py, with Inception's logits
 memorized   share of samples that are nearer to a training image than they should be, memorization.py;
@@ -21,7 +22,7 @@ from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.metrics import feature_spaces, kid, nearest, prdc, reference
 from dcgan_jax.metrics.feature_spaces import FeatureSpace
-from dcgan_jax.metrics.frechet import frechet_distance, moments_of
+from dcgan_jax.metrics.frechet import frechet_distance, moments_of, spread
 from dcgan_jax.metrics.inception_score import inception_score
 from dcgan_jax.metrics.memorization import Memorization
 from dcgan_jax.metrics.reference import Reference
@@ -44,9 +45,11 @@ def make_measure(space: FeatureSpace, real: Reference, memorization: Memorizatio
     def measure(samples: np.ndarray) -> dict[str, float]:
         _check_count(len(samples), "samples")
         features, logits = space.embed(samples, "features of the samples")
+        moments = moments_of(features)
         found = {
-            "frechet": frechet_distance(moments_of(features), real.moments),
+            "frechet": frechet_distance(moments, real.moments),
             "kernel": kid.whole_distance(features, real.features),
+            "spread": spread(moments, real.moments),
         }
         count = min(len(features), len(real.features))
         chosen = np.random.default_rng(0).permutation(len(features))[:count]  # they may be sorted by class

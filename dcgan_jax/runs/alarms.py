@@ -24,8 +24,11 @@ _DIVERSITY = 0.25
 # Samples have become worse when they are this many times as far from the data as they were at best. After the best
 # evaluation of the runs in docs/quality.md, the distance rises 1.4-fold at most.
 _DISTANCE = 3
-# Of a generator that draws like the data, 5 % of the samples count as memorised, see metrics/memorization.py.
+# Of a generator that draws like the data, 5 % of the samples count as memorised, see metrics/memorization.py. So does
+# what is blurred: it lies near the middle of all images, where some training image is near. Copies are as far apart as
+# the data, whose spread is 1.
 _MEMORIZED = 0.5
+_SPREAD = 0.5
 # Lines of metrics.jsonl, of those that hold the numbers, that must agree one after the other.
 _LINES = {"alarm_d_wins": 10, "alarm_alike": 3, "alarm_worse": 2, "alarm_memorized": 1}
 # Images are compared after averaging them down to about this many pixels a side.
@@ -68,8 +71,9 @@ class Alarms:
             way, distance = measured
             best = self._best[way] = min(distance, self._best.get(way, math.inf))
             signs["alarm_worse"] = distance > _DISTANCE * best
-        for share in (value for name, value in row.items() if name.endswith("_memorized")):
-            signs["alarm_memorized"] = share > _MEMORIZED
+        for name in (name for name in row if name.endswith("_memorized")):
+            spread = row.get(name.replace("_memorized", "_spread"), 1.0)  # earlier versions did not measure it
+            signs["alarm_memorized"] = row[name] > _MEMORIZED and spread > _SPREAD
         for name, seen in signs.items():
             if seen:
                 self._signs[name].append(row["step"])
