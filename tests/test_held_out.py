@@ -22,11 +22,13 @@ def data_of(tmp_path: Path, **changes: Any) -> Any:
     return tiny.config({**fields, **{f"data.{name}": value for name, value in changes.items()}}).data
 
 
-def test_they_are_spread_evenly_and_the_rest_is_trained_on(tmp_path: Path) -> None:
+def test_they_are_spread_evenly_and_the_rest_is_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Four of 13: numbers 0, 3, 6 and 9."""
     everything = opening.open_or_build(data_of(tmp_path))
     data = data_of(tmp_path, held_out=4)
     training_images, held_out = opening.open_or_build(data), opening.open_others(data, split="held_out")
+    said = [line.split(" into ")[0] for line in capsys.readouterr().err.splitlines() if line.startswith("Packing")]
+    assert said[1:] == [f"Packing {data.source}: 9 images", f"Packing {data.source}, held_out: 4 images"]
     assert everything.labels is not None and held_out.labels is not None and training_images.labels is not None
     chosen = [0, 3, 6, 9]
     np.testing.assert_array_equal(held_out.images, everything.images[chosen])

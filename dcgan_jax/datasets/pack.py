@@ -327,6 +327,7 @@ def _build(
     if count == 0:
         raise UserError(f"{source.name} has no examples in split {data.split!r}.")
     needed = count * math.prod(target.shape)
+    named = source.name if data.split in ("", "train") else f"{source.name}, {data.split}"
     with _writing(path, needed):
         if alone:
             _remove_dead_builds(path)
@@ -339,7 +340,7 @@ def _build(
             references = _chosen(items, count)
             with (
                 contextlib.closing(_decode_all(source.read, references, target, count)) as chunks,
-                _reporter(source.name, path, count, progress) as report,
+                _reporter(named, path, count, progress) as report,
             ):
                 rule = _Rule(count, data.small_images == "skip", bad_images_file(path))
                 outcome = _write_arrays(temporary, chunks, target, rule, left_out, report)
