@@ -36,7 +36,8 @@ _SIDE = 8
 
 _TEXTS = {
     "alarm_d_wins": "the discriminator wins: its loss has been next to nothing for long, so G learns little. "
-    "A lower --config.optimizer.discriminator_learning_rate in a new --workdir may help.",
+    "A lower --config.optimizer.discriminator_learning_rate in a new --workdir may help; where each image was seen "
+    "hundreds of times, an earlier checkpoint (--step=best) or config.augment (docs/own_images.md).",
     "alarm_alike": f"samples look alike: they are less than {_DIVERSITY} times as far apart as images of the data. The "
     "generator may have collapsed; go back to an earlier checkpoint, or lower the learning rates in a new --workdir.",
     "alarm_worse": f"samples have become worse: the distance to the data is more than {_DISTANCE} times the lowest so "
