@@ -74,6 +74,13 @@ MUTANTS = (
         "test_calibration.py::test_the_images_of_training",
     ),
     Mutant(
+        "some of the held-out images may be training images",
+        "datasets/image_dataset.py",
+        "return from_one_split or ",
+        "return ",
+        "test_calibration.py::test_the_images_of_training",
+    ),
+    Mutant(
         "plausible: the limit is that of training images",
         "metrics/attribute_probe.py",
         "np.quantile(_distance(found[_FEATURES], mean, precision), _PLAUSIBLE)",

@@ -286,9 +286,10 @@ def test_held_out_images_of_another_source(trained_run: Path, tmp_path: Path) ->
     source = tiny.image_folder(tmp_path / "others", 6, size=9)
     report = quick(trained.load(trained_run), data=4, held_out_source=source)
     assert len(report["training"]["each"]) == len(report["held_out"]["each"]) == 4
-    with pytest.raises(UserError, match="the held-out images are those of training"):
-        run = trained.load(trained_run)
-        quick(run, data=4, held_out_source=run.config.data.source)
+    run = trained.load(trained_run)
+    for same in (run.config.data.source, tiny.image_folder(tmp_path / "copy")):
+        with pytest.raises(UserError, match="the held-out images are those of training"):
+            quick(run, data=4, held_out_source=same)
 
 
 def test_a_trained_generator_is_descended(trained_run: Path) -> None:

@@ -35,8 +35,10 @@ class ImageDataset:
     kept_in: Path | None = None
 
     def has_images_of(self, other: "ImageDataset") -> bool:
-        """Whether both packs hold the same pixels in the same order, wherever they came from."""
-        return bool(self.meta["sha256"] == other.meta["sha256"])
+        """Whether both packs hold the same pixels, wherever they came from, or images of one split of one source."""
+        origins = [(pack.meta.get("source"), pack.meta.get("split")) for pack in (self, other)]
+        from_one_split = None not in origins[0] and origins[0] == origins[1]
+        return from_one_split or bool(self.meta["sha256"] == other.meta["sha256"])
 
     def companion(self, name: str) -> Path:
         """Where a file that is made from these images is kept, such as a probe. A pack may have brought it along."""
