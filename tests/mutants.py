@@ -159,7 +159,7 @@ MUTANTS = (
     ),
     Mutant(
         "copies: the limit is that of training images to held-out ones",
-        "evaluation/variations.py",
+        "evaluation/real_images.py",
         "memorization.nearest_distances(features, training)",
         "memorization.nearest_distances(training, features)",
         "test_variations.py::test_held_out_images_are_what_samples_are_compared_with",

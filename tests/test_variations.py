@@ -21,7 +21,8 @@ from dcgan_jax.config import check_config, flatten
 from dcgan_jax.datasets import opening
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.evaluation import choices, guidelines, significance, small_sets, variations
-from dcgan_jax.evaluation.variations import Outcome, Point, Study, Variation, varied
+from dcgan_jax.evaluation.real_images import Point
+from dcgan_jax.evaluation.variations import Outcome, Study, Variation, varied
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.metrics import attribute_probe, feature_blocks
 from dcgan_jax.nets import models

@@ -6,18 +6,7 @@ whatever config.seed says. A run keeps five checkpoints (each 430 MB for the pap
 see equally many images: a variation of the batch size makes more steps, or fewer.
 
 At several points of a run, samples are compared with as many images of the data, or, if config.eval.source or
-config.eval.split names some, with as many held-out images:
-
-    distance, spread            the Frechet distance (frechet.py), and the total variance relative to the data's, in the
-                                features of a probe (attribute_probe.py) that was trained on the data's own labels, or
-                                on those of --probe_source
-    precision, recall, coverage in the same features, prdc.py
-    second distance             the Frechet distance in the features of a second probe, which was trained independently
-    memorized                   share of samples that are as near to a training image as 5 % of the held-out images are,
-                                in the first probe's features, memorization.py
-    gap                         mean D(x) over training images less that over held-out images: what D knows by heart
-
-The last two come with held-out images only, whose labels then train the probes.
+config.eval.split names some, with as many held-out images; real_images.py lists what is measured.
 
 A run that gets worse again shows: its last distance is far above its best. Spearman's rank correlation of the two
 distances over all points of all runs says how far the ranking depends on the probe.
@@ -29,41 +18,31 @@ with a mark finds too many.
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import scipy.special
 import scipy.stats
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from dcgan_jax import command_line, training
-from dcgan_jax.config import FEWEST_SAMPLES, check_config
-from dcgan_jax.datasets import opening
-from dcgan_jax.datasets.image_dataset import ImageDataset
+from dcgan_jax.config import check_config
 from dcgan_jax.evaluation import significance
+from dcgan_jax.evaluation.real_images import Compare, Point, RealImages, make_compare, open_real_images
 from dcgan_jax.evaluation.significance import Comparison
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.progress import tqdm
-from dcgan_jax.metrics import attribute_probe, memorization
-from dcgan_jax.metrics.attribute_probe import AttributeProbe
-from dcgan_jax.metrics.frechet import frechet_distance, moments_of, spread
-from dcgan_jax.metrics.prdc import prdc
 from dcgan_jax.nets.shapes import image_shape
 from dcgan_jax.reports import image_grid, report
 from dcgan_jax.reports.report import Figure, Picture, Report
 from dcgan_jax.runs import run_folder, trained
 from dcgan_jax.runs.divergence import Diverged
-from dcgan_jax.runs.trained import Run
 
 _POINTS = 4  # of a run at which samples are compared
-_SAMPLES = 5_000
-_JUDGED = 1_000  # images of each kind for the gap
 _SHOWN = 12  # samples of each variation in the picture
 
 
@@ -93,22 +72,6 @@ class Study(NamedTuple):
     baseline: str
     variations: dict[str, Variation]
     needs_held_out: bool = False
-
-
-class Point(NamedTuple):
-    """What is measured of samples, see the module."""
-
-    distance: float
-    spread: float
-    precision: float
-    recall: float
-    coverage: float
-    second_distance: float
-    memorized: float = math.nan
-    gap: float = math.nan
-
-
-Compare = Callable[[np.ndarray], Point]
 
 
 class Outcome(NamedTuple):
@@ -209,7 +172,7 @@ def rounds(
         )
     _check_configs(study, config, chosen)
     files.make_writable(workdir, "--workdir")
-    real_images = _open_images(config, probe_source, probe_split)
+    real_images = open_real_images(config, probe_source, probe_split)
     count = len(real_images.reference)
     compare = make_compare(real_images)
     real = compare(real_images.others)
@@ -254,94 +217,6 @@ def _check_configs(study: Study, config: ConfigDict, chosen: dict[str, Variation
             check_config(changed)
         except UserError as error:
             raise UserError(f"{name!r}, which can be left out of --variations: {error}") from error
-
-
-class RealImages(NamedTuple):
-    """What samples are compared with.
-
-    Attributes:
-      probes: two of them.
-      reference: uint8 [count, height, width, channels]; as many samples are to be compared.
-      others: as `reference`, of the data too, at most as many.
-      training: if there are held-out images, those of training; otherwise None. `reference` is then held out.
-    """
-
-    probes: list[AttributeProbe]
-    reference: np.ndarray
-    others: np.ndarray
-    training: ImageDataset | None
-
-    def gap(self, run: Run) -> float:
-        """What D of an unconditional run gives training images more than held-out ones, mean sigmoid(logit); or nan."""
-        if self.training is None or run.generator.num_classes:
-            return math.nan
-        images = self.training.images
-        chosen = np.sort(np.random.default_rng(1).permutation(len(images))[:_JUDGED])
-        known, unknown = (
-            scipy.special.expit(run.discriminate(part)[0]).mean() for part in (images[chosen], self.reference[:_JUDGED])
-        )
-        return float(known - unknown)
-
-
-def _open_images(config: ConfigDict, probe_source: str, probe_split: str) -> RealImages:
-    """Raises UserError if there are too few, none with labels, or the held-out ones are those of training."""
-    data, held_out = config.data, config.eval
-    training, labelled = None, opening.open_or_build(data)
-    if held_out.source or held_out.split:
-        training, labelled = labelled, opening.open_others(data, source=held_out.source, split=held_out.split)
-        opening.need_apart(training, labelled, held_out.source or data.source)
-        [reference] = _parts(labelled.images, 1, "held-out images")
-        [others] = _parts(training.images, 1, "training images", most=len(reference))
-    else:
-        reference, others = _parts(labelled.images, 2, "images")
-    if probe_source or probe_split:
-        labelled = opening.open_others(data, source=probe_source, split=probe_split)
-    if not attribute_probe.targets_of(labelled):
-        raise UserError(
-            f"{labelled.meta['source']} has neither labels nor attributes to train probes on: sort the images into a "
-            "folder per class, or name other images by --probe_source, such as --probe_source=tfds:cifar10."
-        )
-    probes = [attribute_probe.open_or_train(labelled, seed) for seed in (0, 1)]
-    return RealImages(probes, reference, others, training)
-
-
-def _parts(images: np.ndarray, number: int, what: str, most: int = _SAMPLES) -> list[np.ndarray]:
-    """`number` parts of `images`, drawn at random, that share none: equally many of up to `most` images."""
-    count = min(most, len(images) // number)
-    if count < FEWEST_SAMPLES:
-        raise UserError(f"there are {len(images)} {what}; at least {number * FEWEST_SAMPLES} are needed.")
-    order = np.random.default_rng(0).permutation(len(images))
-    return [images[np.sort(order[i * count : (i + 1) * count])] for i in range(number)]
-
-
-def make_compare(real_images: RealImages) -> Compare:
-    """`compare(samples) -> Point`, with all but the gap."""
-    probes = real_images.probes
-    features, _ = real = [probe.embed(real_images.reference) for probe in probes]
-    moments = [moments_of(rows) for rows in real]
-    memorized: Callable[[np.ndarray], float] = lambda _: math.nan  # noqa: E731
-    if real_images.training is not None:
-        training = probes[0].embed(real_images.training.images)
-        apart = memorization.nearest_distances(features, training)
-        limit = memorization.limit_of(training, apart)
-        memorized = partial(memorization.share_within, training_features=training, limit=limit)
-
-    def compare(samples: np.ndarray) -> Point:
-        drawn, _ = found = [probe.embed(samples) for probe in probes]
-        of_samples = [moments_of(rows) for rows in found]
-        distance, second = (frechet_distance(*pair) for pair in zip(of_samples, moments, strict=True))
-        near = prdc(features, drawn)
-        return Point(
-            distance,
-            spread(of_samples[0], moments[0]),
-            near.precision,
-            near.recall,
-            near.coverage,
-            second,
-            memorized(drawn),
-        )
-
-    return compare
 
 
 def summarise(outcomes: list[Outcome]) -> dict[str, Any]:
