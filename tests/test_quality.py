@@ -24,6 +24,9 @@ def test_the_data_itself_is_at_no_distance() -> None:
     assert found["pixels_frechet"] == pytest.approx(0, abs=1e-5)
     assert found["pixels_precision"] == found["pixels_recall"] == found["pixels_coverage"] == 1
     assert found["pixels_kernel"] < 0  # unbiased: pairs of equal images count for the cross term only
+    assert found["pixels_spread"] == pytest.approx(1)
+    paler = measures.make_measure(SPACE, reference.build(SPACE, data))(data.images // 2 + 64)
+    assert paler["pixels_spread"] == pytest.approx(1 / 4, rel=0.02)
 
 
 def test_noise_is_farther_than_other_data_and_one_image_covers_nothing() -> None:

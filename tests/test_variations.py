@@ -20,7 +20,7 @@ from dcgan_jax import training
 from dcgan_jax.config import check_config, flatten
 from dcgan_jax.datasets import opening
 from dcgan_jax.datasets.image_dataset import ImageDataset
-from dcgan_jax.evaluation import choices, guidelines, significance, small_sets, variations
+from dcgan_jax.evaluation import choices, guidelines, real_images, significance, small_sets, variations
 from dcgan_jax.evaluation.real_images import Point
 from dcgan_jax.evaluation.variations import Outcome, Study, Variation, varied
 from dcgan_jax.machine.errors import UserError
@@ -339,6 +339,16 @@ def test_no_rank_correlation_of_one_point() -> None:
     point = Point(1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
     correlation, count = variations.rank_correlation([Outcome([1], [point], False), Outcome([], [], True)])
     assert math.isnan(correlation) and count == 1
+
+
+def test_parts_share_no_image_and_are_equally_large() -> None:
+    images = np.arange(45)
+    for most, size in ((12, 12), (100, 22)):
+        parts = real_images._parts(images, 2, "images", most)
+        assert [len(part) for part in parts] == [size, size] and len(set(np.concatenate(parts))) == 2 * size
+        assert all((np.diff(part) > 0).all() for part in parts) and max(parts[0]) > 2 * size - 1 - size // 4
+    with pytest.raises(UserError, match="there are 45 images; at least 50 are needed"):
+        real_images._parts(images, 5, "images")
 
 
 def test_too_few_images(trained_configs: dict[str, ConfigDict], tmp_path: Path) -> None:
