@@ -547,3 +547,4 @@ def test_command(settings: dict[str, Any], tmp_path: Path, study: str, variation
     results = json.loads((out / "results.json").read_text())
     assert list(results["variations"])[1:] == [variation] and results["seeds"] == 1
     assert (out / "samples.png").exists()
+    assert (out / "curves.png").exists()

@@ -37,7 +37,7 @@ from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.progress import tqdm
 from dcgan_jax.nets.shapes import image_shape
-from dcgan_jax.reports import image_grid, report
+from dcgan_jax.reports import curves, image_grid, report
 from dcgan_jax.reports.report import Figure, Picture, Report
 from dcgan_jax.runs import run_folder, trained
 from dcgan_jax.runs.divergence import Diverged
@@ -133,7 +133,7 @@ def measure(
     Returns:
       'variations': for each, `summarise`, and its 'difference' from the baseline, see `significance.Comparison`;
       'real': a `Point` of other images of the data, and its 'real_distance'; 'rank_correlation' of both distances;
-      'images_seen', 'samples', 'seeds'. A row of samples for each variation.
+      'images_seen', 'samples', 'seeds'. A row of samples for each variation; the distances over the steps.
 
     Raises:
       UserError: there is no such variation, or the config or the data cannot be used; before any training.
@@ -202,7 +202,12 @@ def rounds(
                 Figure("rank_correlation", ranked, "rank correlation of the probes", here),
             ]
             caption = "Samples of seed 0 at the end of its run, a row for each of: " + ", ".join(outcomes) + "."
-            yield Report(study.title, figures, [Picture("samples.png", np.concatenate(sheets), caption)])
+            drawn = curves.draw({study.title: {name: summarise(of_name) for name, of_name in outcomes.items()}})
+            pictures = [
+                Picture("samples.png", np.concatenate(sheets), caption),
+                Picture("curves.png", drawn, "Distances of the first probe, a line for each run."),
+            ]
+            yield Report(study.title, figures, pictures)
 
 
 def _check_configs(study: Study, config: ConfigDict, chosen: dict[str, Variation]) -> None:
