@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import default
-from dcgan_jax.datasets import dedup, opening, pack, semantic_hash
+from dcgan_jax.datasets import chunks, dedup, opening, semantic_hash
 from dcgan_jax.machine.errors import UserError
 
 
@@ -57,10 +57,10 @@ def test_a_radius_out_of_range(folder: Path, tmp_path: Path) -> None:
 
 def test_a_copy_stays_where_its_original_cannot_be_used() -> None:
     """An original that is too small for the pack is skipped there; thumbnails are enlarged."""
-    chunk = pack._Chunk(np.zeros((2, 1, 1, 1), np.uint8), ["b", "copy"], None, {}, [1.0, 2.0], [], 0)
-    left = pack._without(chunk, {"copy": "original"}, set())
+    chunk = chunks.Chunk(np.zeros((2, 1, 1, 1), np.uint8), ["b", "copy"], None, {}, [1.0, 2.0], [], 0)
+    left = chunks.without(chunk, {"copy": "original"}, set())
     assert (left.keys, left.aspects) == (["b"], [1.0])
-    assert pack._without(chunk, {"copy": "original"}, {"original"}).keys == ["b", "copy"]
+    assert chunks.without(chunk, {"copy": "original"}, {"original"}).keys == ["b", "copy"]
 
 
 def test_planted_copies_by_hand() -> None:

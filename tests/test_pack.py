@@ -25,7 +25,7 @@ from PIL import Image
 
 from configs import default
 from dcgan_jax import __version__
-from dcgan_jax.datasets import classes, decode, opening, pack, sources
+from dcgan_jax.datasets import chunks, classes, decode, opening, pack, pack_writer, sources
 from dcgan_jax.datasets.source import Example, Items, Source
 from dcgan_jax.machine.errors import UserError
 
@@ -249,7 +249,7 @@ def test_toy_factors_travel_with_the_images(data: ConfigDict, monkeypatch: pytes
 
 
 def test_parallel_build_keeps_order(data: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack, "_num_cores", lambda: 2)
+    monkeypatch.setattr(chunks, "_num_cores", lambda: 2)
     bad = {7, 300, 301, 998}
     use_source(monkeypatch, list_items=lambda: Items(999, range(999)), read=partial(numbered_but_bad, bad))
     dataset = opening.open_or_build(data, progress=False)
@@ -266,7 +266,7 @@ def die(references: Sequence[int]) -> Iterator[Example]:
 
 
 def test_death_of_a_worker_is_reported(data: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack, "_num_cores", lambda: 2)
+    monkeypatch.setattr(chunks, "_num_cores", lambda: 2)
     use_source(monkeypatch, list_items=lambda: Items(999, range(999)), read=die)
     with pytest.raises(UserError, match="memory ran out"):
         opening.open_or_build(data, progress=False)
@@ -453,8 +453,8 @@ def test_a_pack_that_is_newer_than_its_source_is_used(
 def test_second_open_reads_the_pack_only(tmp_path: Path, data: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> None:
     grey_photos(tmp_path, 3)
     first = opening.open_or_build(data, progress=False)
-    monkeypatch.setattr(pack, "_build", None)
-    monkeypatch.setattr(pack, "_lock", None)  # A pack in a folder that cannot be written needs no lock.
+    monkeypatch.setattr(pack_writer, "write", None)
+    monkeypatch.setattr(pack_writer, "lock", None)  # A pack in a folder that cannot be written needs no lock.
     second = opening.open_or_build(data, progress=False)
     np.testing.assert_array_equal(first.images, second.images)
     assert (first.keys, first.meta, first.path) == (second.keys, second.meta, second.path)
@@ -719,7 +719,7 @@ def test_small_images_are_skipped_by_choice(tmp_path: Path, data: ConfigDict) ->
 
 
 def test_meta_names_twenty_and_the_error_five(data: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack, "_num_cores", lambda: 1)
+    monkeypatch.setattr(chunks, "_num_cores", lambda: 1)
     read = partial(numbered_but_bad, set(range(25)))
     use_source(monkeypatch, list_items=lambda: Items(2500, range(2500)), read=read)
     skipped = opening.open_or_build(data, progress=False).meta["skipped"]
@@ -919,7 +919,7 @@ def test_progress_is_lines_where_there_is_no_terminal(
     data.num_examples = 90
     opening.open_or_build(data, progress=False)
     assert capsys.readouterr() == ("", "")
-    monkeypatch.setattr(pack, "_LINE_SECONDS", 0)
+    monkeypatch.setattr(pack_writer, "_LINE_SECONDS", 0)
     data.num_examples = 70
     opening.open_or_build(data)
     lines = capsys.readouterr().err.splitlines()[1:]

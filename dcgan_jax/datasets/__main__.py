@@ -16,7 +16,7 @@ from typing import NamedTuple
 from absl import flags
 
 from dcgan_jax import command_line
-from dcgan_jax.datasets import pack
+from dcgan_jax.datasets import pack, pack_writer
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 
@@ -71,10 +71,10 @@ def remove(folder: Path, names: Iterable[str]) -> None:
         path = folder / name
         built = folder / name.removesuffix(".building")
         try:
-            with files.lock(pack.lock_file(built), "", wait=False):
+            with files.lock(pack_writer.lock_file(built), "", wait=False):
                 shutil.rmtree(path)
-                pack.bad_images_file(built).unlink(missing_ok=True)
-                pack.lock_file(built).unlink(missing_ok=True)
+                pack_writer.bad_images_file(built).unlink(missing_ok=True)
+                pack_writer.lock_file(built).unlink(missing_ok=True)
         except BlockingIOError:
             raise UserError(f"the pack {built} is being built by another process: wait for it, or stop it.") from None
         print(f"removed {path}")

@@ -66,3 +66,41 @@ class ImageDataset:
             remedy = "copy the pack again" if self.kept_in else f"remove {self.path}, and the pack is built again"
             raise UserError(f"{path} is damaged ({error.reason}): {remedy}.") from error
         return keys
+
+
+def open_pack(path: Path) -> ImageDataset:
+    """The pack in the folder `path`.
+
+    Raises:
+      files.Missing: there is no such folder.
+      files.Damaged: there is no sound pack in it.
+      OSError: it cannot be read.
+    """
+    if not path.exists():
+        raise files.Missing(path, "there is no such folder")
+    names = [name for name in ("images.npy", "meta.json") if not (path / name).exists()]
+    if names:
+        raise files.Damaged(path / names[0], "it is missing")
+    with files.reading(path):
+        meta = files.read_json(path / "meta.json", dict)
+        images = files.load_npy(path / "images.npy", mapped=True)
+        labels = files.load_npy(path / "labels.npy") if (path / "labels.npy").exists() else None
+        attributes = files.load_npz(path / "attributes.npz") if (path / "attributes.npz").exists() else {}
+        width = meta.get("image_width", meta["image_size"])
+        shape = (meta["count"], meta["image_size"], width, meta["channels"])
+        class_names = meta["class_names"]
+        if images.shape != shape or images.dtype != np.uint8:
+            raise ValueError(f"images.npy is {images.dtype} {images.shape}, not uint8 {shape}")
+        if (path / "images.npy").stat().st_size != meta["bytes"]:
+            raise ValueError("images.npy does not have the size that meta.json promises")
+        if (labels is None) != (meta["labels_sha256"] is None):
+            raise ValueError("labels.npy is missing or left over")
+        if labels is not None and (labels.shape != shape[:1] or labels.dtype != np.int32):
+            raise ValueError(f"labels.npy is {labels.dtype} {labels.shape}, not int32 {shape[:1]}")
+        if any(len(values) != len(images) for values in attributes.values()):
+            raise ValueError("its files have different lengths")
+        if class_names is not None and not all(isinstance(name, str) for name in class_names):
+            raise ValueError("its classes have no names")
+        if not all(isinstance(meta[name], str) for name in ("source", "sha256")):
+            raise ValueError("meta.json does not say what the pack was made from")
+    return ImageDataset(images, labels, attributes, class_names, meta, path)
