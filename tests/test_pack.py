@@ -25,7 +25,7 @@ from PIL import Image
 
 from configs import default
 from dcgan_jax import __version__
-from dcgan_jax.datasets import chunks, classes, decode, opening, pack, pack_writer, sources
+from dcgan_jax.datasets import chunks, classes, decode, opening, pack_writer, sources
 from dcgan_jax.datasets.source import Example, Items, Source
 from dcgan_jax.machine.errors import UserError
 
