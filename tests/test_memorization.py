@@ -24,7 +24,7 @@ def test_shares() -> None:
         dataclasses.replace(tiny.dataset(count=200, seed=seed), path=Path(str(seed))) for seed in range(3)
     )
     space = feature_spaces.of_pixels()
-    memorization = Memorization(space, training, held_out)
+    memorization = Memorization(space, training, held_out, mirrored=False)
     assert memorization.share(space.embed(training.images).features) == 1
     assert memorization.share(space.embed(held_out.images).features) == 0.05
     assert memorization.share(space.embed(others.images).features) < 0.12
@@ -38,7 +38,7 @@ def test_images_above_their_nearest_training_images() -> None:
     training, held_out = (dataclasses.replace(tiny.dataset(9, seed=seed), path=Path(str(seed))) for seed in range(2))
     chosen = np.array([4, 0, 8])
     brighter = training.images[chosen] // 2 * 2 + 1
-    sheet = Memorization(feature_spaces.of_pixels(), training, held_out).nearest_sheet(brighter)
+    sheet = Memorization(feature_spaces.of_pixels(), training, held_out, mirrored=False).nearest_sheet(brighter)
     np.testing.assert_array_equal(sheet[:8], np.concatenate(list(brighter), 1))
     np.testing.assert_array_equal(sheet[8:], np.concatenate(list(training.images[chosen]), 1))
 
@@ -50,8 +50,25 @@ def test_copies_count_also_if_some_held_out_images_are_copies() -> None:
     )
     mixed = dataclasses.replace(held_out, images=np.concatenate([training.images[:10], held_out.images[:90]]))
     space = feature_spaces.of_pixels()
-    memorization = Memorization(space, training, mixed)
+    memorization = Memorization(space, training, mixed, mirrored=False)
     assert memorization.share(space.embed(training.images).features) == 1
     assert memorization.share(space.embed(others.images).features) == 0
     with pytest.raises(UserError, match=r"held-out images are those of training"):
-        Memorization(space, training, dataclasses.replace(training, path=Path("a copy")))
+        Memorization(space, training, dataclasses.replace(training, path=Path("a copy")), mirrored=False)
+
+
+def test_mirror_images_of_mirrored_training_images_are_copies() -> None:
+    """A generator that saw both ways round and copies either: all of its samples are copies, half of them mirrored."""
+    training, held_out, others = (
+        dataclasses.replace(tiny.dataset(count=200, seed=seed), path=Path(str(seed))) for seed in range(3)
+    )
+    space = feature_spaces.of_pixels()
+    copies = np.concatenate([training.images[:100], training.images[100:, :, ::-1]])
+    mirrored, as_given = (Memorization(space, training, held_out, mirrored=both) for both in (True, False))
+    assert mirrored.share(space.embed(copies).features) == 1
+    assert 0.5 <= as_given.share(space.embed(copies).features) < 0.6
+    assert mirrored.training_features.shape[0] == 400
+    assert mirrored.share(space.embed(held_out.images).features) == 0.05  # the limit knows of mirror images, too
+    assert mirrored.share(space.embed(others.images).features) < 0.12
+    sheet = mirrored.nearest_sheet(copies[[0, 199]])
+    np.testing.assert_array_equal(sheet[8:], np.concatenate([training.images[0], training.images[199, :, ::-1]], 1))

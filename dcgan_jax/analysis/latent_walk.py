@@ -270,7 +270,8 @@ def measure(
         chains = z.reshape(columns, points, -1)
         space, dataset, held_out = compared
         features = np.stack([_fine_features(run, space, through, interpolation, loop, label) for through in chains])
-        more, sheet = _memorization(space, dataset, held_out, features, drawn, unrelated)
+        mirrored = run.config.data.flip == "x"
+        more, sheet = _memorization(space, dataset, held_out, features, drawn, unrelated, mirrored)
         figures += more
         pictures.append(sheet)
     return Report(TITLE, figures, pictures, PAPER_SOURCE)
@@ -321,6 +322,7 @@ def _memorization(
     fine: np.ndarray,
     frames: np.ndarray,
     samples: np.ndarray,
+    mirrored: bool,
 ) -> tuple[list[Figure], Picture]:
     """What the module's docstring says of --memorization.
 
@@ -330,11 +332,12 @@ def _memorization(
       fine: features of the finely divided walks, [walks, frames, features].
       frames: of all walks, uint8 [frames, height, width, channels].
       samples: independent ones, likewise.
+      mirrored: whether the run mirrored its training images.
     """
     of_frames, of_samples = space.embed(frames).features, space.embed(samples).features
     length = path_length(fine, of_samples)
-    known = Memorization(space, dataset, held_out) if held_out else None
-    training = known.training_features if known else embed_all(space, dataset.images)
+    known = Memorization(space, dataset, held_out, mirrored=mirrored) if held_out else None
+    training = known.training_features if known else embed_all(space, dataset.images, mirrored=mirrored)
     distances = {
         "walk": nearest_distances(of_frames, training),
         "samples": nearest_distances(of_samples, training),

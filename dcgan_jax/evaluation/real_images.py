@@ -5,17 +5,18 @@
                                 labels, or on those of --probe_source
     precision, recall, coverage in the same features, prdc.py
     second distance             the Frechet distance in the features of a second probe, which was trained independently
-    memorized                   share of samples that are as near to a training image as 5 % of the held-out images are,
-                                in the first probe's features, memorization.py
+    memorized                   share of samples that are as near to a training image, or its mirror image if the run
+                                mirrors, as 5 % of the held-out images are, in the first probe's features,
+                                memorization.py
     gap                         mean D(x) over training images less that over held-out images: what D knows by heart
 
 The images are the data's own, or held-out ones if config.eval.source or config.eval.split names some. The last two
 measures, and probes that were trained on other images than the networks, come with held-out images only.
 """
 
+import functools
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -49,7 +50,7 @@ class Point(NamedTuple):
     gap: float = math.nan
 
 
-Compare = Callable[[np.ndarray], Point]
+Compare = Callable[[np.ndarray, bool], Point]
 
 
 class RealImages(NamedTuple):
@@ -122,18 +123,23 @@ def _parts(images: np.ndarray, number: int, what: str, most: int = _SAMPLES) -> 
 
 
 def make_compare(real_images: RealImages) -> Compare:
-    """`compare(samples) -> Point` of uint8 samples [count, height, width, channels], with all but the gap."""
+    """`compare(samples, mirrored) -> Point` of uint8 samples [count, height, width, channels], with all but the gap.
+
+    `mirrored`: whether the run mirrored its training images.
+    """
     probes = real_images.probes
     features, _ = real = [probe.embed(real_images.reference) for probe in probes]
     moments = [moments_of(rows) for rows in real]
-    memorized: Callable[[np.ndarray], float] = lambda _: math.nan  # noqa: E731
-    if real_images.training is not None:
-        training = probes[0].embed(real_images.training.images)
-        apart = memorization.nearest_distances(features, training)
-        limit = memorization.limit_of(training, apart)
-        memorized = partial(memorization.share_within, training_features=training, limit=limit)
 
-    def compare(samples: np.ndarray) -> Point:
+    @functools.cache
+    def known(mirrored: bool) -> tuple[np.ndarray, float]:
+        """Features of the training images, and the distance within which a sample counts as memorised."""
+        assert real_images.training is not None
+        images = real_images.training.images
+        training = np.concatenate([probes[0].embed(part) for part in (images, images[:, :, ::-1])[: 1 + mirrored]])
+        return training, memorization.limit_of(training, memorization.nearest_distances(features, training))
+
+    def compare(samples: np.ndarray, mirrored: bool) -> Point:
         drawn, _ = found = [probe.embed(samples) for probe in probes]
         of_samples = [moments_of(rows) for rows in found]
         distance, second = (frechet_distance(*pair) for pair in zip(of_samples, moments, strict=True))
@@ -145,7 +151,7 @@ def make_compare(real_images: RealImages) -> Compare:
             near.recall,
             near.coverage,
             second,
-            memorized(drawn),
+            math.nan if real_images.training is None else memorization.share_within(drawn, *known(mirrored)),
         )
 
     return compare

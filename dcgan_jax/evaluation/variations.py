@@ -175,7 +175,7 @@ def rounds(
     real_images = open_real_images(config, probe_source, probe_split)
     count = len(real_images.reference)
     compare = make_compare(real_images)
-    real = compare(real_images.others)
+    real = compare(real_images.others, False)
 
     outcomes: dict[str, list[Outcome]] = {name: [] for name in chosen}
     sheets = []
@@ -341,7 +341,7 @@ def _measure_run(
         for step in steps:
             at_step = run.at(step)
             samples = at_step.sample(len(real_images.reference))
-            points.append(compare(samples)._replace(gap=real_images.gap(at_step)))
+            points.append(compare(samples, config.data.flip == "x")._replace(gap=real_images.gap(at_step)))
     return Outcome(steps, points, diverged), samples[:_SHOWN]
 
 

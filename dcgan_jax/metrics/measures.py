@@ -96,7 +96,9 @@ def make_evaluate(
             measures.append(nearest.make_measure(config, others.images, others.labels))
         else:
             space = feature_spaces.inception() if name == "inception" else feature_spaces.without_download(dataset)
-            memorization = Memorization(space, dataset, held_out) if held_out and name == "features" else None
+            memorization = None
+            if held_out and name == "features":
+                memorization = Memorization(space, dataset, held_out, mirrored=gan.flip)
             real = reference.open_or_build(None, space, dataset, config.eval.num_reference)
             measures.append(make_measure(space, real, memorization))
             identities.append(real.identity)

@@ -2,6 +2,8 @@
 
 A sample counts as memorised if it is nearer to some training image than 95 % of held-out images are to theirs, in a
 feature space. Of a generator that draws like the data's distribution 5 % of the samples do; of one that copies, all.
+Networks that saw the training images mirrored too (config.data.flip) may copy either: the mirror images count as
+training images then, for samples and for held-out images.
 The idea of comparing samples' distances to the training set with held-out images' is that of Meehan, Chaudhuri and
 Dasgupta 2020; the share is this project's own.
 """
@@ -26,11 +28,11 @@ _BLOCK = 2048  # training images that are compared at a time
 class Memorization:
     """What is known of the training images and of held-out ones; looked at when first asked."""
 
-    def __init__(self, space: FeatureSpace, training: ImageDataset, held_out: ImageDataset) -> None:
-        """Raises UserError if both are the same images."""
+    def __init__(self, space: FeatureSpace, training: ImageDataset, held_out: ImageDataset, *, mirrored: bool) -> None:
+        """`mirrored`: whether config.data.flip mirrored the training images. Raises UserError if both are the same."""
         if held_out.has_images_of(training):
             raise UserError("the held-out images are those of training: name another split or source.")
-        self._space, self._training, self._held_out = space, training, held_out
+        self._space, self._training, self._held_out, self._mirrored = space, training, held_out, mirrored
 
     def share(self, features: np.ndarray) -> float:
         """Share of samples, float32 [count, features], that count as memorised."""
@@ -43,8 +45,8 @@ class Memorization:
 
     @functools.cached_property
     def training_features(self) -> np.ndarray:
-        """Of all training images, float32 [images, features]: 2 KB each for a probe's 500."""
-        return embed_all(self._space, self._training.images)
+        """Of all training images, `embed_all`: 2 KB each for a probe's 500."""
+        return embed_all(self._space, self._training.images, mirrored=self._mirrored)
 
     @functools.cached_property
     def held_out_distances(self) -> np.ndarray:
@@ -74,18 +76,27 @@ def share_within(features: np.ndarray, training_features: np.ndarray, limit: flo
     return float((nearest_distances(features, training_features) <= limit).mean())
 
 
-def embed_all(space: FeatureSpace, images: np.ndarray) -> np.ndarray:
-    """Features float32 [images, features] of uint8 images [images, height, width, channels], read in parts."""
-    parts = [space.embed(images[begin : begin + _PART]).features for begin in range(0, len(images), _PART)]
-    return np.concatenate(parts)
+def embed_all(space: FeatureSpace, images: np.ndarray, *, mirrored: bool) -> np.ndarray:
+    """Features of uint8 images [images, height, width, channels], which are read in parts.
+
+    Returns:
+      float32 [images, features]; if they are `mirrored`, twice as many rows: the images, then their mirror images.
+    """
+    sets = (images, images[:, :, ::-1]) if mirrored else (images,)
+    starts = range(0, len(images), _PART)
+    return np.concatenate([space.embed(part[begin : begin + _PART]).features for part in sets for begin in starts])
 
 
 def nearest_sheet(
     images: np.ndarray, features: np.ndarray, training: np.ndarray, training_features: np.ndarray
 ) -> np.ndarray:
-    """Images in a row above those of `training` whose features are nearest to theirs, one uint8 image."""
+    """Images in a row above those of `training` whose features are nearest to theirs, one uint8 image.
+
+    `training_features`: of `embed_all`. What is nearest as a mirror image is shown as one.
+    """
     numbers = [int(np.square(training_features - one).sum(1).argmin()) for one in features]
-    return image_grid.make_grid(np.concatenate([images, training[numbers]]), len(images))
+    below = [training[n] if n < len(training) else training[n - len(training)][:, ::-1] for n in numbers]
+    return image_grid.make_grid(np.concatenate([images, below]), len(images))
 
 
 def nearest_distances(queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
