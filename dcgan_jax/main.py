@@ -24,8 +24,9 @@ if __name__ == "__main__":
     _INIT_FROM = command_line.define_path(
         "init_from",
         None,
-        "RUN or RUN,STEP: a new run begins with the weights of another one, as far as they fit. RUN is what --workdir "
-        "of other commands takes, STEP a number or 'best'; default: the newest.",
+        "RUN[,STEP][,PLAYER]: a new run begins with the weights of another one, as far as they fit. RUN is what "
+        "--workdir of other commands takes, STEP a number or 'best', default the newest, PLAYER 'generator' or "
+        "'discriminator', default both.",
     )
     _COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, for a run of several processes.")
     _NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "How many there are.")

@@ -231,7 +231,8 @@ def initial_of(workdir: Path, gan: Gan, init_from: str | Path | None) -> Initial
     if (begun or gone_back) and init_from is not None:
         warm_start.check_resumed(workdir, str(init_from))
     if gone_back:
-        init_from = warm_start.recorded(workdir)
+        began = warm_start.recorded(workdir)
+        return began and warm_start.read(began[0], gan, began[1])
     return None if begun or init_from is None else warm_start.read(str(init_from), gan)
 
 

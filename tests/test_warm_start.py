@@ -78,6 +78,19 @@ def test_every_tensor_is_taken_and_all_else_is_fresh(other: Path, suffix: str, s
     assert all(leaf.sharding.is_fully_replicated and len(leaf.devices()) == devices for leaf in jax.tree.leaves(state))
 
 
+@pytest.mark.parametrize(("player", "left"), [PLAYERS, PLAYERS[::-1]])
+def test_one_network_alone_is_taken(other: Path, player: str, left: str) -> None:
+    run = trained.load(other, 2)
+    theirs = {"generator": run.variables, "discriminator": run.state.discriminator.variables}
+    state, fresh = started(f"{other},2,{player}")
+    assert_same(getattr(state, player).variables, theirs[player])
+    assert_same(getattr(state, left), getattr(fresh, left))
+    newest = warm_start.read(f"{other},{player}", build_gan(tiny.config()))
+    assert newest.step == 4 and {name.split(".")[0] for name in newest.tensors} == {player}
+    (line,) = (line for line in newest.lines() if line.startswith(f"start    {left}:"))
+    assert line.endswith(": nothing of " + newest.init_from + ", all at initial values")
+
+
 def test_without_averages_of_the_new_run_there_are_none(other: Path) -> None:
     assert started(other)[0].ema is None
 
@@ -310,10 +323,16 @@ def test_a_return_before_the_first_checkpoint_begins_with_them_again(
 def test_a_resumed_run_that_collapses_to_its_start_takes_them_again(
     source: str, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: bool
 ) -> None:
-    """Without the flag, which a run that resumes needs no more; also when it dies before it notes the return."""
+    """Without the flag, which a run that resumes needs no more; also when it dies before it notes the return.
+
+    The other run's newest checkpoint is another one by then.
+    """
     draw_alike(monkeypatch, 1)  # an alarm comes with the third line
     changes = {"num_steps": 2, "sample_every": 1, "checkpoint_every": 1, "on_collapse": "rollback"}
-    training.train(run_config(source, changes), tmp_path, other)
+    growing, later = shutil.copytree(other, tmp_path / "other"), tmp_path / "later"
+    shutil.move(run_folder.checkpoint(growing, 4), later)
+    training.train(run_config(source, changes), tmp_path, growing)
+    shutil.move(later, run_folder.checkpoint(growing, 4))
     starts: list[GANState] = []
     start_state = training.start_state
 
@@ -331,8 +350,8 @@ def test_a_resumed_run_that_collapses_to_its_start_takes_them_again(
         draw_alike(monkeypatch, 10**6)
     training.train(run_config(source, changes), tmp_path)
     assert int(starts[0].step) == 2 and int(starts[-1].step) == 0
-    assert_same(starts[-1].generator.variables, trained.load(other).variables)
-    assert run_folder.init_from_file(tmp_path).exists()
+    assert_same(starts[-1].generator.variables, trained.load(other, 2).variables)
+    assert json.loads(run_folder.init_from_file(tmp_path).read_text())["step"] == 2
 
 
 def interrupt(*args: Any) -> NoReturn:
@@ -371,7 +390,9 @@ def test_random_layers_that_stay_are_told(source: str, other: Path, tmp_path: Pa
         ("{other},3", r"--init_from={other},3: .*has no checkpoint of step 3 \(available steps: 2, 4\)"),
         ("{other},best", r"--init_from={other},best: .* no checkpoint that was evaluated"),
         ("{other},last", r"--init_from={other},last: step is 'last'; it must be a number of steps or 'best'"),
-        ("{other},", r"--init_from={other}, has no step behind the comma: give RUN, RUN,STEP or RUN,best\."),
+        ("{other},", r"--init_from={other}, has nothing behind a comma: give RUN, RUN,STEP or RUN,best, and behind"),
+        ("{other},generator,", r"--init_from={other},generator, has nothing behind a comma"),
+        ("{other},,generator", r"--init_from={other},,generator has nothing behind a comma"),
         ("toy_faces,3", r"--init_from=toy_faces,3: .*holds step [0-9]+ only"),
     ],
 )

@@ -1,7 +1,8 @@
-"""What a new run begins with of another one: transfer learning, `init_from="RUN"` or `"RUN,STEP"`.
+"""What a new run begins with of another one: transfer learning, `init_from="RUN[,STEP][,PLAYER]"`.
 
-RUN is what `dcgan_jax.load` takes, STEP a number or 'best', the newest checkpoint without it. Nothing else of that run
-counts: the new one has its own config, seed and data, starts at step 0, and its optimizers are fresh.
+RUN is what `dcgan_jax.load` takes, STEP a number or 'best', the newest checkpoint without it, PLAYER 'generator' or
+'discriminator', of which alone tensors are taken then. Nothing else of that run counts: the new one has its own config,
+seed and data, starts at step 0, and its optimizers are fresh.
 
 A tensor is taken where the new networks have one of the same name and shape. Those of the generator are what its run
 draws with: averaged weights, if it keeps them, with their frozen statistics. Where the numbers of classes differ, the
@@ -85,14 +86,24 @@ class Initial:
         return json.dumps(content, indent=2) + "\n"
 
 
-def read(init_from: str, gan: Gan) -> Initial:
+def read(init_from: str, gan: Gan, at_step: int | None = None) -> Initial:
     """What the networks of `gan` take of another run. On several hosts all must call it, and read the same files.
+
+    Args:
+      init_from: see the module.
+      gan: the new networks.
+      at_step: of the other run, instead of what `init_from` says: 'best' and the newest checkpoint change in time.
 
     Raises:
       UserError: there is no such run or checkpoint, it is damaged, no layer of it fits, or hosts found different ones.
     """
-    run = _load(init_from)
-    theirs, their_classes = _tensors(run), run.generator.num_classes
+    name, step, players = _parse(init_from)
+    try:
+        run = trained.load(name, step if at_step is None else at_step)
+    except UserError as error:
+        raise UserError(f"--init_from={init_from}: {error}") from error
+    theirs = {name: tensor for name, tensor in _tensors(run).items() if name.startswith(players)}
+    their_classes = run.generator.num_classes
     state = jax.eval_shape(partial(create_state, gan))
     ours = {name: leaf.shape for player in PLAYERS for name, leaf in flat(player, getattr(state, player).variables)}
     tensors: dict[str, np.ndarray] = {}
@@ -121,16 +132,22 @@ def read(init_from: str, gan: Gan) -> Initial:
     return initial
 
 
-def _load(init_from: str) -> Run:
-    name, step = init_from, ""
-    if "," in name and not Path(name).expanduser().exists():
-        name, _, step = name.rpartition(",")
-        if not step:
-            raise UserError(f"--init_from={init_from} has no step behind the comma: give RUN, RUN,STEP or RUN,best.")
-    try:
-        return trained.load(name, int(step) if step.isdecimal() else step or None)
-    except UserError as error:
-        raise UserError(f"--init_from={init_from}: {error}") from error
+def _parse(init_from: str) -> tuple[str, int | str | None, tuple[str, ...]]:
+    """The other run's name, its step, None for the newest, and the players of which tensors are taken."""
+    if "," not in init_from or Path(init_from).expanduser().exists():
+        return init_from, None, PLAYERS
+    name, _, last = init_from.rpartition(",")
+    players = (last,) if last in PLAYERS else PLAYERS
+    if last in PLAYERS:
+        if "," not in name or Path(name).expanduser().exists():
+            return name, None, players
+        name, _, last = name.rpartition(",")
+    if not last:
+        raise UserError(
+            f"--init_from={init_from} has nothing behind a comma: give RUN, RUN,STEP or RUN,best, and behind one more "
+            f"comma {' or '.join(PLAYERS)} to take that network alone."
+        )
+    return name, int(last) if last.isdecimal() else last, players
 
 
 def _tensors(run: Run) -> dict[str, np.ndarray]:
@@ -188,18 +205,22 @@ def record(workdir: Path, initial: Initial | None) -> None:
         files.write_atomically(file, initial.to_json().encode())
 
 
-def recorded(workdir: Path) -> str | None:
-    """With what the run in the folder began; None: with initial values. Raises UserError if its note cannot be read."""
+def recorded(workdir: Path) -> tuple[str, int] | None:
+    """With what the run in the folder began, `init_from` and the step that this was; None: with initial values.
+
+    Raises UserError if its note cannot be read.
+    """
     try:
-        began = files.read_json(run_folder.init_from_file(workdir), dict).get("init_from")
+        noted = files.read_json(run_folder.init_from_file(workdir), dict)
     except files.Missing:
         return None
-    return began if isinstance(began, str) else None
+    began, step = noted.get("init_from"), noted.get("step")
+    return (began, step) if isinstance(began, str) and type(step) is int else None
 
 
 def check_resumed(workdir: Path, init_from: str) -> None:
     """Raises UserError unless the run in the folder began with `init_from`, or its note of that cannot be read."""
-    began = recorded(workdir)
+    began, _ = recorded(workdir) or (None, 0)
     if began != init_from:
         how = f"with --init_from={began}" if began else "with initial values of its own"
         raise UserError(
