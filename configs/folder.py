@@ -14,9 +14,10 @@ discriminator, each further one twice as many, 1,024 at most: at 64 pixels that 
 quarter, for a computer without an accelerator; --config.model.width=1 is the paper's. If the folder sorts its images
 into class folders, the networks are conditional; --config.model.num_classes=0 trains without classes.
 
-Update order, batch and averaged weights are those of the other small configs: the ports' order, 32 images, and an
-average of the generator's weights over about 200 steps. Half of the images are mirrored in each step. Of 100 images or
-more a tenth, 1,000 at most, is held out: samples are measured every 2,000 steps, and the best checkpoint stays.
+Update order, batch and averaged weights are those of the other small configs: the ports' order, 32 images (of fewer,
+the largest power of two), and an average of the generator's weights over about 200 steps. Half of the images are
+mirrored in each step. Of 100 images or more a tenth, 1,000 at most, is held out: every 2,000 steps samples are compared
+with the training images, copies are counted by the held-out ones, and the best checkpoint stays.
 
 By size of the folder, from docs/own_images.md (32 pixels, a quarter of the width):
 
@@ -36,6 +37,7 @@ from dcgan_jax.datasets import classes, image_folder, zip_archive
 from dcgan_jax.machine.errors import UserError
 
 _FEWEST_TO_HOLD_OUT, _MOST_HELD_OUT = 100, 1000  # images
+_BATCH = 32
 
 
 def get_config(argument: str = "images") -> ConfigDict:
@@ -61,7 +63,7 @@ def get_config(argument: str = "images") -> ConfigDict:
         config.eval.metrics = ("features",)
         config.eval.num_samples = 2000
     config.update_order = "discriminator_first"
-    config.batch_size = 32
+    config.batch_size = min(_BATCH, 2 ** (images.bit_length() - 1)) if images else _BATCH
     config.ema_decay = 0.995
     config.num_steps = 20_000
     return config

@@ -24,13 +24,13 @@ from dcgan_jax.machine import memory, processes
 from dcgan_jax.machine.mesh import AXIS
 from dcgan_jax.nets import pixels
 from dcgan_jax.reports import image_grid
-from dcgan_jax.runs import run_folder
+from dcgan_jax.runs import checkpoint
 from dcgan_jax.train_state import Gan, GANState
 from dcgan_jax.train_step import Draw, make_mapped_step, mirrored_at_random, noise_at, shown
 
 _SHOWN = 64  # images of a sheet
 _COLUMNS = 8
-_SECONDS = 3.0  # for which steps are timed
+_SECONDS = 3.0  # for which steps are timed, and as many as R1's penalty comes in turns
 _GIB = 2**30
 
 
@@ -42,7 +42,8 @@ def dry_run(config: ConfigDict, workdir: str | Path, init_from: str | Path | Non
     config, workdir, gan, mesh = training.prepare(config, workdir, init_from)
     initial = training.initial_of(workdir, gan, init_from)
     dataset, _ = training.open_data(config, gan)
-    state = training.start_state(gan, workdir, run_folder.latest_step(workdir), mesh, initial)
+    newest = checkpoint.newest_intact(workdir, print)
+    state = training.start_state(gan, workdir, newest, mesh, initial)
     first, out = int(state.step), workdir / "dry_run"
     if processes.is_first():
         fields = flatten(config)
@@ -52,24 +53,27 @@ def dry_run(config: ConfigDict, workdir: str | Path, init_from: str | Path | Non
         image_grid.save_png(out / "data.png", data)
         if gan.augmentations or gan.instance_noise:
             image_grid.save_png(out / "seen.png", seen)
-    compiling, seconds = _time_steps(config, gan, mesh, Batches(config, dataset, mesh), state)
+    in_turn = config.regularizer.r1_every if config.regularizer.r1 else 1
+    compiling, seconds = _time_steps(config, gan, mesh, Batches(config, dataset, mesh), state, in_turn)
     if processes.is_first():
         left = _duration((config.num_steps - first) * seconds)
         print(f"step     {seconds:.3g} s, {config.batch_size / seconds:,.0f} images/s; the first one {compiling:.1f} s")
         print(f"time     {left} until step {config.num_steps:,}, without sheets, evaluations and checkpoints")
         epochs = config.num_steps * config.batch_size / len(dataset.images)
         print(f"epochs   {epochs:,.1f}: how often each image is seen in {config.num_steps:,} steps")
-        print(f"peak     {_memory()}")
+        print(f"peak     {_memory()}; sheets, evaluations and checkpoints take more")
         print(f"sheets   in {out}; nothing was trained")
     return out
 
 
-def _time_steps(config: ConfigDict, gan: Gan, mesh: Mesh, batches: Batches, state: GANState) -> tuple[float, float]:
-    """Seconds of the first call, which compiles, and of each step after it."""
+def _time_steps(
+    config: ConfigDict, gan: Gan, mesh: Mesh, batches: Batches, state: GANState, at_least: int
+) -> tuple[float, float]:
+    """Seconds of the first call, which compiles, and of each of `at_least` steps or more after it."""
     step_function = make_mapped_step(gan, mesh, config.mapper)
     steps, seconds, compiling = 0, 0.0, None
     with contextlib.closing(batches.from_step(int(state.step))) as calls:
-        while seconds < _SECONDS or not steps:
+        while seconds < _SECONDS or steps < at_least:
             _, call = next(calls)
             begin = time.monotonic()
             state, metrics = step_function(state, batches.pack, call)

@@ -13,6 +13,7 @@ from dcgan_jax import dry_run, training
 from dcgan_jax.machine import rng
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.runs import run_folder
+from dcgan_jax.train_state import GANState
 from tests import tiny
 
 
@@ -45,7 +46,7 @@ def test_it_prints_the_config_the_data_time_and_memory(tmp_path: Path, capsys: p
     ):
         assert line in printed.splitlines(), line
     assert re.search(r"^step     [0-9.e-]+ s, [0-9,]+ images/s; the first one [0-9.]+ s$", printed, re.M)
-    assert re.search(r"^peak     [0-9.]+ GiB of this process at most$", printed, re.M)
+    assert re.search(r"^peak     [0-9.]+ GiB of this process at most; sheets, .* take more$", printed, re.M)
     assert re.search(r"^time     [0-9]+ (s|min) until step 100, ", printed, re.M)
     assert sorted(path.name for path in out.iterdir()) == ["data.png"]
     assert out == tmp_path / "run" / "dry_run"
@@ -81,6 +82,43 @@ def test_a_run_that_is_there_stays_as_it_is(tmp_path: Path, capsys: pytest.Captu
     dry_run.dry_run(settings(tmp_path, num_steps=100), tmp_path / "run")
     assert "running  resumed at step 2, until step 100" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_damaged_checkpoint_is_passed_over_as_a_training_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training.train(settings(tmp_path, num_steps=2, checkpoint_every=1), tmp_path / "run")
+    newest = run_folder.checkpoint(tmp_path / "run", 2)
+    for file in newest.rglob("*"):
+        if file.is_file() and file.stat().st_size > 1000:
+            file.write_bytes(file.read_bytes()[:-7])
+    capsys.readouterr()
+    dry_run.dry_run(settings(tmp_path), tmp_path / "run")
+    assert "running  resumed at step 1, until step 100" in capsys.readouterr().out
+    assert newest.exists()  # a dry run moves nothing aside
+
+
+@pytest.mark.parametrize(("r1", "steps"), [(1.0, 5), (0.0, 1)])
+def test_steps_are_timed_until_each_had_its_penalty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, r1: float, steps: int
+) -> None:
+    """Penalties of R1 come with every fifth step: one of five, whichever they are."""
+    taken: list[int] = []
+    make_step = dry_run.make_mapped_step
+
+    def make_counted(*args: Any) -> Any:
+        step = make_step(*args)
+
+        def call(state: GANState, *rest: Any) -> Any:
+            taken.append(int(state.step))
+            return step(state, *rest)
+
+        return call
+
+    monkeypatch.setattr(dry_run, "make_mapped_step", make_counted)
+    changes = {"regularizer.r1": r1, "regularizer.r1_every": 5, "steps_per_call": 1}
+    dry_run.dry_run(settings(tmp_path, **changes), tmp_path / "run")
+    assert taken == list(range(1 + steps))  # the first one compiles
 
 
 def test_it_refuses_what_a_training_refuses(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_what_cannot_be(tmp_path: Path, changes: dict[str, Any], message: str) -
 
 
 def test_a_folder_config_evaluates_on_images_it_holds_out(tmp_path: Path) -> None:
-    """A training of `configs/folder.py`, whose best checkpoint is known by images that were not trained on."""
+    """A training of `configs/folder.py`: copies are counted by images that were not trained on."""
     images = tmp_path / "mine"
     images.mkdir()
     for i, pixels in enumerate(tiny.images(120, size=16)):

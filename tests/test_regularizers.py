@@ -1,5 +1,6 @@
 """R1, label smoothing, instance noise, spectral normalisation, decay by fraction: by hand, and against differences."""
 
+import itertools
 import signal
 from itertools import pairwise
 from math import log
@@ -11,15 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dcgan_jax import train_step
+from dcgan_jax import train_step, training
 from dcgan_jax.config import check_config
 from dcgan_jax.machine import mesh, rng
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.nets import layers, models, pixels, spectral_norm
 from dcgan_jax.nets.losses import LOSSES, SMOOTHED, smoothed
+from dcgan_jax.runs import run_folder
 from dcgan_jax.runs.alarms import Alarms
+from dcgan_jax.runs.rollbacks import rollbacks
 from dcgan_jax.train_state import AdaptiveGANState, GANState, build_gan, make_optimizer
 from tests import processes, tiny
+from tests.test_collapse import draw_alike
 
 D_FIRST = {"update_order": "discriminator_first"}
 
@@ -137,6 +141,25 @@ def test_smoothed_losses_by_hand() -> None:
 
 
 @pytest.mark.parametrize("name", SMOOTHED)
+def test_gradients_of_smoothed_losses_against_differences(name: str) -> None:
+    """Of each real and each generated logit, the loss itself in float64 by NumPy."""
+    real, fake, amount = np.array([-2.0, 0.3, 4.0]), np.array([1.5, -0.7, -3.0]), 0.1
+
+    def by_hand(values: np.ndarray) -> float:
+        (r, f), target = values.reshape(2, 3), 1 - amount
+        if name == "least_squares":
+            return float((np.square(r - target).mean() + np.square(f).mean()) / 2)
+        of_real = target * np.log1p(np.exp(-r)) + amount * np.log1p(np.exp(r))
+        return float(of_real.mean() + np.log1p(np.exp(f)).mean())
+
+    both, size = np.concatenate([real, fake]), 1e-5
+    steps = np.eye(6) * size
+    expected = [(by_hand(both + step) - by_hand(both - step)) / (2 * size) for step in steps]
+    found = jax.grad(smoothed(name, amount).discriminator, (0, 1))(jnp.asarray(real, jnp.float32), jnp.float32(fake))
+    np.testing.assert_allclose(np.concatenate(found), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SMOOTHED)
 def test_bounds_of_smoothed_losses(name: str) -> None:
     """Against a search: the lowest loss of any logits, the lowest of equal ones, and the logit half way."""
     loss = smoothed(name, 0.1)
@@ -210,6 +233,26 @@ def test_instance_noise_is_added_and_fades(output: str) -> None:
         key = jax.random.fold_in(rng.stream(config.seed, "instance_noise_real", step), 3)
         np.testing.assert_allclose(noise[3], scale * np.asarray(jax.random.normal(key, (8, 8, 3))), atol=1e-6)
     assert (shown(9) == 0.25).all()  # a run that goes on
+
+
+@pytest.mark.parametrize("output", ["tanh", "sigmoid"])
+def test_gradients_pass_through_the_noise_unchanged(output: str) -> None:
+    """Of sum(seen^3) / 3 by the images, seen^2, against differences of single pixels."""
+    gan = build_gan(tiny.config({"regularizer.instance_noise": 0.8, "model.output": output}))
+    draw = train_step.Draw(0, jnp.int32(0), 2, 0, 1.0, train_step.noise_at(gan, jnp.int32(0)))
+    spec = jax.sharding.PartitionSpec()
+
+    def look(images: jax.Array) -> jax.Array:
+        return train_step.shown(gan, draw, images, "fake_g")
+
+    seen = jax.shard_map(look, mesh=tiny.mesh(1), in_specs=spec, out_specs=spec, check_vma=False)
+    images = jax.random.uniform(jax.random.key(1), (2, 8, 8, 3))
+    gradient = np.asarray(jax.grad(lambda x: (seen(x) ** 3).sum() / 3)(images))
+    np.testing.assert_allclose(gradient, np.square(seen(images)), rtol=1e-5, atol=1e-6)
+    for index in ((0, 1, 2, 0), (1, 7, 7, 2)):
+        step = jnp.zeros_like(images).at[index].set(1e-2)
+        cubes = [np.asarray(seen(images + sign * step), np.float64)[index] ** 3 / 3 for sign in (1, -1)]
+        assert gradient[index] == pytest.approx((cubes[0] - cubes[1]) / 2e-2, rel=1e-2, abs=1e-3)
 
 
 def test_both_players_see_noise() -> None:
@@ -316,14 +359,11 @@ EVERYTHING = {
 }
 
 
-def after_six_steps(config: Any, devices: int, resume_at: int = 0) -> GANState:
-    """The state, with a copy to the host and back after `resume_at` steps."""
+def after_six_steps(config: Any, devices: int) -> GANState:
     devices_mesh = tiny.mesh(devices)
     step = train_step.make_mapped_step(build_gan(config), devices_mesh, config.mapper)
     state = mesh.replicate(devices_mesh, tiny.fresh_state(config))
     for i in range(6):
-        if i == resume_at:
-            state = mesh.replicate(devices_mesh, jax.tree.map(np.array, state))
         state, _ = step(state, {}, tiny.shard_batch(config, devices_mesh, seed=i))
     return jax.tree.map(np.array, state)
 
@@ -347,14 +387,69 @@ def test_all_of_them_in_bfloat16() -> None:
 
 
 @pytest.mark.long
+def test_all_of_them_go_back_on_several_devices_and_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that collapses at step 8 and goes back to 3 ends on 1, 2 and 4 devices alike.
+
+    On two it is interrupted, without a save, before and after its return, and ends with the same bits.
+    """
+    source = tiny.image_folder(tmp_path / "images", count=16)
+    changes: dict[str, Any] = {"num_steps": 12, "checkpoint_every": 3, "sample_every": 1, "keep_checkpoints": 99}
+    changes |= {"data.source": source, "on_collapse": "rollback", "regularizer.r1_every": 4}
+    config = tiny.config({**EVERYTHING, **changes})
+    draw_alike(monkeypatch, 6)
+    ends = {}
+    for devices in (1, 2, 4):
+        monkeypatch.setattr(training, "make_mesh", lambda batch_size, number=devices: tiny.mesh(number))
+        state = training.train(config, tmp_path / f"on {devices}").state
+        (noted,) = rollbacks(tmp_path / f"on {devices}")
+        assert (noted["collapsed_at"], noted["back_to"]) == (8, 3)
+        assert isinstance(state, AdaptiveGANState) and int(state.step) == 12
+        ends[devices] = state
+    for devices in (2, 4):
+        assert tiny.largest_difference(ends[1].discriminator.params, ends[devices].discriminator.params) < 5e-4
+        assert tiny.largest_difference(ends[1].generator.params, ends[devices].generator.params) < 5e-4
+        assert tiny.largest_difference(ends[1].adaptive, ends[devices].adaptive) == 0.0
+
+    monkeypatch.setattr(training, "make_mesh", lambda batch_size: tiny.mesh(2))
+    make_step, calls = training.make_mapped_step, itertools.count(1)
+
+    def make_failing(*args: Any) -> Any:
+        step = make_step(*args)
+
+        def call(*arguments: Any) -> Any:
+            if next(calls) in (5, 12):  # step 5; and, from step 3 on, 8, the return to 3, and step 5 again
+                raise KeyboardInterrupt
+            return step(*arguments)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "make_mapped_step", make_failing)
+        for returns in (0, 1):
+            with pytest.raises(KeyboardInterrupt):
+                training.train(config, tmp_path / "interrupted")
+            assert (run_folder.latest_step(tmp_path / "interrupted"), len(rollbacks(tmp_path / "interrupted"))) == (
+                3,
+                returns,
+            )
+    state = training.train(config, tmp_path / "interrupted").state
+    jax.tree.map(np.testing.assert_array_equal, state, ends[2])
+
+
+@pytest.mark.long
 def test_all_of_them_killed_and_resumed(tmp_path: Path) -> None:
-    """Killed while an old checkpoint is deleted, the same command ends bit for bit where a run without a fault does."""
-    changes = {"data.source": tiny.image_folder(tmp_path / "images", count=20), "num_steps": 12, "checkpoint_every": 2}
-    changes |= {"keep_checkpoints": 1}
+    """Killed while an old checkpoint is deleted, the same command ends bit for bit where a run without a fault does.
+
+    It resumes at step 6: between two penalties, and between two adjustments of the probability.
+    """
+    changes = {"data.source": tiny.image_folder(tmp_path / "images", count=20), "num_steps": 12, "checkpoint_every": 3}
+    changes |= {"keep_checkpoints": 1, "regularizer.r1_every": 4}
     config = tiny.write_config(tmp_path, {**EVERYTHING, **changes, "data.cache_dir": str(tmp_path / "cache")})
     processes.finish(processes.start(config, tmp_path / "straight"))
     processes.finish(processes.start(config, tmp_path / "killed", fault="old checkpoint half deleted"), -signal.SIGKILL)
-    assert "resumed at step" in processes.finish(processes.start(config, tmp_path / "killed"))
+    assert "resumed at step 6" in processes.finish(processes.start(config, tmp_path / "killed"))
     straight = processes.contents(tmp_path / "straight")
     assert processes.contents(tmp_path / "killed") == straight
     assert {row["augment_probability"] for row in straight["metrics"]} > {0.5}  # it moved
