@@ -204,7 +204,7 @@ def test_sides_that_fit_no_stages(size: str, tmp_path: Path) -> None:
         load_config(f"{FOLDER}/folder.py:{tmp_path},{size}")
 
 
-@pytest.mark.parametrize(("images", "batch"), [(1, 1), (5, 4), (31, 16), (33, 32)])
+@pytest.mark.parametrize(("images", "batch"), [(3, 2), (5, 4), (31, 16), (33, 32)])
 def test_a_batch_is_no_larger_than_a_folder(images: int, batch: int, tmp_path: Path) -> None:
     source = tiny.image_folder(tmp_path / "images", count=images).removeprefix("folder:")
     assert load_config(f"{FOLDER}/folder.py:{source}").batch_size == batch
