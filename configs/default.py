@@ -163,11 +163,11 @@ def get_config() -> ConfigDict:
     config.ema_decay = 0.0
 
     # What the discriminator sees of real and of generated images, in both players' updates: some of 'color',
-    # 'translation' and 'cutout', in the order given, see nets/augment.py; () [P, C]. For a few
-    # thousand images or fewer.
+    # 'translation' and 'cutout', in the order given, see nets/augment.py; () [P, C]. docs/own_images.md has
+    # measured when it pays.
     config.augment = augment = ConfigDict()
     augment.operations = ()
-    # With which each operation is applied to each image; with a target, its value at the start.
+    # With which each operation is applied to each image; with a target, its value at the start [Karras et al. 2020: 0].
     augment.probability = 1.0
     # 0: the probability is fixed. Otherwise it is adjusted every 4 steps so that the mean sign of the discriminator's
     # output on training images stays at this number, 0.6 in Karras et al. 2020 ("ADA"). Higher ones mean overfitting.

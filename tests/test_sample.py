@@ -18,7 +18,7 @@ from dcgan_jax.machine import rng
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.nets import frozen_statistics, models, pixels
 from dcgan_jax.reports import image_grid
-from dcgan_jax.runs import checkpoint, run_folder, sampler, trained
+from dcgan_jax.runs import checkpoint, run_folder, sampler, trained, weights_file
 from dcgan_jax.runs.sampler import Sampler
 from dcgan_jax.train_state import build_gan
 from tests import tiny
@@ -221,6 +221,12 @@ def test_samples_of_squeezed_images_are_stretched(trained_run: Path, tmp_path: P
         with Image.open(tmp_path / f"{format}_sheet.png") as sheet:
             assert sheet.size == (32, 8)
     images = trained.load(run).sample(2)
+    exported = tmp_path / "exported"
+    exported.mkdir()
+    (exported / weights_file.FILE).write_bytes(weights_file.encode(trained.load(run).weights))
+    assert trained.load(exported).aspect == 2.0 and draw(exported, tmp_path / "again", "--num=1").returncode == 0
+    with Image.open(tmp_path / "again" / "000000.png") as drawn:
+        assert drawn.size == (16, 8)
     with Image.open(tmp_path / "png" / "000001.png") as drawn:
         np.testing.assert_array_equal(np.asarray(drawn), image_grid.stretched(images[1], 2.0))
     with np.load(tmp_path / "npz" / "samples.npz") as content:

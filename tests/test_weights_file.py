@@ -166,6 +166,10 @@ BROKEN: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "foreign": (lambda content: save_tensors(load_tensors(content)), "was not exported by dcgan_jax"),
     "newer": (lambda content: _header(content, lambda h: h["__metadata__"].update(version="9")), "version 9"),
     "no config": (lambda content: _header(content, lambda h: h["__metadata__"].pop("config")), "damaged metadata"),
+    "an aspect of nothing": (
+        lambda content: _header(content, lambda h: h["__metadata__"].update(aspect="0.0")),
+        "aspect is 0.0, not a positive number",
+    ),
     "a list as config": (
         lambda content: _header(content, lambda h: h["__metadata__"].update(config="[]")),
         "not the config of a run",

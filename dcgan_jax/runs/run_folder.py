@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ml_collections import ConfigDict
 
@@ -201,7 +201,12 @@ def aspect(workdir: Path) -> float | None:
       UserError: data.json cannot be read.
     """
     found = _recorded(workdir, "aspect")
-    return found if isinstance(found, float) and 0 < found < math.inf else None
+    return found if is_aspect(found) else None
+
+
+def is_aspect(value: Any) -> TypeGuard[float]:
+    """Whether it can be the width of an image over its height."""
+    return isinstance(value, float) and 0 < value < math.inf
 
 
 def imported_layers(workdir: Path) -> int | None:

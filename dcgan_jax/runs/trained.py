@@ -50,6 +50,7 @@ class Run:
     sampler: Sampler
     file: Path | None = None
     file_class_names: list[str] | None = None
+    file_aspect: float | None = None
 
     @property
     def step(self) -> int:
@@ -75,7 +76,7 @@ class Run:
     def weights(self) -> Weights:
         """What a weights file holds of the run."""
         discriminator = self.state.discriminator.variables if self.has_discriminator else None
-        return Weights(self.config, self.step, self.variables, discriminator, self.class_names)
+        return Weights(self.config, self.step, self.variables, discriminator, self.class_names, self.aspect)
 
     def at(self, step: int | str | None) -> "Run":
         """The same run at another checkpoint. Nothing is compiled again. Raises UserError as `load` does."""
@@ -92,7 +93,7 @@ class Run:
     @functools.cached_property
     def aspect(self) -> float | None:
         """Width over height that the run's squeezed images had before, see config.data.fit; None for all others."""
-        return None if self.file else run_folder.aspect(self.workdir)
+        return self.file_aspect if self.file else run_folder.aspect(self.workdir)
 
     @functools.cached_property
     def imported_layers(self) -> int | None:
@@ -276,7 +277,7 @@ def _load_file(workdir: Path, file: Path, step: int | str | None, norm: str) -> 
     state = GANState(jnp.int32(weights.step), generator, discriminator, ema=None)  # type: ignore[arg-type]
     state = jax.device_put(state, jax.local_devices()[0])
     folder = workdir.parent if workdir == file else workdir
-    return Run(folder, weights.config, state, gan, Sampler(gan, norm), file, weights.class_names)
+    return Run(folder, weights.config, state, gan, Sampler(gan, norm), file, weights.class_names, weights.aspect)
 
 
 def _check_step(file: Path, has: int, wanted: int | str | None) -> None:

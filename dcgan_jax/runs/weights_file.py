@@ -3,7 +3,8 @@
 Tensors are named as the networks' parameters are: 'generator.projection.kernel', 'generator.projection_norm.mean',
 'discriminator.conv1'. Kernels are float16; gains, shifts and statistics of batch normalisation are float32. The
 generator is stored as it draws: averaged weights, if the run keeps them, with their frozen statistics. The file's
-metadata holds the config, the step and the names of classes. Optimizers are left out: a run cannot be resumed from it.
+metadata holds the config, the step, the names of classes, and the aspect of images that were squeezed. Optimizers are
+left out: a run cannot be resumed from it.
 
 safetensors (Hugging Face) is a header in JSON and plain arrays: nothing in a file is executed.
 """
@@ -45,6 +46,7 @@ class Weights:
       generator: its variables, 'params' and 'batch_stats', float32.
       discriminator: the same, or None.
       class_names: of labels 0, 1, ..., or None.
+      aspect: width over height that squeezed training images had, see config.data.fit; None for all others.
     """
 
     config: ConfigDict
@@ -52,6 +54,7 @@ class Weights:
     generator: dict[str, Tree]
     discriminator: dict[str, Tree] | None
     class_names: list[str] | None
+    aspect: float | None = None
 
 
 def encode(weights: Weights) -> bytes:
@@ -73,6 +76,7 @@ def encode(weights: Weights) -> bytes:
         "config": shared_config(weights.config).to_json(),
         "step": str(weights.step),
         "class_names": json.dumps(weights.class_names),
+        **({} if weights.aspect is None else {"aspect": json.dumps(weights.aspect)}),
     }
     return save(tensors, metadata)
 
@@ -111,6 +115,7 @@ def _read(path: Path, opened: Any) -> Weights:
     try:
         config = run_folder.config_of(json.loads(metadata["config"]), path)
         step, class_names = int(metadata["step"]), json.loads(metadata["class_names"])
+        aspect = json.loads(metadata.get("aspect", "null"))
     except (KeyError, ValueError, RecursionError) as error:
         raise UserError(f"{path} has damaged metadata: {error!r}.") from error
     check_config(config)
@@ -118,6 +123,8 @@ def _read(path: Path, opened: Any) -> Weights:
         isinstance(class_names, list) and all(isinstance(name, str) for name in class_names)
     ):
         raise UserError(f"{path} has damaged metadata: class_names is {class_names!r}, not a list of names.")
+    if aspect is not None and not run_folder.is_aspect(aspect):
+        raise UserError(f"{path} has damaged metadata: aspect is {aspect!r}, not a positive number.")
     names = set(opened.keys())
     expected = dict(_expected(config))
     if not any(name.startswith("discriminator.") for name in names):
@@ -133,7 +140,7 @@ def _read(path: Path, opened: Any) -> Weights:
             raise UserError(f"{path}: {name} is {found}; the network of its config has {list(expected[name])}.")
     tensors = {name: opened.get_tensor(name).astype(np.float32) for name in expected}
     players = [_nested(player, tensors) for player in PLAYERS]
-    return Weights(config, step, players[0] or {}, players[1], class_names)
+    return Weights(config, step, players[0] or {}, players[1], class_names, aspect)
 
 
 def _expected(config: ConfigDict) -> Iterator[tuple[str, tuple[int, ...]]]:
