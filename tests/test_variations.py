@@ -8,11 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 from ml_collections import ConfigDict
 
 from configs import cifar10
@@ -206,7 +209,7 @@ def distance_of(a: np.ndarray, b: np.ndarray) -> float:
 
 def halves() -> tuple[np.ndarray, np.ndarray]:
     """The images that samples are compared with, and the others: two halves in a random order, always the same."""
-    order = np.random.default_rng(0).permutation(80)
+    order = np.random.default_rng(real_images._PARTS).permutation(80)
     return DATA.images[order[:40]], DATA.images[order[40:]]
 
 
@@ -332,13 +335,66 @@ def test_the_rank_correlation_is_over_all_points_of_all_runs(found: Report) -> N
     assert len(np.unique(pairs[:, 0])) == len(np.unique(pairs[:, 1])) == len(pairs)
     assert found["rank_correlation"] == pytest.approx(1 - 6 * apart / (54 * (54**2 - 1)))
     assert 0.3 < found["rank_correlation"] < 0.999
-    assert lines(found)["rank correlation of the probes"] == f"{found['rank_correlation']:.3f} over 54 points"
+    of_ends = scipy.stats.spearmanr(
+        *zip(*((run["distances"][-1], run["second_distances"][-1]) for run in runs if not run["diverged"]), strict=True)
+    ).statistic
+    assert found["rank_correlation_of_ends"] == pytest.approx(of_ends)
+    assert lines(found)["rank correlation of the probes"] == (
+        f"{of_ends:.3f} over 13 ends, {found['rank_correlation']:.3f} over 54 points"
+    )
 
 
 def test_no_rank_correlation_of_one_point() -> None:
     point = Point(1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
-    correlation, count = variations.rank_correlation([Outcome([1], [point], False), Outcome([], [], True)])
+    correlation, count = variations.rank_correlation([point])
     assert math.isnan(correlation) and count == 1
+
+
+def test_the_gap_is_of_images_of_all_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder's images are in the order of their classes: held-out images 0 to 199, of which 100 are judged."""
+
+    class Judge:
+        generator = SimpleNamespace(num_classes=0)
+
+        def discriminate(self, images: np.ndarray) -> tuple[np.ndarray, None]:
+            return scipy.special.logit(images / 200), None  # D(x) is 0 for the first image, near 1 for the last
+
+    monkeypatch.setattr(real_images, "_JUDGED", 100)
+    training = SimpleNamespace(images=np.full(150, 180))
+    real = real_images.RealImages([], np.arange(200), None, training)  # type: ignore[arg-type]
+    assert real.gap(Judge()) == pytest.approx(0.9 - 0.4975, abs=0.06)  # type: ignore[arg-type]
+
+
+def test_a_variation_of_which_a_run_diverged_is_not_compared() -> None:
+    def outcome(distance: float, diverged: bool = False) -> Outcome:
+        return Outcome([1], [Point(distance, 1.0, 1.0, 1.0, 1.0, 1.0)], diverged)
+
+    outcomes = {
+        "given": [outcome(5.0), outcome(5.1), outcome(4.9)],
+        "lower": [outcome(1.0), outcome(1.1), outcome(0.9)],
+        "survivors": [outcome(1.0), outcome(1.1), outcome(math.nan, True)],
+    }
+    study = variations.Study("name", "title", "given", {})
+    (summaries, *_) = variations._table(study, outcomes, None)
+    differences = {name: found["difference"] for name, found in summaries.value.items()}
+    assert differences["survivors"] is None and differences["lower"]["mean"] == pytest.approx(-4.0)
+    assert differences["lower"]["p_holm"] == differences["lower"]["p"]  # the only comparison
+
+
+@pytest.mark.parametrize(("steps", "points"), [(250, [62, 124, 186, 250]), (8, [2, 4, 6, 8]), (3, [1, 2, 3])])
+def test_every_run_has_as_many_points(monkeypatch: pytest.MonkeyPatch, steps: int, points: list[int]) -> None:
+    """62 is a quarter of 250, rounded down: step 248 is a checkpoint, but no point."""
+    config = variations.varied(tiny.config({"num_steps": steps}), {}, 0)
+    every = config.checkpoint_every
+    saved = sorted({*range(every, steps + 1, every), steps})
+    monkeypatch.setattr(run_folder, "steps", lambda folder: saved)
+    images = np.zeros((9, 8, 8, 3), np.uint8)
+    run: Any = SimpleNamespace(at=lambda step: run, sample=lambda count: images)
+    monkeypatch.setattr(trained, "load", lambda folder, norm: run)
+    point = Point(1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    real = SimpleNamespace(reference=images, gap=lambda run: 0.0)
+    outcome, _ = variations._measure_run(config, Path("x"), lambda *_: point, real, False)  # type: ignore[arg-type]
+    assert outcome.steps == points
 
 
 def test_parts_share_no_image_and_are_equally_large() -> None:

@@ -57,13 +57,20 @@ def open_others(data: ConfigDict, *, source: str = "", split: str = "", folder: 
     return open_or_build(others)
 
 
+_SHARED = 0.01  # part of the test images that may be training images too: natural sets have some duplicates
+
+
 def need_apart(training: ImageDataset, testing: ImageDataset, source: str) -> None:
-    """Raises UserError if the test images are the training images, of `source`: every figure would be too good."""
+    """Raises UserError if test images, of `source`, are training images: every figure would be too good."""
     if testing.has_images_of(training):
-        raise UserError(
-            f"the training and test images are the same ({source}): give others, by --test_source or --test_split, or "
-            "config.eval.source or config.eval.split."
-        )
+        what = "the training and test images are the same"
+    elif (share := testing.share_in(training)) > _SHARED:
+        what = f"{100 * share:.0f} % of the test images are training images"
+    else:
+        return
+    raise UserError(
+        f"{what} ({source}): give others, by --test_source or --test_split, or config.eval.source or config.eval.split."
+    )
 
 
 def _duplicates(data: ConfigDict, progress: bool) -> pack.Duplicates | None:

@@ -35,6 +35,7 @@ from dcgan_jax.runs.trained import Run
 
 _SAMPLES = 5_000
 _JUDGED = 1_000  # images of each kind for the gap
+_PARTS = 3  # the seed of `_parts`
 
 
 class Point(NamedTuple):
@@ -59,24 +60,23 @@ class RealImages(NamedTuple):
     Attributes:
       probes: two of them.
       reference: uint8 [count, height, width, channels]; as many samples are to be compared.
-      others: as `reference`, of the data too, at most as many.
+      others: as many more images of the data; None: there are not so many. (Of fewer images the distance is larger, and
+        the recall, too.)
       training: if there are held-out images, those of training; otherwise None. `reference` is then held out.
     """
 
     probes: list[AttributeProbe]
     reference: np.ndarray
-    others: np.ndarray
+    others: np.ndarray | None
     training: ImageDataset | None
 
     def gap(self, run: Run) -> float:
         """What D of an unconditional run gives training images more than held-out ones, mean sigmoid(logit); or nan."""
         if self.training is None or run.generator.num_classes:
             return math.nan
-        images = self.training.images
-        chosen = np.sort(np.random.default_rng(1).permutation(len(images))[:_JUDGED])
-        known, unknown = (
-            scipy.special.expit(run.discriminate(part)[0]).mean() for part in (images[chosen], self.reference[:_JUDGED])
-        )
+        # Drawn at random: images of a folder are in the order of their classes.
+        parts = (_drawn(images, _JUDGED, seed=1) for images in (self.training.images, self.reference))
+        known, unknown = (scipy.special.expit(run.discriminate(part)[0]).mean() for part in parts)
         return float(known - unknown)
 
 
@@ -96,7 +96,9 @@ def open_real_images(config: ConfigDict, probe_source: str, probe_split: str) ->
         training, labelled = labelled, opening.open_others(data, source=held_out.source, split=held_out.split)
         opening.need_apart(training, labelled, held_out.source or data.source)
         [reference] = _parts(labelled.images, 1, "held-out images")
-        [others] = _parts(training.images, 1, "training images", most=len(reference))
+        others = None
+        if len(training.images) >= len(reference):
+            [others] = _parts(training.images, 1, "training images", most=len(reference))
     else:
         reference, others = _parts(labelled.images, 2, "images")
     if probe_source or probe_split:
@@ -118,8 +120,13 @@ def _parts(images: np.ndarray, number: int, what: str, most: int = _SAMPLES) -> 
     count = min(most, len(images) // number)
     if count < FEWEST_SAMPLES:
         raise UserError(f"there are {len(images)} {what}; at least {number * FEWEST_SAMPLES} are needed.")
-    order = np.random.default_rng(0).permutation(len(images))
+    order = np.random.default_rng(_PARTS).permutation(len(images))  # probes draw theirs with other seeds
     return [images[np.sort(order[i * count : (i + 1) * count])] for i in range(number)]
+
+
+def _drawn(images: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """`count` of the images, or all if there are fewer."""
+    return images[np.sort(np.random.default_rng(seed).permutation(len(images))[:count])]
 
 
 def make_compare(real_images: RealImages) -> Compare:

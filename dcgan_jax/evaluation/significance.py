@@ -5,8 +5,10 @@
     p_holm     the same, corrected for the number of comparisons [Holm 1979]: among all comparisons of equal means, the
                probability that any is below 5 % is at most 5 %. This holds although all share one baseline
 
-Welch's test takes the values of both sides as independent draws of normal distributions. Seeds are independent; that
-distances are normal is an assumption, and a handful of seeds cannot test it.
+Welch's test takes the values of both sides as independent draws of normal distributions. Runs of different seeds are
+independent. Two variations have the same seeds, so a run shares its noise and the order of its images with one of the
+other side; where that moves both the same way, p is too large. That distances are normal is an assumption, and a
+handful of seeds cannot test it.
 """
 
 from collections.abc import Mapping, Sequence

@@ -6,14 +6,16 @@ whatever config.seed says. A run keeps five checkpoints (each 430 MB for the pap
 see equally many images: a variation of the batch size makes more steps, or fewer.
 
 At several points of a run, samples are compared with as many images of the data, or, if config.eval.source or
-config.eval.split names some, with as many held-out images; real_images.py lists what is measured.
+config.eval.split names some, with as many held-out images; real_images.py lists what is measured. So are as many other
+images of the data, if there are so many.
 
 A run that gets worse again shows: its last distance is far above its best. Spearman's rank correlation of the two
-distances over all points of all runs says how far the ranking depends on the probe.
+distances says how far the ranking depends on the probe: over the ends of all runs, and over all points of all runs,
+which is higher, as distances fall while networks learn.
 
 Distances at the end are compared with the baseline's over seeds (significance.py). The table marks the differences that
-survive the correction for the number of variations. Choose the number of seeds beforehand: to stop at the first report
-with a mark finds too many.
+survive the correction for the number of variations. A variation of which a run diverged is not compared: those that did
+not are no fair sample. Choose the number of seeds beforehand: to stop at the first report with a mark finds too many.
 """
 
 import contextlib
@@ -132,7 +134,8 @@ def measure(
 
     Returns:
       'variations': for each, `summarise`, and its 'difference' from the baseline, see `significance.Comparison`;
-      'real': a `Point` of other images of the data, and its 'real_distance'; 'rank_correlation' of both distances;
+      'real': a `Point` of other images of the data, and its 'real_distance', if there are as many; 'rank_correlation'
+      of both distances over all points, and 'rank_correlation_of_ends';
       'images_seen', 'samples', 'seeds'. A row of samples for each variation; the distances over the steps.
 
     Raises:
@@ -175,7 +178,7 @@ def rounds(
     real_images = open_real_images(config, probe_source, probe_split)
     count = len(real_images.reference)
     compare = make_compare(real_images)
-    real = compare(real_images.others, False)
+    real = None if real_images.others is None else compare(real_images.others, False)
 
     outcomes: dict[str, list[Outcome]] = {name: [] for name in chosen}
     sheets = []
@@ -190,15 +193,17 @@ def rounds(
                 if seed == 0:
                     sheets.append(image_grid.make_grid(shown, _SHOWN))
                 bar.update()
-            ranked, points = rank_correlation([run for of_name in outcomes.values() for run in of_name])
-            here = f"{ranked:.3f} over {points} points"
+            runs = [run for of_name in outcomes.values() for run in of_name]
+            ranked, points = rank_correlation([point for run in runs for point in run.points])
+            of_ends, ends = rank_correlation([run.points[-1] for run in runs if not run.diverged])
+            here = f"{of_ends:.3f} over {ends} ends, {ranked:.3f} over {points} points"
             figures = [
                 Figure("images_seen", config.num_steps * config.batch_size),
                 Figure("samples", count),
-                Figure("real_distance", real.distance),
-                Figure("real", real._asdict()),
+                *([Figure("real_distance", real.distance), Figure("real", real._asdict())] if real else []),
                 Figure("seeds", seed + 1),
                 *_table(study, outcomes, real),
+                Figure("rank_correlation_of_ends", of_ends),
                 Figure("rank_correlation", ranked, "rank correlation of the probes", here),
             ]
             caption = "Samples of seed 0 at the end of its run, a row for each of: " + ", ".join(outcomes) + "."
@@ -255,22 +260,27 @@ def last_distances(outcomes: list[Outcome]) -> list[float]:
     return [outcome.points[-1].distance for outcome in outcomes if not outcome.diverged]
 
 
-def rank_correlation(outcomes: list[Outcome]) -> tuple[float, int]:
-    """Spearman's, of the two distances over all points, and how many points; nan for fewer than two."""
-    points = [point for outcome in outcomes for point in outcome.points]
+def rank_correlation(points: list[Point]) -> tuple[float, int]:
+    """Spearman's, of the two distances over the points, and how many points; nan for fewer than two."""
     if len(points) < 2:
         return math.nan, len(points)
     both = scipy.stats.spearmanr([point.distance for point in points], [point.second_distance for point in points])
     return float(both.statistic), len(points)
 
 
-def _table(study: Study, outcomes: dict[str, list[Outcome]], real: Point) -> list[Figure]:
+def _table(study: Study, outcomes: dict[str, list[Outcome]], real: Point | None) -> list[Figure]:
     """'variations', and a line for each under a line of heads. Columns that would be empty are left out."""
     differences = significance.compare(
-        {name: last_distances(of_name) for name, of_name in outcomes.items()}, study.baseline
+        {
+            name: [] if any(run.diverged for run in of_name) else last_distances(of_name)
+            for name, of_name in outcomes.items()
+        },
+        study.baseline,
     )
     summaries = {name: summarise(of_name) for name, of_name in outcomes.items()}
-    lines = [("other real images", "", _cells(summarise([Outcome([], [real], False)]), None))]
+    lines = []
+    if real:
+        lines = [("other real images", "", _cells(summarise([Outcome([], [real], False)]), None))]
     for name, summary in summaries.items():
         source = study.variations[name].source if name in study.variations else "the config as it is"
         lines.append((name, source, _cells(summary, differences.get(name))))
@@ -333,7 +343,9 @@ def _measure_run(
     Returns:
       What was measured, and the first samples of the last checkpoint [_SHOWN, height, width, channels], white without.
     """
-    steps = [s for s in run_folder.steps(folder) if s % config.checkpoint_every == 0 or s == config.num_steps]
+    every, end = config.checkpoint_every, config.num_steps
+    # Every run has as many points: a checkpoint shortly before the end, of steps that four does not divide, is none.
+    steps = [s for s in run_folder.steps(folder) if s == end or (s % every == 0 and s + every <= end)]
     points: list[Point] = []
     samples = np.full((_SHOWN, *image_shape(config.data)), 255, np.uint8)
     if steps:

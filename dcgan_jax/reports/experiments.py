@@ -123,20 +123,24 @@ def study(results: Sequence[tuple[str, Result]]) -> str:
 def small_sets(results: Sequence[tuple[str, Result]]) -> str:
     """Studies with held-out images, a block each: `study`, with what was memorised and the gap of D.
 
-    A file's name ends in the number of its training images: faces_300.
+    A file's name ends in the number of its training images: faces_300. As many of those as of samples are in a row of
+    their own, if there are so many.
     """
     heads = ("at the end", "best", "recall", "memorized", "gap of D", "second probe", "difference (95 %)", "p, Holm")
     rows = [("images", "", *heads)]
     for file, result in results:
-        number = f"{int(file.rpartition('_')[2]):,}"
-        real = result["real"]
-        floor = (_number(real[key], digits) for key, digits in (("distance", 1), ("recall", 2), ("second_distance", 1)))
-        distance, recall, second = floor
-        rows.append((number, "the training images", distance, "", recall, "", "", second, "", ""))
+        count = int(file.rpartition("_")[2])
+        number = f"{count:,}"
+        if count >= result["samples"]:  # the distance of fewer images is larger by itself
+            real = result["real"]
+            distance, second = (_number(real[key], 1) for key in ("distance", "second_distance"))
+            recall = _number(real["recall"], 2)
+            rows.append((number, "the training images", distance, "", recall, "", "", second, "", ""))
+            number = ""
         for name, found in result["variations"].items():
             rows.append(
                 (
-                    "",
+                    number,
                     name.replace("_", " "),
                     _end(found),
                     _number(found["best"], 1),
@@ -145,6 +149,7 @@ def small_sets(results: Sequence[tuple[str, Result]]) -> str:
                     *_difference(found),
                 )
             )
+            number = ""
     return tables.table(rows) + _commands(results)
 
 
