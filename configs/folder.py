@@ -33,6 +33,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from configs import default
+from dcgan_jax.config import FEWEST_SAMPLES
 from dcgan_jax.datasets import classes, image_folder, zip_archive
 from dcgan_jax.machine.errors import UserError
 
@@ -53,11 +54,12 @@ def get_config(argument: str = "images") -> ConfigDict:
     config.model.discriminator.stages = stages
     config.model.generator.stages = stages[::-1]
     config.model.width = 0.25
-    images, num_classes = _count(Path(folder).expanduser())
+    images, classes_there, num_classes = _count(Path(folder).expanduser())
     config.model.num_classes = num_classes
     config.data.flip = "x"
-    if images >= _FEWEST_TO_HOLD_OUT:
-        config.data.held_out = min(_MOST_HELD_OUT, images // 10)
+    held_out = min(_MOST_HELD_OUT, images // 10, images - classes_there)  # one image of each class stays
+    if images >= _FEWEST_TO_HOLD_OUT and held_out >= FEWEST_SAMPLES:
+        config.data.held_out = held_out
         config.eval_every = 2000
         config.eval.split = "held_out"
         config.eval.metrics = ("features",)
@@ -80,11 +82,14 @@ def _stages(height: int, width: int) -> tuple[tuple[int, int], ...]:
     return tuple((min(1024, 128 * 2**i), 2) for i in range(count))
 
 
-def _count(folder: Path) -> tuple[int, int]:
-    """How many images and class folders there are; no classes if they are splits; neither without such a folder."""
+def _count(folder: Path) -> tuple[int, int, int]:
+    """How many images there are, how many classes, and of how many labels; none without such a folder.
+
+    Folders that are splits are classes, but no labels.
+    """
     if not folder.exists():
-        return 0, 0
+        return 0, 0, 0
     opener = zip_archive.open_zip if zip_archive.is_archive(folder) else image_folder.open_folder
     items = opener(folder).list_items()
     names = items.class_names or []
-    return items.count, 0 if len(names) < 2 or classes.are_splits(names) else len(names)
+    return items.count, len(names), 0 if len(names) < 2 or classes.are_splits(names) else len(names)

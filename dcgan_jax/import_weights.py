@@ -233,6 +233,7 @@ _TORCH = {
     "model.generator.projection_norm": "channel",
     "model.discriminator.hidden": (),
     "model.discriminator.head": "dense",
+    "model.discriminator.spectral_norm": False,
 }
 # What checkpoints call the two, in front of their tensors' names, and what lies around that.
 _NAMES = {"generator": r"(net_?|model_?)?g|gen|generator", "discriminator": r"(net_?|model_?)?d|disc|discriminator"}

@@ -191,6 +191,24 @@ class AdaptiveGANState(GANState):
     adaptive: augment.Adaptive
 
 
+def counts_for_decay(state: GANState) -> bool:
+    """Whether the optimizers count their steps for learning rates that decay, see `make_optimizer`."""
+    return isinstance(state.generator.opt_state[1][1], optax.ScaleByScheduleState)
+
+
+def with_counts_for_decay(state: GANState, counted: bool) -> GANState:
+    """The state as it would be with such counts, which are Adam's, or without: decay may begin in a resumed run."""
+
+    def adapted(player: Player) -> Player:
+        l2, (adam, _) = player.opt_state
+        # A copy: a step takes over the memory of each array.
+        count = jnp.copy(adam.count) if isinstance(adam.count, jax.Array) else adam.count
+        rates = optax.ScaleByScheduleState(count) if counted else optax.EmptyState()
+        return player.replace(opt_state=(l2, (adam, rates)))
+
+    return state.replace(generator=adapted(state.generator), discriminator=adapted(state.discriminator))
+
+
 def create_state(gan: Gan) -> GANState:
     """A fresh state: a pure function of the config, traceable by `jax.eval_shape` and `jax.jit`."""
     # The formulation of the convolutions does not matter here; this one is the quickest to trace.

@@ -14,6 +14,7 @@ from PIL import Image
 from configs import default
 from dcgan_jax.datasets import chunks, dedup, opening, semantic_hash
 from dcgan_jax.machine.errors import UserError
+from tests import tiny
 
 
 @pytest.fixture
@@ -58,9 +59,21 @@ def test_a_radius_out_of_range(folder: Path, tmp_path: Path) -> None:
 def test_a_copy_stays_where_its_original_cannot_be_used() -> None:
     """An original that is too small for the pack is skipped there; thumbnails are enlarged."""
     chunk = chunks.Chunk(np.zeros((2, 1, 1, 1), np.uint8), ["b", "copy"], None, {}, [1.0, 2.0], [], 0)
-    left = chunks.without(chunk, {"copy": "original"}, set())
-    assert (left.keys, left.aspects) == (["b"], [1.0])
-    assert chunks.without(chunk, {"copy": "original"}, {"original"}).keys == ["b", "copy"]
+    assert chunks.without(chunk, {"copy": "original"}, set()).keys == ["b", "copy"]
+    for duplicates, before in (({"copy": "original"}, {"original"}), ({"copy": "b"}, set[str]())):
+        left = chunks.without(chunk, duplicates, before)
+        assert (left.keys, left.aspects) == (["b"], [1.0])
+
+
+def test_a_copy_stays_where_its_original_is_held_out(tmp_path: Path) -> None:
+    """Images 0, 3, 6 and 9 of 13 are held out. Listed are a copy of 3, which is not here, and one of 1, which is."""
+    source = tiny.image_folder(tmp_path / "images", count=13, size=8)
+    data = data_of(source)
+    data.update(cache_dir=str(tmp_path / "packs"), image_size=8)
+    keys = opening.open_or_build(data, progress=False).keys
+    (tmp_path / "list.txt").write_text(f"{keys[4]}\t{keys[3]}\n{keys[5]}\t{keys[1]}\n")
+    data.update(held_out=4, duplicates=str(tmp_path / "list.txt"))
+    assert opening.open_or_build(data, progress=False).keys == [keys[i] for i in (1, 2, 4, 7, 8, 10, 11, 12)]
 
 
 def test_planted_copies_by_hand() -> None:
@@ -86,6 +99,21 @@ def data_of(source: str) -> ConfigDict:
     data = default.get_config().data
     data.source = source
     return data
+
+
+def test_copies_are_compared_with_the_images_that_they_are_made_of(folder: Path, tmp_path: Path) -> None:
+    """Four of 23 are every sixth, evenly from all; images that have no thumbnail are left out."""
+    data = data_of(f"folder:{folder}")
+    data.update(cache_dir=str(tmp_path), image_size=8)
+    keys = opening.open_or_build(data, progress=False).keys
+    data.num_examples = 4
+    part = opening.open_or_build(data, progress=False)
+    images, numbers = dedup._planted(part, keys)
+    assert numbers.tolist() == [0, 6, 12, 18] and [keys[number] for number in numbers] == part.keys
+    np.testing.assert_array_equal(images, part.images)
+    images, numbers = dedup._planted(part, keys[1:])
+    assert numbers.tolist() == [5, 11, 17]
+    np.testing.assert_array_equal(images, part.images[1:])
 
 
 def test_of_a_folder(folder: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -360,6 +361,13 @@ def served(file: Path) -> Iterator[str]:
 def read(address: str) -> bytes:
     with urllib.request.urlopen(address, timeout=60) as answer:
         return answer.read()
+
+
+def test_the_server_knows_names_as_browsers_send_them(tmp_path: Path) -> None:
+    (tmp_path / "my Gesichter ä.html").write_text("the page")
+    (tmp_path / "my Gesichter ä.weights").write_bytes(b"weights")
+    with served(tmp_path / "my Gesichter ä.html") as address:
+        assert read(address + urllib.parse.quote("my Gesichter ä.weights")) == b"weights"
 
 
 def test_the_server_gives_the_page_and_its_weights_and_nothing_else(tmp_path: Path) -> None:

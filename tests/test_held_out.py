@@ -1,5 +1,6 @@
 """Images that a folder keeps from training."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,33 @@ def test_a_pack_that_is_carried_says_how_many(tmp_path: Path) -> None:
         assert len(opening.open_or_build(carried).images) == 9
     with pytest.raises(UserError, match=r"data.held_out is 3, but .* was packed with 4"):
         opening.open_or_build(tiny.config({"data.source": f"pack:{path}", "data.held_out": 3}).data)
-    with pytest.raises(UserError, match=r"data.split is 'held_out', but .* holds split 'train'"):
+    with pytest.raises(UserError, match=r"has no held-out images, .*--config.eval.source=pack:/path --config.eval.sp"):
         opening.open_others(carried, split="held_out")
+
+
+@pytest.mark.parametrize(("bad", "refused"), [(3, False), (4, True)])
+def test_bad_images_are_a_share_of_all_of_them(tmp_path: Path, bad: int, refused: bool) -> None:
+    """One in a hundred of 300 images; all that are bad are among the 30 that are held out: numbers 0, 10, 20, ..."""
+    tiny.image_folder(tmp_path / "images", count=300, size=8)
+    for file in sorted((tmp_path / "images").iterdir())[: 10 * bad : 10]:
+        file.write_bytes(b"no image")
+    source = {"data.source": f"folder:{tmp_path}/images", "data.cache_dir": str(tmp_path / "packs")}
+    data = tiny.config({**source, "data.held_out": 30}).data
+    assert len(opening.open_or_build(data).images) == 270
+    with pytest.raises(UserError, match="4 of the 30 images") if refused else contextlib.nullcontext():
+        assert len(opening.open_others(data, split="held_out").images) == 27
+
+
+def test_an_array_is_read_image_by_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its labels are known before: no class loses its last image. Class 1 is number 0 alone."""
+    file, images = tmp_path / "set.npz", tiny.images(12)
+    np.savez(file, images=images, labels=np.array([1, *[0] * 11]))
+    data = tiny.config({"data.source": f"array:{file}", "data.cache_dir": str(tmp_path), "data.held_out": 3}).data
+    rest, held_out = opening.open_or_build(data), opening.open_others(data, split="held_out")
+    np.testing.assert_array_equal(held_out.images, images[[1, 4, 8]])
+    np.testing.assert_array_equal(rest.images, np.delete(images, [1, 4, 8], axis=0))
+    items = pack.sources.open_source(data).list_items()
+    assert not isinstance(items.references, list)
 
 
 def test_a_part_of_the_rest(tmp_path: Path) -> None:

@@ -457,6 +457,7 @@ def test_biases_before_a_normalisation_are_taken_off_its_mean() -> None:
         ),
         ({"model.generator.projection_norm": "unit"}, "give --config.model.generator.projection_norm=channel"),
         ({"model.num_classes": 2}, "give --config.model.num_classes=0"),
+        ({"model.discriminator.spectral_norm": True}, "give --config.model.discriminator.spectral_norm=False"),
         ({"model.z_dim": 9}, "main.0.weight is [8, 16, 4, 4], but the config's projection needs [9, 16, 4, 4] there"),
         ({"model.kernel_size": 5}, "main.3.weight is [16, 8, 4, 4], but the config's deconv1 needs [16, 8, 5, 5]"),
         ({"data.channels": 1}, "main.12.weight is [2, 3, 4, 4], but the config's deconv4 needs [2, 1, 4, 4] there"),

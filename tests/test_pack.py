@@ -1,5 +1,6 @@
 """The pack: content, naming, reuse, repair, bad images, failures and concurrent builds."""
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -109,6 +110,7 @@ def test_meta_says_what_the_pack_is(tmp_path: Path, data: ConfigDict) -> None:
         "version": "",
         "split": "train",
         "held_out": 0,
+        "dedup": False,
         "duplicates_left_out": 0,
         "image_size": 8,
         "channels": 3,
@@ -595,9 +597,23 @@ def test_carried_pack_that_is_not_what_the_config_asks_for(
         opening.open_or_build(carried)
 
 
+def test_a_carried_pack_in_which_no_duplicate_was_found(tmp_path: Path, carried: ConfigDict) -> None:
+    """Packs of before say only how many were left out."""
+    meta_file = tmp_path / "elsewhere" / "set" / "meta.json"
+    meta = json.loads(meta_file.read_text())
+    meta_file.write_text(json.dumps(meta | {"dedup": True}))
+    carried.dedup = True
+    assert len(opening.open_or_build(carried).images) == 4
+    del meta["dedup"]
+    for left_out, fits in ((0, False), (2, True)):
+        meta_file.write_text(json.dumps(meta | {"duplicates_left_out": left_out}))
+        with contextlib.nullcontext() if fits else pytest.raises(UserError, match="packed with its near-duplicates"):
+            opening.open_or_build(carried)
+
+
 def test_settings_that_made_a_carried_pack_may_stay(tmp_path: Path, carried: ConfigDict) -> None:
     meta_file = tmp_path / "elsewhere" / "set" / "meta.json"
-    meta = json.loads(meta_file.read_text()) | {"split": "train[:4]", "crop_size": 9, "duplicates_left_out": 2}
+    meta = json.loads(meta_file.read_text()) | {"split": "train[:4]", "crop_size": 9, "dedup": True}
     meta_file.write_text(json.dumps(meta))
     carried.update(split="train[:4]", crop_size=9, num_examples=6, dedup=True, small_images="skip")
     assert len(opening.open_or_build(carried).images) == 4

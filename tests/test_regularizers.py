@@ -16,7 +16,7 @@ from dcgan_jax import train_step, training
 from dcgan_jax.config import check_config
 from dcgan_jax.machine import mesh, rng
 from dcgan_jax.machine.errors import UserError
-from dcgan_jax.nets import layers, models, pixels, spectral_norm
+from dcgan_jax.nets import frozen_statistics, layers, models, pixels, spectral_norm
 from dcgan_jax.nets.losses import LOSSES, SMOOTHED, smoothed
 from dcgan_jax.runs import run_folder
 from dcgan_jax.runs.alarms import Alarms
@@ -318,6 +318,21 @@ def test_one_iteration_a_step_and_none_in_evaluation() -> None:
         layers.discriminator_layers(network, start.discriminator.variables), np.ones((2, 8, 8, 3), np.float32)
     )
     np.testing.assert_allclose(plain[:, 0], logits, atol=1e-5)
+
+
+def test_frozen_statistics_keep_the_vectors() -> None:
+    config = tiny.config({"model.discriminator.spectral_norm": True})
+    state = tiny.run_steps(config)[0][-1]
+    network = models.build_discriminator(config).copy(axis_name=None)
+    estimate = frozen_statistics.make_estimate(network)
+    player, batches = state.discriminator, [(jnp.asarray(tiny.images(8) / 127.5 - 1, jnp.float32), None)] * 2
+    found = estimate(player.params, player.batch_stats, batches)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+    before, after = (dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in (player.batch_stats, found))
+    vectors = [path for path in before if path[-1].key == "u"]
+    assert len(vectors) == 3 and set(before) == set(after)
+    for path in vectors:
+        np.testing.assert_array_equal(after[path], before[path])
 
 
 # --- Decay ------------------------------------------------------------------------------------------------------------

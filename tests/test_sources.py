@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -153,6 +154,23 @@ def test_labels_of_a_metadata_file(tmp_path: Path) -> None:
     source = open_source(data(f"folder:{tmp_path}"))
     assert source.list_items().left_out == {"rows of metadata.jsonl without image": 1}
     assert source.fingerprint != before and source.earlier is None
+
+
+def test_labels_of_a_metadata_file_in_an_archive(tmp_path: Path) -> None:
+    """In the folder that all images are in, as when it is unpacked; a table elsewhere says nothing."""
+    inner = tmp_path / "unpacked" / "photos"
+    touch(inner, "one/a.png", "two/b.png", "c.png")
+    plain = Path(shutil.make_archive(str(tmp_path / "plain"), "zip", tmp_path / "unpacked"))
+    assert open_source(data(f"folder:{plain}")).list_items().class_names is None
+    (inner / "one" / "metadata.csv").write_text("file_name,label\na.png,wrong\n")
+    (inner / "metadata.csv").write_text("file_name,label\none/a.png,dog\nc.png,cat\ntwo/b.png,dog\ngone.png,cat\n")
+    archive = Path(shutil.make_archive(str(tmp_path / "photos"), "zip", tmp_path / "unpacked"))
+    folder, zipped = (open_source(data(f"folder:{path}")) for path in (inner, archive))
+    items, expected = zipped.list_items(), folder.list_items()
+    assert (items.class_names, items.labels) == (expected.class_names, expected.labels) == (["cat", "dog"], [0, 1, 1])
+    assert items.left_out == expected.left_out == {"rows of metadata.csv without image": 1}
+    assert [example.label for example in zipped.read(list(items.references))] == [0, 1, 1]
+    assert zipped.fingerprint["metadata"] == "metadata.csv"  # packs of before have no labels
 
 
 def test_metadata_without_labels_changes_nothing(tmp_path: Path) -> None:

@@ -132,6 +132,7 @@ def test_a_file_is_built_as_torch_builds_it(tmp_path: Path) -> None:
         ({"model.discriminator.activation": "relu"}, (True, False)),
         ({"model.discriminator.head": "pool"}, (True, False)),
         ({"model.discriminator.hidden": (64,)}, (True, False)),
+        ({"model.discriminator.spectral_norm": True}, (True, False)),
         ({"model.num_classes": 2}, (False, False)),
         ({"data.image_size": 32}, (False, False)),
         ({"data.image_width": 96}, (False, False)),

@@ -255,6 +255,23 @@ def test_a_run_with_decay_is_extended(source: str, tmp_path: Path, capsys: pytes
     assert "changed  config.optimizer.decay_steps: 2 before, 4 from now on" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("before", [0, 4])
+def test_decay_may_begin_or_end_in_a_resumed_run(source: str, tmp_path: Path, before: int) -> None:
+    """From step 2 on it is as if it had been so from the start: rates fall from step 2 to 6, or stay.
+
+    The checkpoint of before can still be loaded, with the config of now.
+    """
+    decay = {"optimizer.decay_begin": 2, "keep_checkpoints": 9}
+    for name, early in (("straight", 4 - before), ("resumed", before)):
+        training.train(run_config(source, {"num_steps": 2, **decay, "optimizer.decay_steps": early}), tmp_path / name)
+        now = run_config(source, {"num_steps": 4, **decay, "optimizer.decay_steps": 4 - before})
+        state = training.train(now, tmp_path / name).state
+        if name == "straight":
+            expected = state
+    assert_equal(state, expected)
+    assert_equal(trained.load(tmp_path / "resumed", 2).state, trained.load(tmp_path / "straight", 2).state)
+
+
 def test_a_decay_that_never_begins_is_noted(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     decay = {"optimizer.decay_begin": 9, "optimizer.decay_steps": 2}
     training.train(run_config(source, {"num_steps": 1, **decay}), tmp_path)

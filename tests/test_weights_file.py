@@ -10,13 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 import dcgan_jax
+from dcgan_jax import training
 from dcgan_jax.machine.errors import UserError
+from dcgan_jax.nets import layers, pixels
 from dcgan_jax.runs import trained, weights_file
 from dcgan_jax.runs.trained import Run
 from dcgan_jax.runs.weights_file import Weights
@@ -57,6 +60,22 @@ def test_a_file_draws_what_the_weights_draw(trained_run: Path, tmp_path: Path) -
     logits, _ = loaded.discriminate(np.asarray(expected))
     original, _ = run.discriminate(np.asarray(expected))
     np.testing.assert_allclose(logits, original, rtol=2e-3, atol=1e-5)
+
+
+def test_a_spectrally_normalised_discriminator_is_the_same_from_a_file(source: str, tmp_path: Path) -> None:
+    """In Flax and as plain layers, which the page, ONNX and PyTorch get."""
+    changes = {"model.discriminator.spectral_norm": True, "model.norm": "none", "num_steps": 2}
+    run = training.train(tiny.config({"data.source": source, **changes}), tmp_path / "run")
+    loaded = dcgan_jax.load(write(tmp_path / "export", run.weights))
+    assert tiny.largest_difference(loaded.state.discriminator.batch_stats, run.state.discriminator.batch_stats) == 0
+    images = tiny.images(6)
+    expected, _ = run.discriminate(images)
+    found, _ = loaded.discriminate(images)
+    assert np.abs(expected).max() > 1e-2
+    np.testing.assert_allclose(found, expected, rtol=5e-3, atol=1e-4)
+    plain = layers.discriminator_layers(loaded.discriminator, loaded.state.discriminator.variables)
+    as_layers, _ = layers.apply(plain, np.asarray(pixels.to_network(jnp.asarray(images), "tanh")))
+    np.testing.assert_allclose(as_layers[:, 0], found, rtol=1e-4, atol=1e-6)
 
 
 def test_averaged_weights_are_stored_with_their_statistics(trained_run: Path, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def _list_items(path: Path) -> Items:
         labels, class_names = None, None
         if _LABELS in small:
             labels, class_names = _labels(path, small[_LABELS], shape[0], small.get(_CLASS_NAMES))
-    return Items(shape[0], _examples(path, shape, labels), class_names, spread=True)
+    return Items(shape[0], _examples(path, shape, labels), class_names, spread=True, labels=labels)
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:

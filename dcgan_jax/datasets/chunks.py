@@ -48,9 +48,14 @@ class Chunk(NamedTuple):
     several_frames: int  # images with more frames than the one that counts
 
 
-def without(chunk: Chunk, duplicates: Mapping[str, str], lost: Container[str]) -> Chunk:
-    """The chunk without the images whose originals, by key, are in the pack; those that are `lost` are not."""
-    kept = np.array([key not in duplicates or duplicates[key] in lost for key in chunk.keys], bool)
+def without(chunk: Chunk, duplicates: Mapping[str, str], before: Container[str]) -> Chunk:
+    """The chunk without the images whose originals, by key, are in the pack: in this chunk, or among those `before`.
+
+    An original may be too small, held out, or not one of data.num_examples: its duplicate is taken then.
+    """
+    here = set(chunk.keys)
+    originals = [duplicates.get(key) for key in chunk.keys]
+    kept = np.array([one is None or not (one in here or one in before) for one in originals], bool)
     if kept.all():
         return chunk
     return Chunk(

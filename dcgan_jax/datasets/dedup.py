@@ -15,7 +15,7 @@ nearer than their original.
 import io
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from PIL import Image
 
 from dcgan_jax import command_line
 from dcgan_jax.datasets import decode, duplicates, opening, semantic_hash
+from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.reports import image_grid, report
@@ -127,11 +128,11 @@ def measure(
         params = semantic_hash.autoencoder(images, duplicates.hash_folder(thumbnails), settings)
         large = duplicates.resized(data, plant_size)
         large.num_examples = min(plant, count)
-        sources = opening.open_or_build(large).images
+        sources, numbers = _planted(opening.open_or_build(large), thumbnails.keys)
         target = decode.Target(semantic_hash.SIDE, allow_upsampling=True)
         for name, copy in COPIES.items():
             copies = np.stack([decode.to_pixels(copy(image), target) for image in sources])
-            found = find_planted(hashes, semantic_hash.encode_all(params, copies), np.arange(len(copies)), radius)
+            found = find_planted(hashes, semantic_hash.encode_all(params, copies), numbers, radius)
             planted[name] = {"count": len(copies), "recall": found[0], "precision": found[1]}
 
     share = f"{len(removed):,} of {count:,} ({100 * len(removed) / count:.2f} %)"
@@ -149,6 +150,13 @@ def measure(
     figures += [Figure("", text=f"seconds: {name}", here=f"{value:.2f}") for name, value in seconds.items()]
     pictures = [_contact_sheet(images, removed, first)] if len(removed) else []
     return Report(TITLE, figures, pictures, paper={"false_positives": PAPER_FALSE_POSITIVES})
+
+
+def _planted(large: ImageDataset, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The images that are copied, uint8 [count, ...], and which thumbnails they are, by their `keys`: int [count]."""
+    numbers = {key: number for number, key in enumerate(keys)}
+    found = [i for i, key in enumerate(large.keys) if key in numbers]
+    return large.images[found], np.array([numbers[large.keys[i]] for i in found])
 
 
 def main() -> None:

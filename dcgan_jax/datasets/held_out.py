@@ -36,13 +36,13 @@ def _list_part(source: Source, count: int, held_out: bool) -> Items:
             f"give {most} or less, or 0 to train on all."
         )
     chosen = _chosen(labels, count)
-    both = enumerate(zip(items.references, labels, strict=True))
-    kept = [pair for i, pair in both if (i in chosen) == held_out]
+    kept = [(i in chosen) == held_out for i in range(items.count)]
     return dataclasses.replace(
         items,
-        count=len(kept),
-        references=[reference for reference, _ in kept],
-        labels=[label for _, label in kept] if items.labels else None,
+        count=sum(kept),
+        references=itertools.compress(items.references, kept),  # which may be images: not all of them at once
+        labels=list(itertools.compress(items.labels, kept)) if items.labels else None,
+        whole=items.count,
     )
 
 

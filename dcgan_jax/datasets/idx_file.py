@@ -79,7 +79,8 @@ def _list_items(path: Path, labels_file: Path | None) -> Items:
             labels = np.frombuffer(file.read(count), np.uint8)
             if len(labels) != count:
                 raise ValueError("it is cut short")
-    return Items(shape[0], _examples(path, shape, labels), spread=True)
+    known = None if labels is None else labels.tolist()
+    return Items(shape[0], _examples(path, shape, labels), spread=True, labels=known)
 
 
 def _examples(path: Path, shape: tuple[int, ...], labels: np.ndarray | None) -> Iterator[Example]:

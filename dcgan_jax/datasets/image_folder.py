@@ -149,7 +149,7 @@ def _list_items(root: Path, paths: list[str], table: Path | None, left_out: Mapp
     if table:
         found = metadata.labels_of(table, paths)
         labels: Sequence[int | None] = found.labels
-        left_out = {**left_out, **({f"rows of {table.name} without image": found.unused} if found.unused else {})}
+        left_out = {**left_out, **found.left_out(table)}
         class_names: list[str] | None = found.class_names
         note = ""
     else:

@@ -7,9 +7,10 @@ import csv
 import itertools
 import json
 import os
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from dcgan_jax.datasets import classes
 from dcgan_jax.machine import files
@@ -26,26 +27,34 @@ class Labels(NamedTuple):
     class_names: list[str]
     unused: int
 
+    def left_out(self, table: "Table") -> dict[str, int]:
+        """Of `Items.left_out`."""
+        return {f"rows of {table.name} without image": self.unused} if self.unused else {}
 
-def find(root: Path) -> Path | None:
+
+Table = Path | zipfile.Path
+_Folder = TypeVar("_Folder", Path, zipfile.Path)
+
+
+def find(root: _Folder) -> _Folder | None:
     """The table of labels in the folder `root`, or None. Raises UserError if it cannot be read."""
     for name in _NAMES:
         path = root / name
         if path.is_file():
-            with files.reading(path):
+            with files.reading(Path(str(path))):
                 first = next(_rows(path), {})
             if _FILE in first and _LABEL in first:
                 return path
     return None
 
 
-def labels_of(table: Path, paths: Sequence[str]) -> Labels:
+def labels_of(table: Table, paths: Sequence[str]) -> Labels:
     """The labels of images by their paths in the table's folder.
 
     Raises:
         UserError: the table cannot be read, or images have no row or several.
     """
-    with files.reading(table):
+    with files.reading(Path(str(table))):
         rows = [(row.get(_FILE), row.get(_LABEL)) for row in _rows(table)]
     found: dict[str, str] = {}
     for number, (name, label) in enumerate(rows, 1):
@@ -63,7 +72,7 @@ def labels_of(table: Path, paths: Sequence[str]) -> Labels:
     return Labels(labels, class_names, len(found) - len(paths))
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def _rows(path: Table) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8-sig", newline="" if path.suffix == ".csv" else None) as file:
         if path.suffix == ".csv":
             yield from csv.DictReader(file)

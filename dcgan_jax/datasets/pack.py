@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from dcgan_jax.datasets import decode, pack_writer, sources
+from dcgan_jax.datasets.held_out import SPLIT as HELD_OUT
 from dcgan_jax.datasets.image_dataset import ImageDataset, open_pack
 from dcgan_jax.datasets.source import Source, local_path
 from dcgan_jax.machine import files
@@ -82,7 +83,7 @@ def open_or_build(data: ConfigDict, duplicates: Duplicates | None = None, *, pro
             pass
         except files.Damaged as error:
             _log.warning("The pack %s is damaged (%s: %s); building it again.", path, error.path.name, error.reason)
-        pack_writer.write(path, source, target, data, duplicates.find if duplicates else dict, progress, alone)
+        pack_writer.write(path, source, target, data, duplicates.find if duplicates else None, progress, alone)
     return open_pack(path)
 
 
@@ -145,6 +146,11 @@ def _check_settings(given: str, dataset: ImageDataset, data: ConfigDict, named: 
             f"data.fit is {data.fit!r}, but the images of {given} are fitted already, with {made_with!r}: leave it at "
             "'crop'."
         )
+    if data.split == HELD_OUT != named["split"]:
+        raise UserError(
+            f"{given} has no held-out images, for which config.eval.split asks: give their own pack, by "
+            "--config.eval.source=pack:/path --config.eval.split=, or set --config.eval_every=0."
+        )
     if data.split not in ("", "train", named["split"]):
         raise UserError(
             f"data.split is {data.split!r}, but {given} holds split {named['split']!r}, and all of it is used: leave "
@@ -165,7 +171,7 @@ def _check_settings(given: str, dataset: ImageDataset, data: ConfigDict, named: 
             f"data.num_examples is {data.num_examples}, but {given} has {count:,} images, and all are used: leave it "
             "at 0, or make a pack of so many."
         )
-    if (data.dedup or data.duplicates) and not named["duplicates_left_out"]:
+    if (data.dedup or data.duplicates) and not dataset.meta.get("dedup", named["duplicates_left_out"]):
         raise UserError(
             f"{given} was packed with its near-duplicates, and none can be left out now: set "
             "--config.data.dedup=False --config.data.duplicates=, or make a pack without them."

@@ -71,7 +71,7 @@ def write(
     source: Source,
     target: decode.Target,
     data: ConfigDict,
-    find_duplicates: Callable[[], Mapping[str, str]],
+    find_duplicates: Callable[[], Mapping[str, str]] | None,
     progress: bool,
     alone: bool,
 ) -> None:
@@ -80,7 +80,7 @@ def write(
     Args:
       path: of the pack, whose lock the caller holds.
       source, target, data: what is packed, and how.
-      find_duplicates: gives the originals by key of the images to leave out.
+      find_duplicates: gives the originals by key of the images to leave out; None: none are.
       progress: whether to report on stderr.
       alone: False where there are no locks: others may make the same pack meanwhile.
 
@@ -97,7 +97,7 @@ def write(
         if alone:
             _remove_dead_builds(path)
         _check_free_space(path, needed)
-    duplicates = find_duplicates()
+    duplicates = find_duplicates() if find_duplicates else {}
     temporary = path.with_name(path.name + ("" if alone else f".{secrets.token_hex(4)}") + ".building")
     try:
         with _writing(path, needed):
@@ -107,9 +107,9 @@ def write(
                 contextlib.closing(decode_all(source.read, references, target, count)) as chunks,
                 _reporter(named, path, count, progress) as report,
             ):
-                rule = _Rule(count, data.small_images == "skip", bad_images_file(path))
+                rule = _Rule(count, max(count, items.whole), data.small_images == "skip", bad_images_file(path))
                 outcome = _write_arrays(temporary, chunks, target, rule, duplicates, report)
-            meta = _meta(source, data.split, target, items, outcome)
+            meta = _meta(source, data.split, target, items, outcome, find_duplicates is not None)
             images, labels = temporary / "images.npy", temporary / "labels.npy"
             meta |= {"bytes": images.stat().st_size, "sha256": _sha256(images)}
             meta["labels_sha256"] = _sha256(labels) if labels.exists() else None
@@ -166,9 +166,17 @@ def _check_free_space(path: Path, needed: int) -> None:
 
 
 class _Rule(NamedTuple):
-    """When a source is refused: how many images are expected, whether small ones are no matter, where bad ones go."""
+    """When a source is refused.
+
+    Attributes:
+      expected: how many images.
+      whole: how many there are with those that were held out, of which a share may be bad.
+      skip_small: whether small ones are no matter.
+      list_file: where bad ones are listed.
+    """
 
     expected: int
+    whole: int
     skip_small: bool
     list_file: Path
 
@@ -176,7 +184,7 @@ class _Rule(NamedTuple):
         return [one for one in skipped if not (one.small and self.skip_small)]
 
     def refuses(self, skipped: list[Skipped]) -> bool:
-        return len(self.bad(skipped)) > max(1, _MAX_BAD * self.expected)
+        return len(self.bad(skipped)) > max(1, _MAX_BAD * self.whole)
 
 
 class _Outcome(NamedTuple):
@@ -209,6 +217,7 @@ def _write_arrays(
     aspects: list[float] = []
     skipped: list[Skipped] = []
     left_out = several_frames = 0
+    kept: set[str] = set()
     with open(folder / "images.npy", "wb") as file:
         _write_header(file, (rule.expected, *target.shape))
         for decoded in chunks:
@@ -217,7 +226,8 @@ def _write_arrays(
             refused = rule.refuses(skipped)
             if refused and not keys and not decoded.keys and len(skipped) >= _HOPELESS:
                 break
-            chunk = without(decoded, duplicates, {bad.key for bad in skipped}) if duplicates else decoded
+            chunk = without(decoded, duplicates, kept) if duplicates else decoded
+            kept.update(chunk.keys if duplicates else ())
             left_out += len(decoded.keys) - len(chunk.keys)
             if refused:
                 keys += chunk.keys
@@ -265,7 +275,9 @@ def _refuse(skipped: list[Skipped], good: int, rule: _Rule) -> NoReturn:
     )
 
 
-def _meta(source: Source, split: str, target: decode.Target, items: Items, outcome: _Outcome) -> dict[str, Any]:
+def _meta(
+    source: Source, split: str, target: decode.Target, items: Items, outcome: _Outcome, deduplicated: bool
+) -> dict[str, Any]:
     left_out = dict(items.left_out)
     if outcome.several_frames:
         left_out["files with several frames, but for their first"] = outcome.several_frames
@@ -281,6 +293,7 @@ def _meta(source: Source, split: str, target: decode.Target, items: Items, outco
         **({"aspect": outcome.aspect} if target.fit == "squeeze" else {}),
         "resampling": decode.RESAMPLING,
         "count": outcome.kept,
+        "dedup": deduplicated,
         "duplicates_left_out": outcome.duplicates,
         "skipped": {"count": len(outcome.skipped), "first": [bad[:2] for bad in outcome.skipped[:20]]},
         "left_out": left_out,

@@ -34,6 +34,7 @@ class Items:
     left_out: how many of what else was found and is not read, {".jp2": 20}.
     note: what a reader should know of the labels, or of why there are none, as a sentence; ''.
     labels: of the references, in their order; None where only reading tells them.
+    whole: how many images there are with those that were held out, or are not; 0: `count`.
     """
 
     count: int
@@ -43,6 +44,7 @@ class Items:
     left_out: Mapping[str, int] = field(default_factory=dict)
     note: str = ""
     labels: Sequence[int | None] | None = None
+    whole: int = 0
 
 
 @dataclass(frozen=True)

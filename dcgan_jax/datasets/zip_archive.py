@@ -3,10 +3,11 @@
 import functools
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from dcgan_jax.datasets import decode, image_folder
+from dcgan_jax.datasets import decode, image_folder, metadata
 from dcgan_jax.datasets.source import Example, Items, Source
 from dcgan_jax.machine import files
 from dcgan_jax.machine.errors import UserError
@@ -18,7 +19,8 @@ LARGEST = 2**29  # bytes
 def open_zip(path: Path, num_examples: int = 0) -> Source:
     """All images in the archive `path` in the order of their names, with classes as those of a folder.
 
-    Folders that all images have in common are not classes: most archives hold one folder with everything in it.
+    Folders that all images have in common are not classes: most archives hold one folder with everything in it. The
+    innermost of them is where a metadata file is looked for.
 
     Raises:
         UserError: there is no such archive.
@@ -27,21 +29,25 @@ def open_zip(path: Path, num_examples: int = 0) -> Source:
     if not path.is_file():
         raise UserError(f"The archive {path} does not exist.")
     status = path.stat()
+    fingerprint: dict[str, Any] = {"bytes": status.st_size, "modified": status.st_mtime_ns}
+    with files.reading(path):
+        paths = sorted(_listed(path)[0])
+        if paths and (table := _table(path, paths)):
+            fingerprint["metadata"] = table.name  # packs without its labels may be there
     return Source(
         name=f"folder:{path}",
         version="",
-        fingerprint={"bytes": status.st_size, "modified": status.st_mtime_ns},
+        fingerprint=fingerprint,
         list_items=functools.partial(_list_items, path),
         read=functools.partial(_read, path, status.st_mtime_ns),
     )
 
 
-def _list_items(path: Path) -> Items:
+def _listed(path: Path) -> tuple[dict[str, int], Counter[str]]:
+    """The numbers of the images' entries by their names, and how many of what else there is."""
     others: Counter[str] = Counter()
     numbers: dict[str, int] = {}
-    with files.reading(path):
-        entries = _open(path, path.stat().st_mtime_ns).infolist()
-    for number, entry in enumerate(entries):
+    for number, entry in enumerate(_open(path, path.stat().st_mtime_ns).infolist()):
         parts = [part for part in entry.filename.split("/") if part not in ("", ".")]
         if entry.filename.endswith("/") or not parts or any(part.startswith(".") for part in parts):
             continue
@@ -50,18 +56,44 @@ def _list_items(path: Path) -> Items:
             numbers["/".join(parts)] = number  # of two entries of one name, the last one counts, as when unpacking
         else:
             others[extension or image_folder.NO_EXTENSION] += 1
+    return numbers, others
+
+
+def _depth(paths: Sequence[str]) -> int:
+    """How many folders all images are in."""
+    common = 0
+    while len({path.split("/")[common] for path in paths}) == 1 and all(path.count("/") > common for path in paths):
+        common += 1
+    return common
+
+
+def _table(path: Path, paths: Sequence[str]) -> zipfile.Path | None:
+    """The table of labels in the innermost folder that all images are in."""
+    folder = "".join(f"{part}/" for part in paths[0].split("/")[: _depth(paths)])
+    return metadata.find(zipfile.Path(_open(path, path.stat().st_mtime_ns), folder))
+
+
+def _list_items(path: Path) -> Items:
+    with files.reading(path):
+        numbers, others = _listed(path)
     if not numbers:
         found = ", ".join(f"{what} ({count})" for what, count in others.most_common(5)) or "no files"
         raise UserError(f"No image found in {path}; it holds {found}.")
     paths = sorted(numbers)
-    common = 0
-    while len({path.split("/")[common] for path in paths}) == 1 and all(path.count("/") > common for path in paths):
-        common += 1
-    labelled = image_folder.labels_of([path.split("/", common)[common] for path in paths], f"folder:{path}")
-    references = [(name, numbers[name], label) for name, label in zip(paths, labelled.labels, strict=True)]
-    left_out = image_folder.without_silent(others)
-    note = labelled.note if labelled.class_names is None else ""  # a folder inside cannot be given
-    labels, names = labelled.labels, labelled.class_names
+    common = _depth(paths)
+    inner = [path.split("/", common)[common] for path in paths]
+    left_out: Mapping[str, int] = image_folder.without_silent(others)
+    labels: Sequence[int | None]
+    names: list[str] | None
+    if table := _table(path, paths):
+        listed = metadata.labels_of(table, inner)
+        labels, names, note = listed.labels, listed.class_names, ""
+        left_out = {**left_out, **listed.left_out(table)}
+    else:
+        labelled = image_folder.labels_of(inner, f"folder:{path}")
+        labels, names = labelled.labels, labelled.class_names
+        note = labelled.note if names is None else ""  # a folder inside cannot be given
+    references = [(name, numbers[name], label) for name, label in zip(paths, labels, strict=True)]
     return Items(len(paths), references, names, spread=True, left_out=left_out, note=note, labels=labels)
 
 

@@ -59,6 +59,7 @@ def follows_example(network: Network, sides: tuple[int, int]) -> bool:
     else:
         narrowest, factors = features[:1], (1, 2, 4, 8)
         own = network.head == "dense" and network.activation is ACTIVATIONS["leaky_relu"]
+        own = own and not network.spectral_norm
     return common and own and features == [factor * maps for maps in narrowest for factor in factors]
 
 

@@ -2,6 +2,7 @@
 
 from http.server import ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 from dcgan_jax.reports import local_server
 
@@ -28,7 +29,7 @@ def make_server(page: Path, port: int) -> ThreadingHTTPServer:
 
     class Handler(local_server.Handler):
         def do_GET(self) -> None:
-            file, kind = served.get(self.path, (None, ""))
+            file, kind = served.get(unquote(self.path), (None, ""))
             if file is None or not file.is_file():
                 self.send_error(404)
             else:

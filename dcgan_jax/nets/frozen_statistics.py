@@ -5,6 +5,7 @@ over the data. Weights that training averages, and networks on other data than t
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +13,22 @@ import jax.numpy as jnp
 from dcgan_jax.nets.models import Discriminator, Generator, Tree
 
 
+def _map_moments(function: Callable[..., jax.Array], first: Tree, *others: Tree) -> Tree:
+    """`jax.tree.map` over means and variances; the vectors of spectral norms are those of the first tree."""
+
+    def of(path: Any, leaf: jax.Array, *more: jax.Array) -> jax.Array:
+        return leaf if path[-1].key == "u" else function(leaf, *more)
+
+    mapped: Tree = jax.tree_util.tree_map_with_path(of, first, *others)
+    return mapped
+
+
 def make_estimate(network: Generator | Discriminator) -> Callable[[Tree, Tree, Iterable[tuple]], Tree]:
     """`estimate(params, batch_stats, batches) -> batch_stats`.
 
     Means over the batches of each layer's mean and variance, every layer seeing its input normalised with that batch's
-    statistics. `batches` gives the network's arguments, (input, labels or None); `batch_stats` the structure only.
-    There is no dropout.
+    statistics. `batches` gives the network's arguments, (input, labels or None); `batch_stats` the structure, and the
+    vectors of spectral norms, which stay. There is no dropout.
     """
     network = network.copy(norm_momentum=0.0)  # the running averages are then the last batch's moments
     if isinstance(network, Discriminator):
@@ -30,11 +41,11 @@ def make_estimate(network: Generator | Discriminator) -> Callable[[Tree, Tree, I
         return updates.get("batch_stats", {})
 
     def estimate(params: Tree, batch_stats: Tree, batches: Iterable[tuple]) -> Tree:
-        zeros = jax.tree.map(jnp.zeros_like, batch_stats)
-        total, count = zeros, 0
+        start = _map_moments(jnp.zeros_like, batch_stats)
+        total, count = start, 0
         for inputs, labels in batches:
-            total = jax.tree.map(jnp.add, total, moments(params, zeros, inputs, labels))
+            total = _map_moments(jnp.add, total, moments(params, start, inputs, labels))
             count += 1
-        return jax.tree.map(lambda leaf: leaf / count, total)
+        return _map_moments(lambda leaf: leaf / count, total)
 
     return estimate

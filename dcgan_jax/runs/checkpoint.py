@@ -11,6 +11,7 @@ has a longer name that nobody reads. So a process may be killed at any moment.
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
@@ -29,7 +30,7 @@ from dcgan_jax.machine import files, processes
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.machine.mesh import across_hosts
 from dcgan_jax.runs import collapse, run_folder
-from dcgan_jax.train_state import GANState
+from dcgan_jax.train_state import GANState, counts_for_decay, with_counts_for_decay
 
 _ITEM = "default"
 _CHECKSUMS = "SHA256SUMS"
@@ -261,11 +262,13 @@ def restore(workdir: Path, step: int, abstract: GANState, mesh: Mesh) -> GANStat
     """
     folder = run_folder.checkpoint(workdir, step)
     _check_exists(workdir, step)
-    sharding = NamedSharding(mesh, P())
-    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract)
+    sharding, counted = NamedSharding(mesh, P()), counts_for_decay(abstract)
     try:
+        saved = _with_counts(folder, abstract)
+        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), saved)
         with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore((folder / _ITEM).absolute(), target)
+            found: GANState = checkpointer.restore((folder / _ITEM).absolute(), target)
+            return found if counts_for_decay(found) == counted else with_counts_for_decay(found, counted)
     except Exception as error:  # Orbax has no type for a damaged file; what it raises depends on which one it is
         if processes.lost_peer(error):
             raise
@@ -274,6 +277,13 @@ def restore(workdir: Path, step: int, abstract: GANState, mesh: Mesh) -> GANStat
             f"the checkpoint {folder} cannot be read, it may be damaged ({_first_line(error)}). Move that folder away "
             "to use the one before."
         ) from error
+
+
+def _with_counts(folder: Path, abstract: GANState) -> GANState:
+    """The state with counts for decaying learning rates if the checkpoint has them, without if it has not."""
+    names = json.loads((folder / _ITEM / "_METADATA").read_text())["tree_metadata"]
+    counted = str(("generator", "opt_state", "1", "1", "count")) in names
+    return abstract if counts_for_decay(abstract) == counted else with_counts_for_decay(abstract, counted)
 
 
 def _check_exists(workdir: Path, step: int) -> None:

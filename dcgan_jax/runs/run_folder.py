@@ -91,7 +91,7 @@ def check(workdir: Path, config: ConfigDict) -> None:
     if step is None:
         return
     fixed = {name for name in FIELDS if not FIELDS[name].free}
-    if not _holds_checksum(workdir):
+    if step and not _holds_checksum(workdir):  # imported weights, at step 0, have seen none
         fixed.add("data.source")  # nothing else says which images the run has seen
     different = [
         f"  {name}: {before!r} in the folder, {now!r} now"

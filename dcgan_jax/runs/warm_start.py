@@ -218,10 +218,16 @@ def recorded(workdir: Path) -> tuple[str, int] | None:
     return (began, step) if isinstance(began, str) and type(step) is int else None
 
 
+def _same_run(init_from: str) -> tuple[Path, int | str | None, tuple[str, ...]]:
+    """Equal of two ways to write the same, such as with a slash at the end or without."""
+    name, step, players = _parse(init_from)
+    return Path(name), step, players
+
+
 def check_resumed(workdir: Path, init_from: str) -> None:
     """Raises UserError unless the run in the folder began with `init_from`, or its note of that cannot be read."""
     began, _ = recorded(workdir) or (None, 0)
-    if began != init_from:
+    if began is None or _same_run(began) != _same_run(init_from):
         how = f"with --init_from={began}" if began else "with initial values of its own"
         raise UserError(
             f"the run in {workdir} began {how}, not with --init_from={init_from}: leave the flag out to continue it, "

@@ -32,6 +32,7 @@ from dcgan_jax.runs import run_folder
 FILE = "model.safetensors"
 _FORMAT = {"format": "dcgan_jax", "version": "1"}
 PLAYERS = ("generator", "discriminator")
+_STATISTICS = ("mean", "var", "u")  # last names of tensors that are no parameters; u: nets/spectral_norm.py
 # Every pretrained network that comes with the package is a folder here, named as `load` takes it.
 _PRETRAINED = Path(__file__).parents[1] / "pretrained"
 
@@ -175,7 +176,7 @@ def _nested(player: str, tensors: Mapping[str, np.ndarray]) -> dict[str, Tree] |
         if owner != player:
             continue
         found = True
-        node = variables["batch_stats" if last in ("mean", "var") else "params"]
+        node = variables["batch_stats" if last in _STATISTICS else "params"]
         for layer in layers:
             node = node.setdefault(layer, {})
         node[last] = value
