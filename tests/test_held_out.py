@@ -1,6 +1,7 @@
 """Images that a folder keeps from training."""
 
 import contextlib
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from configs import folder
 from dcgan_jax import training
-from dcgan_jax.datasets import opening, pack
+from dcgan_jax.datasets import image_dataset, opening, pack
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.runs import run_folder
 from tests import tiny
@@ -50,6 +51,27 @@ def test_a_pack_that_is_carried_says_how_many(tmp_path: Path) -> None:
         opening.open_or_build(tiny.config({"data.source": f"pack:{path}", "data.held_out": 3}).data)
     with pytest.raises(UserError, match=r"has no held-out images, .*--config.eval.source=pack:/path --config.eval.sp"):
         opening.open_others(carried, split="held_out")
+
+
+@pytest.mark.parametrize(("shared", "refused"), [(0, False), (1, False), (2, True), (60, True)])
+def test_test_images_that_are_training_images_are_found(shared: int, refused: bool) -> None:
+    """Of 100: one in a hundred is no matter. They come from elsewhere, so no name tells."""
+    training, others = tiny.dataset(count=150, seed=0), tiny.dataset(count=100, seed=1)
+    images = np.concatenate([others.images[shared:], training.images[:shared]])
+    testing = dataclasses.replace(others, images=images, path=Path("x"), meta={**others.meta, "sha256": "y"})
+    assert testing.share_in(training) == shared / 100
+    what = f"{shared} % of the test images are training images|training and test images are the same"
+    with pytest.raises(UserError, match=what) if refused else contextlib.nullcontext():
+        opening.need_apart(training, testing, "x")
+
+
+def test_the_share_of_large_sets_is_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of 400 of 1,000 images; 100 of each are looked at: some 10 of them are found, and stand for all."""
+    monkeypatch.setattr(image_dataset, "_DIGESTED", 100)
+    training = tiny.dataset(count=1000, seed=0)
+    part = dataclasses.replace(training, images=training.images[300:700], meta={"sha256": "y"})
+    assert 0.5 < part.share_in(training) < 1.6
+    assert tiny.dataset(count=400, seed=1).share_in(training) == 0.0
 
 
 @pytest.mark.parametrize(("bad", "refused"), [(3, False), (4, True)])
