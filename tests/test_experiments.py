@@ -135,6 +135,18 @@ def test_small_sets() -> None:
     assert lines[-2:] == ["    c", "    c"]
 
 
+def test_dedup() -> None:
+    planted = {"shifted": {"recall": 0.3044, "precision": 1.0}, "brightened": {"recall": 1.0, "precision": 0.987}}
+    found = {"images": 1534, "radius": 2, "removed": 3, "planted": planted, "command": "c"}
+    assert experiments.dedup([("x_2", found)]).splitlines() == [
+        "| images | radius | duplicates | shifted: recall, precision | brightened: recall, precision |",
+        "| --- | --- | --- | --- | --- |",
+        "| 1,534 | 2 | 3 | 0.304, 1.00 | 1.000, 0.99 |",
+        "",
+        "    c",
+    ]
+
+
 def test_a_report_as_it_was_printed() -> None:
     row = {"what": "a", "here": "1", "paper": ""}
     lines = experiments.report([("x", {"table": [row, row | {"paper": "2"}], "command": "c"})]).splitlines()

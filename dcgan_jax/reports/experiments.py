@@ -153,6 +153,19 @@ def small_sets(results: Sequence[tuple[str, Result]]) -> str:
     return tables.table(rows) + _commands(results)
 
 
+def dedup(results: Sequence[tuple[str, Result]]) -> str:
+    """Near-duplicates that were found, a row for each radius, and recall and precision of planted copies."""
+    kinds = list(results[0][1]["planted"])
+    heads = [f"{kind}: recall, precision" for kind in kinds]
+    rows = [("images", "radius", "duplicates", *heads)]
+    for _, result in results:
+        planted = (
+            f"{result['planted'][kind]['recall']:.3f}, {result['planted'][kind]['precision']:.2f}" for kind in kinds
+        )
+        rows.append((f"{result['images']:,}", str(result["radius"]), f"{result['removed']:,}", *planted))
+    return tables.table(rows) + _commands(results)
+
+
 def _end(found: dict[str, Any]) -> str:
     """The distance at the end, and how many runs have none."""
     diverged = f"; {found['diverged']} diverged" if found["diverged"] else ""
@@ -196,6 +209,7 @@ _MEASURES: dict[str, Callable[[float], str]] = {
     "nnc_accuracy": lambda value: f"{100 * value:.1f} %",
 }
 KINDS: dict[str, Callable[[Sequence[tuple[str, Any]]], str]] = {
+    "dedup": dedup,
     "linear_svm": linear_svm,
     "nearest_neighbor": nearest_neighbor,
     "report": report,
