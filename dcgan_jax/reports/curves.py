@@ -19,7 +19,7 @@ from dcgan_jax.machine import files
 from dcgan_jax.reports import plots
 
 _COLUMNS = 4
-_PANEL = (3.4, 2.8)  # inches
+_PANEL = (2.5, 2.1)  # inches
 
 
 def main(out: Path, results: Sequence[Path]) -> None:
