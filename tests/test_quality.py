@@ -150,3 +150,13 @@ def test_bad_input(flags: tuple[str, ...], message: str) -> None:
     process = evaluate("quality", None, *flags)
     assert process.returncode == 2
     assert message in process.stderr and "Traceback" not in process.stderr
+
+
+def test_heads_are_names_that_tell_measures_apart() -> None:
+    """Before, `kid_subsets` stood under "subsets", and `inception_score` under "score"."""
+    for names, expected in (
+        (["probe_frechet", "probe_kernel"], "frechet kernel"),
+        (["fid", "kid", "kid_subsets", "inception_score"], "fid kid kid_subsets inception_score"),
+    ):
+        lines = quality._table({"step 1": dict.fromkeys(names, 1.5)})
+        assert " ".join(str(lines[0].here).split()) == expected

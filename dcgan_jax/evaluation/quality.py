@@ -254,9 +254,10 @@ def _compare(settings: Settings, data: ConfigDict, dataset: ImageDataset, num_sa
 
 
 def _table(outcomes: dict[str, dict[str, float]]) -> list[Figure]:
-    """A line of numbers for each, under a line of their names without the feature space's."""
+    """A line of numbers for each, under a line of their names, without the feature space's if all begin with it."""
     names = list(list(outcomes.values())[-1])
-    heads = [f"{name.split('_', 1)[-1]:>9}" for name in names]
+    alike = len({name.partition("_")[0] for name in names}) == 1  # not of Inception's: fid, kid_subsets
+    heads = [f"{name.partition('_')[2] if alike else name:>9}" for name in names]
     lines = [Figure("", here="  ".join(heads))]
     for name_of_outcome, found in outcomes.items():
         numbers = [
