@@ -91,12 +91,13 @@ def test_study() -> None:
         "last_std": 1.72,
         "best": 11.0,
         "spread": 0.678,
+        "precision": 0.875,
         "recall": 0.5,
         "coverage": 0.75,
     }
     row |= {"second": 12.04, "diverged": 0, "difference": None}
     apart = {"mean": 5.0, "low": 1.04, "high": 8.96, "p_holm": 0.031}
-    names = ("last", "last_std", "best", "spread", "recall", "coverage", "second")
+    names = ("last", "last_std", "best", "spread", "precision", "recall", "coverage", "second")
     gone: dict[str, Any] = dict.fromkeys(names, None) | {"diverged": 2, "difference": None}
     variations = {
         "paper": row,
@@ -105,32 +106,32 @@ def test_study() -> None:
         "gone": gone,
     }
     lines = experiments.study([("x", {"variations": variations, "command": "c"})]).splitlines()
-    same = "11.0 | 0.68 | 0.50 | 0.75 | 12.0"
+    same = "11.0 | 0.68 | 0.88 | 0.50 | 0.75 | 12.0"
     assert lines[2:6] == [
         f"| paper | 11.7 ± 1.7 | {same} |  |  |",
         f"| no norm | 11.7 ± 1.7 | {same} | **+5.0 (+1.0 to +9.0)** | 0.031 |",
         f"| relu | 11.7 ± 1.7; 1 diverged | {same} | +5.0 (+1.0 to +9.0) | 0.051 |",
-        "| gone | ; 2 diverged |  |  |  |  |  |  |  |",
+        "| gone | ; 2 diverged |  |  |  |  |  |  |  |  |",
     ]
 
 
 def test_small_sets() -> None:
     """A block for each number of images, under what the training images themselves have, if they are as many."""
-    row: dict[str, Any] = {"last": 7.15, "last_std": 0.36, "best": 7.0, "recall": 0.41, "memorized": 0.055, "gap": 0.63}
-    row |= {"second": 7.48, "diverged": 0, "difference": None}
+    row: dict[str, Any] = {"last": 7.15, "last_std": 0.36, "best": 7.0, "precision": 0.9, "recall": 0.41}
+    row |= {"memorized": 0.055, "gap": 0.63, "second": 7.48, "diverged": 0, "difference": None}
     apart = {"mean": 12.83, "low": 8.0, "high": 17.66, "p_holm": 0.012}
     result = {
-        "real": {"distance": 5.69, "recall": 0.86, "second_distance": 6.17},
+        "real": {"distance": 5.69, "precision": 0.8, "recall": 0.86, "second_distance": 6.17},
         "samples": 1000,
         "variations": {"as_given": row, "augmented": row | {"last": 19.98, "difference": apart}},
         "command": "c",
     }
     lines = experiments.small_sets([("faces_300", result), ("faces_1000", result)]).splitlines()
     assert lines[2:6] == [
-        "| 300 | as given | 7.2 ± 0.4 | 7.0 | 0.41 | 0.06 | 0.63 | 7.5 |  |  |",
-        "|  | augmented | 20.0 ± 0.4 | 7.0 | 0.41 | 0.06 | 0.63 | 7.5 | **+12.8 (+8.0 to +17.7)** | 0.012 |",
-        "| 1,000 | the training images | 5.7 |  | 0.86 |  |  | 6.2 |  |  |",
-        "|  | as given | 7.2 ± 0.4 | 7.0 | 0.41 | 0.06 | 0.63 | 7.5 |  |  |",
+        "| 300 | as given | 7.2 ± 0.4 | 7.0 | 0.90 | 0.41 | 0.06 | 0.63 | 7.5 |  |  |",
+        "|  | augmented | 20.0 ± 0.4 | 7.0 | 0.90 | 0.41 | 0.06 | 0.63 | 7.5 | **+12.8 (+8.0 to +17.7)** | 0.012 |",
+        "| 1,000 | the training images | 5.7 |  | 0.80 | 0.86 |  |  | 6.2 |  |  |",
+        "|  | as given | 7.2 ± 0.4 | 7.0 | 0.90 | 0.41 | 0.06 | 0.63 | 7.5 |  |  |",
     ]
     assert lines[-2:] == ["    c", "    c"]
 

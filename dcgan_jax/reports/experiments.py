@@ -104,7 +104,8 @@ def study(results: Sequence[tuple[str, Result]]) -> str:
     is bold where it survives the correction for the number of comparisons at 5 %.
     """
     ((_, result),) = results
-    heads = ("at the end", "best", "spread", "recall", "coverage", "second probe", "difference (95 %)", "p, Holm")
+    measures = ("precision", "recall", "coverage")
+    heads = ("at the end", "best", "spread", *measures, "second probe", "difference (95 %)", "p, Holm")
     rows = [("", *heads)]
     for name, found in result["variations"].items():
         rows.append(
@@ -112,7 +113,7 @@ def study(results: Sequence[tuple[str, Result]]) -> str:
                 name.replace("_", " "),
                 _end(found),
                 *(_number(found[key], digits) for key, digits in (("best", 1), ("spread", 2))),
-                *(_number(found[key], 2) for key in ("recall", "coverage")),
+                *(_number(found[key], 2) for key in measures),
                 _number(found["second"], 1),
                 *_difference(found),
             )
@@ -126,7 +127,8 @@ def small_sets(results: Sequence[tuple[str, Result]]) -> str:
     A file's name ends in the number of its training images: faces_300. As many of those as of samples are in a row of
     their own, if there are so many.
     """
-    heads = ("at the end", "best", "recall", "memorized", "gap of D", "second probe", "difference (95 %)", "p, Holm")
+    measures = ("precision", "recall", "memorized", "gap")
+    heads = ("at the end", "best", *measures[:3], "gap of D", "second probe", "difference (95 %)", "p, Holm")
     rows = [("images", "", *heads)]
     for file, result in results:
         count = int(file.rpartition("_")[2])
@@ -134,8 +136,8 @@ def small_sets(results: Sequence[tuple[str, Result]]) -> str:
         if count >= result["samples"]:  # the distance of fewer images is larger by itself
             real = result["real"]
             distance, second = (_number(real[key], 1) for key in ("distance", "second_distance"))
-            recall = _number(real["recall"], 2)
-            rows.append((number, "the training images", distance, "", recall, "", "", second, "", ""))
+            precision, recall = (_number(real[key], 2) for key in ("precision", "recall"))
+            rows.append((number, "the training images", distance, "", precision, recall, "", "", second, "", ""))
             number = ""
         for name, found in result["variations"].items():
             rows.append(
@@ -144,7 +146,7 @@ def small_sets(results: Sequence[tuple[str, Result]]) -> str:
                     name.replace("_", " "),
                     _end(found),
                     _number(found["best"], 1),
-                    *(_number(found[key], 2) for key in ("recall", "memorized", "gap")),
+                    *(_number(found[key], 2) for key in measures),
                     _number(found["second"], 1),
                     *_difference(found),
                 )
