@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 from PIL import EpsImagePlugin, Image
 
 from configs import default
-from dcgan_jax.datasets import classes, opening, pack
+from dcgan_jax.datasets import classes, opening, pack_writer
 from dcgan_jax.datasets.decode import BadImage, Target, to_pixels
 from dcgan_jax.datasets.image_dataset import ImageDataset
 from dcgan_jax.machine.errors import UserError
@@ -157,7 +157,7 @@ def plant(root: Path, tree: list[tuple[list[str], str]]) -> None:
 @fuzz.examples(150)
 @given(TREES, st.booleans())
 def test_any_folder_is_packed_or_refused(tree: list[tuple[list[str], str]], forgiving: bool) -> None:
-    with fuzz.folder() as folder, mock.patch.object(pack, "_MAX_BAD", 0.9 if forgiving else 0.01):
+    with fuzz.folder() as folder, mock.patch.object(pack_writer, "_MAX_BAD", 0.9 if forgiving else 0.01):
         plant(folder / "photos", tree)
         before = fuzz.snapshot(folder / "photos")
         data = settings_of(f"folder:{folder}/photos", folder, allow_upsampling=True)
@@ -307,7 +307,7 @@ def test_damaged_files_of_images_are_packed_or_refused(data: st.DataObject) -> N
     source = data.draw(st.sampled_from(sorted(SOUND)))
     content = data.draw(st.sampled_from(SOUND[source]).flatmap(fuzz.damaged))
     kind, _, name = source.partition(":")
-    with fuzz.folder() as folder, few_pixels, mock.patch.object(pack, "_MAX_BAD", 0.9):
+    with fuzz.folder() as folder, few_pixels, mock.patch.object(pack_writer, "_MAX_BAD", 0.9):
         (folder / name).write_bytes(content)
         try:
             settings = settings_of(f"{kind}:{folder}/{name}", folder, allow_upsampling=True)
@@ -331,7 +331,7 @@ ENTRY_NAMES = st.one_of(
 @given(st.lists(st.tuples(ENTRY_NAMES, st.sampled_from([*IMAGES[:6], b"", b"text", EPS, BOMB])), max_size=5))
 def test_archives_with_any_names_are_packed_or_refused(entries: list[tuple[str, bytes]]) -> None:
     entries = [(name + suffix, content) for name, content in entries for suffix in ("", ".png")]
-    with fuzz.folder() as folder, mock.patch.object(pack, "_MAX_BAD", 0.9):
+    with fuzz.folder() as folder, mock.patch.object(pack_writer, "_MAX_BAD", 0.9):
         (folder / "x.zip").write_bytes(zip_of(entries))
         with contextlib.suppress(UserError):
             dataset = opening.open_or_build(
@@ -394,7 +394,7 @@ KEYS = st.one_of(st.binary(min_size=1, max_size=20), st.sampled_from([b"../../x"
 @fuzz.examples(60)
 @given(st.dictionaries(KEYS, st.sampled_from([*IMAGES, b"", b"text", EPS, BOMB]), max_size=4))
 def test_any_values_are_packed_or_refused(entries: dict[bytes, bytes]) -> None:
-    with fuzz.folder() as folder, mock.patch.object(pack, "_MAX_BAD", 0.9):
+    with fuzz.folder() as folder, mock.patch.object(pack_writer, "_MAX_BAD", 0.9):
         path = database(folder / "x_lmdb", entries)
         before = fuzz.snapshot(path)
         try:

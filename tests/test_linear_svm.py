@@ -29,7 +29,7 @@ def source_of(run: Run) -> str:
 @pytest.fixture(scope="module")
 def other_images(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Other images of the same classes."""
-    return tiny.image_folder(tmp_path_factory.mktemp("svm") / "test", count=12, classes=2)
+    return tiny.image_folder(tmp_path_factory.mktemp("svm") / "test", count=12, classes=2, seed=1)
 
 
 COLORS = {"apple": (200, 30, 30), "banana": (220, 210, 40), "cherry": (90, 10, 60), "lime": (60, 200, 60)}

@@ -138,6 +138,7 @@ def test_images_of_another_split_stand_beside(
         return half if names.get("split") == "half" else open_others(data, **names)
 
     monkeypatch.setattr(opening, "open_others", opened)
+    monkeypatch.setattr(opening, "_SHARED", 0.5)  # which is refused otherwise
     settings: dict[str, Any] = {"num": (40,), "test_source": other_images, "test_split": "train"}
     found = nearest_neighbor.measure(run, real_split="half", **settings)
     assert found["real_split"]["num"] == 6 and found["real"]["num"] == 32

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from dcgan_jax import training
+from dcgan_jax.datasets import opening
 from dcgan_jax.evaluation import quality
 from dcgan_jax.machine.errors import UserError
 from dcgan_jax.metrics import feature_spaces, measures, reference
+from dcgan_jax.metrics.memorization import Memorization
 from dcgan_jax.runs import trained
 from tests import tiny
 from tests.trained import evaluate
@@ -67,7 +69,7 @@ def test_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two checkpoints and one that is gone, numbers against those of the parts; held-out images beside them."""
     config = tiny.config({"num_steps": 2, "checkpoint_every": 1, "data.source": tiny.image_folder(tmp_path / "images")})
     training.train(config, tmp_path / "run")
-    others = tiny.image_folder(tmp_path / "others", count=20)
+    others = tiny.image_folder(tmp_path / "others", count=20, seed=1)
     run = trained.load(tmp_path / "run", norm="frozen")
     found = quality.measure(
         run, steps=(1, 2, 7), num_samples=32, held_out_source=others, held_out_split="train", features="pixels"
@@ -75,11 +77,14 @@ def test_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "WARNING: left out: " in capsys.readouterr().err
     assert (found["num_samples"], found["norm"], found["num_held_out"]) == (32, "frozen", 20)
     assert found["reference"]["features"] == "pixels" and found["reference"]["count"] == 32
+    held_out = opening.open_others(config.data, source=others, split="train")
+    copies = Memorization(SPACE, opening.open_or_build(config.data), held_out, mirrored=False)
     distances, score = {}, measures.make_measure(SPACE, reference.build(SPACE, tiny.dataset(count=32)))
     for row in found["checkpoints"]:
         expected = score(run.at(row["step"]).sample(32))
         assert {name: row[name] for name in expected} == {n: pytest.approx(v, rel=1e-3) for n, v in expected.items()}
-        assert row["pixels_memorized"] < 0.5
+        features = SPACE.embed(run.at(row["step"]).sample(32)).features
+        assert row["pixels_memorized"] == pytest.approx(copies.share(features))
         distances[row["step"]] = row["pixels_frechet"]
     assert list(distances) == [1, 2] and found["best"] == min(distances, key=distances.__getitem__)
     assert [picture.file for picture in found.pictures] == ["last.png", "best.png", "curve.png", "nearest.png"]

@@ -89,7 +89,7 @@ def test_samples_are_compared_with_the_split_that_is_asked_for(
     def open_others(data: ConfigDict, *, source: str, split: str) -> ImageDataset:
         assert source == ""
         asked.append(split)
-        return tiny.dataset(count=5)
+        return tiny.dataset(count=5, seed=1)
 
     monkeypatch.setattr(opening, "open_others", open_others)
     counts = []

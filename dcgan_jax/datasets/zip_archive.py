@@ -5,7 +5,6 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from dcgan_jax.datasets import decode, image_folder, metadata
 from dcgan_jax.datasets.source import Example, Items, Source
@@ -29,15 +28,10 @@ def open_zip(path: Path, num_examples: int = 0) -> Source:
     if not path.is_file():
         raise UserError(f"The archive {path} does not exist.")
     status = path.stat()
-    fingerprint: dict[str, Any] = {"bytes": status.st_size, "modified": status.st_mtime_ns}
-    with files.reading(path):
-        paths = sorted(_listed(path)[0])
-        if paths and (table := _table(path, paths)):
-            fingerprint["metadata"] = table.name  # packs without its labels may be there
     return Source(
         name=f"folder:{path}",
         version="",
-        fingerprint=fingerprint,
+        fingerprint={"bytes": status.st_size, "modified": status.st_mtime_ns},
         list_items=functools.partial(_list_items, path),
         read=functools.partial(_read, path, status.st_mtime_ns),
     )
