@@ -210,6 +210,14 @@ def test_a_batch_is_no_larger_than_a_folder(images: int, batch: int, tmp_path: P
     assert load_config(f"{FOLDER}/folder.py:{source}").batch_size == batch
 
 
+@pytest.mark.parametrize(("classes", "held_out"), [(120, 0), (111, 0), (105, 12), (2, 12)])
+def test_what_is_held_out_leaves_an_image_of_each_class(classes: int, held_out: int, tmp_path: Path) -> None:
+    """Of 120 images; fewer than ten, which no evaluation takes, are none."""
+    source = tiny.image_folder(tmp_path / "images", count=120, classes=classes)
+    config = load_config(f"{FOLDER}/folder.py:{source.removeprefix('folder:')}", {"model.num_classes": 0})
+    assert config.data.held_out == held_out and (config.eval_every > 0) == (held_out > 0)
+
+
 def test_a_folder_without_classes_is_unconditional(tmp_path: Path) -> None:
     tiny.image_folder(tmp_path / "flat")
     for split in ("train", "test"):

@@ -165,3 +165,10 @@ def test_heads_are_names_that_tell_measures_apart() -> None:
     ):
         lines = quality._table({"step 1": dict.fromkeys(names, 1.5)})
         assert " ".join(str(lines[0].here).split()) == expected
+
+
+def test_held_out_images_are_not_compared_with_themselves(tmp_path: Path) -> None:
+    fields = {"data.source": tiny.image_folder(tmp_path / "images"), "data.cache_dir": str(tmp_path / "packs")}
+    config = tiny.config({**fields, "data.held_out": 12})
+    with pytest.raises(UserError, match=r"are those that samples are compared with, --split=held_out: give another"):
+        quality.measure_images(tiny.images(12), config, split="held_out", held_out_split="held_out")

@@ -245,8 +245,8 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(
     training.train(run_config(source, {**FREEZING, "num_steps": 2}), stopped, f"{other},2")
     assert "start    generator: 11 of 11 tensors of" in capsys.readouterr().out
     noted = run_folder.init_from_file(stopped).read_bytes()
-    for flag in (f"{other},2", None):
-        workdir = shutil.copytree(stopped, tmp_path / f"resumed {flag is None}")
+    for number, flag in enumerate((f"{other},2", f"{other}/,2", None)):
+        workdir = shutil.copytree(stopped, tmp_path / f"resumed {number}")
         other.rename(moved)
         try:
             training.train(run_config(source, FREEZING), workdir, flag)

@@ -242,8 +242,11 @@ def _compare(settings: Settings, data: ConfigDict, dataset: ImageDataset, num_sa
     if not (settings.held_out_source or settings.held_out_split):
         return _Comparison(space, score, figures, {}, None)
     held_out = opening.open_others(data, source=settings.held_out_source, split=settings.held_out_split)
-    if compared is not dataset:
-        opening.need_apart(compared, held_out, f"--split={settings.split}")
+    if compared is not dataset and held_out.has_images_of(compared):
+        raise UserError(
+            f"the held-out images are those that samples are compared with, --split={settings.split}: give another "
+            "--held_out_split or --held_out_source."
+        )
     memorization = Memorization(space, dataset, held_out, mirrored=data.flip == "x")
     images = nearest.some(held_out.images)
     images = images[np.random.default_rng(0).permutation(len(images))[:num_samples]]
