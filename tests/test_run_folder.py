@@ -1,6 +1,8 @@
 """One folder, one run; files appear whole or not at all."""
 
+import contextlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,18 @@ def test_another_config_is_refused_with_every_difference(tmp_path: Path) -> None
     assert "model.generator.stages: ((6, 2), (4, 2)) in the folder, ((8, 2), (4, 2)) now" in str(error.value)
     assert "batch_size" not in str(error.value)
     assert run_folder.load_config(tmp_path).seed == 0
+
+
+def test_imported_weights_may_be_trained_on_any_images(tmp_path: Path) -> None:
+    """They are a run at step 0, whose data.json has no checksum. Later nothing else says what a run has seen."""
+    make_run(tmp_path, {"data.source": "folder:images"})
+    (tmp_path / "data.json").write_text(json.dumps({"layers": 4}))
+    other = tiny.config({"data.source": "folder:/mine"})
+    for step, fits in ((0, True), (1, False)):
+        shutil.rmtree(run_folder.checkpoints(tmp_path), ignore_errors=True)
+        run_folder.checkpoint(tmp_path, step).mkdir(parents=True)
+        with contextlib.nullcontext() if fits else pytest.raises(UserError, match=r"data\.source: 'folder:images'"):
+            run_folder.check(tmp_path, other)
 
 
 def test_a_run_is_not_shortened(tmp_path: Path) -> None:

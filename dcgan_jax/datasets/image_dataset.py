@@ -38,22 +38,23 @@ class ImageDataset:
     kept_in: Path | None = None
 
     def has_images_of(self, other: "ImageDataset") -> bool:
-        """Whether both packs hold images of one split of one source, or more than half of these images are there."""
-        origins = [(pack.meta.get("source"), pack.meta.get("split")) for pack in (self, other)]
-        from_one_split = None not in origins[0] and origins[0] == origins[1]
-        return from_one_split or self.share_in(other) > 0.5
+        """Whether more than half of these images are in the other pack, as `share_in` knows."""
+        return self.share_in(other) > 0.5
 
     def share_in(self, other: "ImageDataset") -> float:
-        """About which share of these images is in the other pack, pixel for pixel, wherever they came from.
+        """About which share of these images is in the other pack, pixel for pixel, wherever they came from: 0 to 1.
 
-        Of sets with more than 50,000 images as many are looked at, drawn at random: the share is an estimate then.
+        1 if both hold images of one split of one source, of which they may take different parts. Of sets with more than
+        50,000 images as many are looked at, drawn at random: the share is an estimate then.
         """
-        if self.meta["sha256"] == other.meta["sha256"]:
+        origins = [(pack.meta.get("source"), pack.meta.get("split")) for pack in (self, other)]
+        from_one_split = None not in origins[0] and origins[0] == origins[1]
+        if from_one_split or self.meta["sha256"] == other.meta["sha256"]:
             return 1.0
         ours, theirs = (pack.digests(seed) for seed, pack in enumerate((self, other)))
         there = set(theirs)
         found = sum(digest in there for digest in ours)
-        return found / len(ours) * len(other.images) / len(theirs)
+        return min(1.0, found / len(ours) * len(other.images) / len(theirs))
 
     def digests(self, seed: int) -> list[bytes]:
         """Checksums of the images, or of 50,000 that are drawn with the seed."""

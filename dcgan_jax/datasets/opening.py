@@ -62,12 +62,12 @@ _SHARED = 0.01  # part of the test images that may be training images too: natur
 
 def need_apart(training: ImageDataset, testing: ImageDataset, source: str) -> None:
     """Raises UserError if test images, of `source`, are training images: every figure would be too good."""
-    if testing.has_images_of(training):
-        what = "the training and test images are the same"
-    elif (share := testing.share_in(training)) > _SHARED:
-        what = f"{100 * share:.0f} % of the test images are training images"
-    else:
+    share = testing.share_in(training)
+    if share <= _SHARED:
         return
+    what = f"{100 * share:.0f} % of the test images are training images"
+    if share > 0.5:
+        what = "the training and test images are the same"
     raise UserError(
         f"{what} ({source}): give others, by --test_source or --test_split, or config.eval.source or config.eval.split."
     )
