@@ -78,7 +78,7 @@ MUTANTS = (
         "datasets/image_dataset.py",
         "return min(1.0, found / len(ours) * len(other.images) / len(theirs))",
         "return 0.0",
-        "test_calibration.py::test_the_images_of_training",
+        "test_held_out.py::test_test_images_that_are_training_images_are_found",
     ),
     Mutant(
         "some of the held-out images may be training images",
