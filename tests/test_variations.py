@@ -37,7 +37,7 @@ from tests import tiny
 
 @pytest.mark.parametrize("study", [guidelines.STUDY, choices.STUDY, small_sets.STUDY], ids=lambda study: study.name)
 def test_a_variation_changes_its_fields_and_nothing_else(study: Study) -> None:
-    config = tiny.config({"num_steps": 129, "batch_size": 16})
+    config = tiny.config({"num_steps": 129, "batch_size": 16, "model.width": 0.25})
     kept = varied(config, {}, 3)
     assert (kept.seed, kept.num_steps, kept.checkpoint_every) == (3, 129, 32)
     before = flatten(kept)
@@ -47,6 +47,8 @@ def test_a_variation_changes_its_fields_and_nothing_else(study: Study) -> None:
             changes = {"optimizer.decay_begin": 64, "optimizer.decay_steps": 65}
         elif name == "adaptive":
             changes["augment.ramp_images"] = 516  # a quarter of 129 batches of 16
+        elif name.endswith("_width"):
+            changes = {"model.width": {"half_width": 0.125, "double_width": 0.5}[name]}
         elif name.startswith("batch_"):
             steps = {8: 258, 32: 64, 64: 32, 256: 8}.get(changes["batch_size"], 129)
             changes |= {"num_steps": steps, "checkpoint_every": steps // 4}

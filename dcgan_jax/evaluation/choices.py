@@ -30,6 +30,14 @@ def _second_half(config: ConfigDict) -> int:
     return config.num_steps - config.num_steps // 2
 
 
+def _half_width(config: ConfigDict) -> float:
+    return config.model.width / 2
+
+
+def _double_width(config: ConfigDict) -> float:
+    return config.model.width * 2
+
+
 STUDY = Study(
     "choices",
     "What the choices of a DCGAN's training buy",
@@ -57,6 +65,8 @@ STUDY = Study(
         "batch_32": Variation({"batch_size": 32}, _BATCH_SIZE),
         "batch_64": Variation({"batch_size": 64}, _BATCH_SIZE),
         "batch_256": Variation({"batch_size": 256}, _BATCH_SIZE),
+        "half_width": Variation({"model.width": _half_width}, "a half of the maps of every layer"),
+        "double_width": Variation({"model.width": _double_width}, "twice the maps of every layer"),
         "dropout_0.4": Variation({"model.discriminator.dropout": 0.4}, _DROPOUT),
         "dropout_0.5": Variation({"model.discriminator.dropout": 0.5}, _DROPOUT),
         "dropout_0.7": Variation({"model.discriminator.dropout": 0.7}, _DROPOUT),
