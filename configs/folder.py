@@ -10,8 +10,8 @@ HEIGHTxWIDTH is for images that are not square. The smaller side is one of these
 most, a multiple of the same power of two: 64x96, 96x64, 32x48, 20x32, ...
 
 Every halving of the size is a stage, until the smaller side is 4 to 7 pixels; the first has 128 maps in the
-discriminator, each further one twice as many, 1,024 at most: at 64 pixels that is the paper's network. The width is a
-quarter, for a computer without an accelerator; --config.model.width=1 is the paper's. If the folder sorts its images
+discriminator, each further one twice as many, 1,024 at most: at 64 pixels that is the paper's network. Runs that start
+on a computer without an accelerator have a quarter of this width, and keep it; --config.model.width=1 is the paper's. If the folder sorts its images
 into class folders, the networks are conditional; --config.model.num_classes=0 trains without classes.
 
 Update order, batch and averaged weights are those of the other small configs: the ports' order, 32 images (of fewer,
@@ -55,7 +55,7 @@ def get_config(argument: str = "images") -> ConfigDict:
     stages = _stages(height, width)
     config.model.discriminator.stages = stages
     config.model.generator.stages = stages[::-1]
-    config.model.width = 0.25
+    config.model.width = 0.0
     images, classes_there, num_classes = _count(Path(folder).expanduser())
     config.model.num_classes = num_classes
     config.data.flip = "x"

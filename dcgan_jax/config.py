@@ -133,7 +133,7 @@ FIELDS: dict[str, Field] = {
     "model.output": Field(str, choices=("tanh", "sigmoid")),
     "model.num_classes": Field(int, 0, _MOST_FEATURES),
     "model.resampling": Field(str, choices=("strided", "pooling"), before="strided"),
-    "model.width": Field(float, 1e-3, 1e3),
+    "model.width": Field(float, 0, 1e3),
     "model.norm": Field(str, choices=("paper", "all", "none")),
     "model.norm_epsilon": Field(float, 0),
     "model.norm_affine": Field(bool),
@@ -280,8 +280,9 @@ def check_config(config: ConfigDict) -> None:
         FIELDS[name].check(name, value)
     for player in ("generator", "discriminator"):
         hidden, stages = config.model[player].hidden, config.model[player].stages
-        _check_features(f"config.model.{player}.hidden", hidden, config.model.width)
-        _check_features(f"config.model.{player}.stages", (maps for maps, _ in stages), config.model.width)
+        width = config.model.width or 1.0  # the most that it is decided to be
+        _check_features(f"config.model.{player}.hidden", hidden, width)
+        _check_features(f"config.model.{player}.stages", (maps for maps, _ in stages), width)
         for side in ("image_size", *(["image_width"] if config.data.image_width else [])):
             _check_side(f"config.model.{player}.stages", stages, side, config.data[side])
     frozen, convolutions = config.model.discriminator.freeze, len(config.model.discriminator.stages)
@@ -332,12 +333,16 @@ def check_config(config: ConfigDict) -> None:
         )
 
 
-def need_precision(config: ConfigDict) -> None:
-    """Raises UserError if the precision is 'auto', which only the start of a run decides."""
-    if config.precision == "auto":
-        raise UserError(
-            "config.precision is 'auto', which is decided when a run starts and then kept: give float32 or bfloat16."
-        )
+def need_decided(config: ConfigDict) -> None:
+    """Raises UserError for a precision of 'auto' and a width of 0, which only the start of a run decides."""
+    for name, value, instead in (
+        ("precision", config.precision, "float32 or bfloat16"),
+        ("model.width", config.model.width, "a number, such as 0.25 or 1"),
+    ):
+        if value in ("auto", 0):
+            raise UserError(
+                f"config.{name} is {value!r}, which is decided when a run starts and then kept: give {instead}."
+            )
 
 
 def need_convolutions(config: ConfigDict, network: str) -> None:

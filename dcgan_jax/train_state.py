@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from dcgan_jax.config import need_precision
+from dcgan_jax.config import need_decided
 from dcgan_jax.machine import rng
 from dcgan_jax.machine.mesh import AXIS, mean_over_devices
 from dcgan_jax.nets import augment
@@ -89,9 +89,9 @@ def build_gan(config: ConfigDict, d_rate: float = 1.0) -> Gan:
       d_rate: multiplies the discriminator's learning rate.
 
     Raises:
-      UserError: config.precision is 'auto'.
+      UserError: config.precision is 'auto', or config.model.width 0.
     """
-    need_precision(config)
+    need_decided(config)
     return Gan(
         generator=build_generator(config, AXIS),
         discriminator=build_discriminator(config, AXIS),

@@ -79,14 +79,14 @@ def train(config: ConfigDict, workdir: str | Path, init_from: str | Path | None 
 def prepare(
     config: ConfigDict, workdir: str | Path, init_from: str | Path | None
 ) -> tuple[ConfigDict, Path, Gan, Mesh]:
-    """All checks that need no data: the config with its precision, the folder, the networks, the devices.
+    """All checks that need no data: the config with precision and width decided, the folder, the networks, the devices.
 
     Raises UserError as `train` does.
     """
     machine.set_up()
     workdir = Path(workdir).expanduser()
     check_config(config)
-    config = _with_precision(config, workdir)
+    config = decided(config, workdir)
     mesh = make_mesh(config.batch_size)
     _check_local_batch(config, mesh)
     processes.check_same(
@@ -209,15 +209,17 @@ def open_data(config: ConfigDict, gan: Gan) -> tuple[ImageDataset, Evaluate | No
     return dataset, evaluate
 
 
-def _with_precision(config: ConfigDict, workdir: Path) -> ConfigDict:
-    """The config with a precision in place of 'auto': that of the run in the folder, or what suits the processor."""
-    if config.precision != "auto":
-        return config
-    config = ConfigDict(config)
-    begun = run_folder.latest_step(workdir) is not None
-    config.precision = (
-        run_folder.load_config(workdir).precision if begun else processor.fast_precision(jax.default_backend())
-    )
+def decided(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """The config with a precision for 'auto' and a width for 0: those of the run in the folder, or what suits here."""
+    config, begun = config.copy_and_resolve_references().unlock(), run_folder.latest_step(workdir) is not None
+    if config.precision == "auto":
+        config.precision = (
+            run_folder.load_config(workdir).precision if begun else processor.fast_precision(jax.default_backend())
+        )
+    if not config.model.width:
+        config.model.width = (
+            run_folder.load_config(workdir).model.width if begun else processor.trainable_width(jax.default_backend())
+        )
     return config.lock()
 
 

@@ -30,7 +30,7 @@ example=(--config=configs/lsun.py --config.model.kernel_size=4 --config.model.wi
     --config.model.generator.projection_norm=channel --config.model.norm_epsilon=1e-5)
 svhn=(--config=configs/svhn.py)
 # At 128 pixels, quarter width. The images are random: the folder need not exist.
-folder128=("--config=configs/folder.py:images,128")
+folder128=("--config=configs/folder.py:images,128" --config.model.width=0.25)
 
 for python in "${pythons[@]}"; do
     measure paper-batch64 "${paper[@]}" --batch_size=64 --peer=torch

@@ -39,6 +39,15 @@ def test_samples_alike_for_three_sheets() -> None:
     assert "samples look alike" in begun[0]
 
 
+def test_samples_that_differ_too_little_for_ten_sheets() -> None:
+    alarms = Alarms(LOSSES["hinge"], lines(8, diversity=0.49))
+    assert alarms.watch({"step": 8, "diversity": 0.5}) == ({}, [])  # that ends it
+    assert [alarms.watch(row) for row in lines(9, diversity=0.3)] == [({}, [])] * 9
+    assert alarms.collapsing_since() == 0
+    on, begun = alarms.watch({"step": 9, "diversity": 0.49})
+    assert on == {"alarm_narrow": 1.0} and "differ too little" in begun[0]
+
+
 def test_memorised_at_once() -> None:
     alarms = Alarms(LOSSES["hinge"])
     assert alarms.watch({"step": 1, "probe_memorized": 0.4}) == ({}, [])

@@ -118,7 +118,7 @@ ALLOWED = {
     "model.generator.stages": STAGES,
     "model.norm_affine": st.booleans(),
     "model.num_classes": st.integers(0, 3),
-    "model.width": st.sampled_from([0.01, 0.5, 1.0]),
+    "model.width": st.sampled_from([0.0, 0.01, 0.5, 1.0]),
     "model.z_dim": st.integers(1, 3),
     "optimizer.decay_steps": st.sampled_from([0, 10]),
 }
@@ -136,6 +136,7 @@ def test_any_config_that_passes_can_be_trained(values: dict[str, Any]) -> None:
         return
     if config.precision == "auto":  # decided by `training.train`, before it builds anything
         config.precision = "float32"
+    config.model.width = config.model.width or 0.25  # likewise
     state = jax.eval_shape(partial(create_state, build_gan(config)))
     mesh = tiny.mesh(2)
     step = train_step.make_mapped_step(build_gan(config), mesh, config.mapper)

@@ -513,6 +513,27 @@ def test_a_run_keeps_the_precision_that_auto_chose(
         training.train(run_config(source, {"precision": other, "num_steps": 6}), tmp_path / "auto")
 
 
-def test_networks_cannot_be_built_before_auto_is_decided() -> None:
+@pytest.mark.parametrize(("width", "other"), [(0.25, 1.0), (1.0, 0.25)])
+def test_a_run_keeps_the_width_that_its_start_decided(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: float, other: float
+) -> None:
+    """Also where it is resumed on a machine for which another one would be decided."""
+    config = run_config(source, {"model.width": 0.0, "num_steps": 2})
+    monkeypatch.setattr(processor, "trainable_width", lambda platform: width)
+    training.train(config, tmp_path / "decided")
+    named = training.train(run_config(source, {"model.width": width, "num_steps": 4}), tmp_path / "named").state
+    assert run_folder.load_config(tmp_path / "decided").model.width == width
+    assert config.model.width == 0.0
+
+    monkeypatch.setattr(processor, "trainable_width", lambda platform: other)
+    resumed = training.train(run_config(source, {"model.width": 0.0, "num_steps": 4}), tmp_path / "decided")
+    assert_equal(resumed.state, named)
+    with pytest.raises(UserError, match="width"):
+        training.train(run_config(source, {"model.width": 0.5, "num_steps": 6}), tmp_path / "decided")
+
+
+def test_networks_cannot_be_built_before_their_settings_are_decided() -> None:
     with pytest.raises(UserError, match=r"config\.precision is 'auto'.*give float32 or bfloat16"):
         build_gan(tiny.config({"precision": "auto"}))
+    with pytest.raises(UserError, match=r"config\.model\.width is 0\.0, .*give a number"):
+        build_gan(tiny.config({"model.width": 0.0}))

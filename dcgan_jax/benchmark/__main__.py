@@ -35,7 +35,7 @@ from dcgan_jax.benchmark import devices, matrix_product, variants
 from dcgan_jax.benchmark.contest import Contest, ratio, ratios, speeds
 from dcgan_jax.benchmark.system import System
 from dcgan_jax.benchmark.variants import PRECISIONS, Variant
-from dcgan_jax.config import check_config, need_precision
+from dcgan_jax.config import check_config, need_decided
 from dcgan_jax.machine import files, processor
 from dcgan_jax.nets import flops
 
@@ -60,10 +60,10 @@ def measure(
       What --output writes, see docs/performance.md.
 
     Raises:
-      UserError: config.precision is 'auto'; a peer is not installed, or cannot train these networks; or a system does
+      UserError: config.precision is 'auto', or config.model.width 0; a peer is not installed, or cannot train these networks; or a system does
         not compute on `platform`.
     """
-    need_precision(config)
+    need_decided(config)
     precisions = PRECISIONS if peer == "torch" else (config.precision,)
     contest = Contest(config, rounds, platform, one_by_one)
     for variant in variants.of_ours(precisions):

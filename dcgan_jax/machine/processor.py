@@ -27,6 +27,17 @@ def fast_precision(platform: str, cpuinfo: Path = _CPUINFO) -> str:
     return "bfloat16" if platform == "cpu" and _BFLOAT16 & {*description(cpuinfo)["flags"]} else "float32"
 
 
+def trainable_width(platform: str) -> float:
+    """Width, as config.model.width, of networks for photographs that train in about an hour.
+
+    A quarter on CPUs: docs/own_images.md compares an eighth, a quarter and a half. Elsewhere the paper's.
+
+    Args:
+      platform: that computes, 'cpu', 'gpu' or 'tpu'.
+    """
+    return 0.25 if platform == "cpu" else 1.0
+
+
 def description(cpuinfo: Path = _CPUINFO) -> dict[str, Any]:
     """'model', with the numbers behind a vague name, 'flags' that matter to products, and 'cores' for this process."""
     fields: dict[str, str] = {}

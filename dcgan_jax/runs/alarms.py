@@ -14,13 +14,15 @@ from dcgan_jax.nets.losses import Loss
 from dcgan_jax.runs import run_folder
 
 # Alarms that mean that training has collapsed.
-COLLAPSE = ("alarm_d_wins", "alarm_alike", "alarm_worse")
+COLLAPSE = ("alarm_d_wins", "alarm_alike", "alarm_narrow", "alarm_worse")
 # The discriminator has won when its loss stays below this part of the way from the lowest to what one that cannot tell
 # real from generated has.
 # With cross entropy that is D(x) around 0.97 and D(G(z)) around 0.03; a healthy D sits at 0.5 to 0.9 and 0.1 to 0.5.
 _D_LOSS = 0.05
-# Samples look alike when they are this much nearer to each other than images of the data are.
-_DIVERSITY = 0.25
+# Samples look alike when they are this much nearer to each other than images of the data are, and are narrow when they
+# stay below the second. Of the runs in docs/reliability.md, those that stay behind for good are between the two; the
+# others pass both within five sheets, and stay above 0.6 from then on.
+_ALIKE, _NARROW = 0.25, 0.5
 # Samples have become worse when they are this many times as far from the data as they were at best. After the best
 # evaluation of the runs in docs/quality.md, the distance rises 1.4-fold at most.
 _DISTANCE = 3
@@ -30,7 +32,7 @@ _DISTANCE = 3
 _MEMORIZED = 0.5
 _SPREAD = 0.5
 # Lines of metrics.jsonl, of those that hold the numbers, that must agree one after the other.
-_LINES = {"alarm_d_wins": 10, "alarm_alike": 3, "alarm_worse": 2, "alarm_memorized": 1}
+_LINES = {"alarm_d_wins": 10, "alarm_alike": 3, "alarm_narrow": 10, "alarm_worse": 2, "alarm_memorized": 1}
 # Images are compared after averaging them down to about this many pixels a side.
 _SIDE = 8
 
@@ -38,8 +40,10 @@ _TEXTS = {
     "alarm_d_wins": "the discriminator wins: its loss has been next to nothing for long, so G learns little. "
     "A lower --config.optimizer.discriminator_learning_rate in a new --workdir may help; where each image was seen "
     "hundreds of times, an earlier checkpoint (--step=best) or config.augment (docs/own_images.md).",
-    "alarm_alike": f"samples look alike: they are less than {_DIVERSITY} times as far apart as images of the data. The "
+    "alarm_alike": f"samples look alike: they are less than {_ALIKE} times as far apart as images of the data. The "
     "generator may have collapsed; go back to an earlier checkpoint, or lower the learning rates in a new --workdir.",
+    "alarm_narrow": f"samples differ too little for long: they are less than {_NARROW} times as far apart as images of "
+    "the data. Go back to an earlier checkpoint, or lower the learning rates in a new --workdir.",
     "alarm_worse": f"samples have become worse: the distance to the data is more than {_DISTANCE} times the lowest so "
     "far. Go back to the best checkpoint, or lower the learning rates in a new --workdir.",
     "alarm_memorized": f"more than {100 * _MEMORIZED:.0f} % of the samples are as near to training images as 5 % of "
@@ -67,7 +71,8 @@ class Alarms:
         if "d_loss" in row:
             signs["alarm_d_wins"] = row["d_loss"] < self._d_loss
         if "diversity" in row:
-            signs["alarm_alike"] = row["diversity"] < _DIVERSITY
+            signs["alarm_alike"] = row["diversity"] < _ALIKE
+            signs["alarm_narrow"] = row["diversity"] < _NARROW
         if measured := run_folder.distance(row):
             way, distance = measured
             best = self._best[way] = min(distance, self._best.get(way, math.inf))
