@@ -14,9 +14,9 @@ import pytest
 # The last of several equal flags wins.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
-# Compiling takes most of the time of these tests.
+# Compiling takes most of the time of these tests: a program is compiled once, without most optimisations.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 # Packs, TFDS data sets, matplotlib's font list and what Hypothesis keeps go here for the session. Child processes
 # inherit it.
@@ -25,6 +25,8 @@ atexit.register(_cache.cleanup)
 os.environ["XDG_CACHE_HOME"] = _cache.name
 os.environ["TFDS_DATA_DIR"] = f"{_cache.name}/tensorflow_datasets"
 os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = f"{_cache.name}/hypothesis"
+if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers share what the first process says
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{_cache.name}/compiled"
 os.environ["MPLBACKEND"] = "Agg"
 
 # TensorFlow's file system layer would otherwise look for Google Cloud credentials on the network.
