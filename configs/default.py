@@ -37,7 +37,8 @@ def get_config() -> ConfigDict:
     # other noise.
     config.on_nonfinite = "stop"
     # When training collapses, see docs/reliability.md: 'warn' and train on, 'stop', or 'rollback' to the best
-    # checkpoint before it and continue from there with other noise and half the discriminator's learning rate.
+    # checkpoint before it and continue from there with other noise and half the discriminator's learning rate. Ten
+    # sheets, see sample_every, should take longer than the beginning.
     config.on_collapse = "warn"
     # Rollbacks of both kinds in a run; after so many it stops.
     config.max_rollbacks = 3

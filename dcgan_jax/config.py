@@ -278,6 +278,8 @@ def check_config(config: ConfigDict) -> None:
     _check_fields(config)
     for name, value in flatten(config).items():
         FIELDS[name].check(name, value)
+    if 0 < config.model.width < 1e-3:
+        raise UserError(f"config.model.width is {config.model.width:g}; it must be at least 0.001, or 0.")
     for player in ("generator", "discriminator"):
         hidden, stages = config.model[player].hidden, config.model[player].stages
         width = config.model.width or 1.0  # the most that it is decided to be

@@ -86,7 +86,7 @@ def prepare(
     machine.set_up()
     workdir = Path(workdir).expanduser()
     check_config(config)
-    config = decided(config, workdir)
+    config = decided(config, workdir, init_from)
     mesh = make_mesh(config.batch_size)
     _check_local_batch(config, mesh)
     processes.check_same(
@@ -209,17 +209,22 @@ def open_data(config: ConfigDict, gan: Gan) -> tuple[ImageDataset, Evaluate | No
     return dataset, evaluate
 
 
-def decided(config: ConfigDict, workdir: Path) -> ConfigDict:
-    """The config with a precision for 'auto' and a width for 0: those of the run in the folder, or what suits here."""
-    config, begun = config.copy_and_resolve_references().unlock(), run_folder.latest_step(workdir) is not None
+def decided(config: ConfigDict, workdir: Path, init_from: str | Path | None = None) -> ConfigDict:
+    """The config with a precision for 'auto' and a width for 0: those of the run in the folder, or what suits here.
+
+    A run that starts from another one has its width.
+    """
+    if config.precision != "auto" and config.model.width:
+        return config
+    begun = run_folder.latest_step(workdir) is not None or checkpoint.any_collapsed(workdir)
+    kept = flatten(run_folder.load_config(workdir)) if begun else {}
+    config = config.copy_and_resolve_references().unlock()
     if config.precision == "auto":
-        config.precision = (
-            run_folder.load_config(workdir).precision if begun else processor.fast_precision(jax.default_backend())
-        )
+        config.precision = kept.get("precision", processor.fast_precision(jax.default_backend()))
     if not config.model.width:
-        config.model.width = (
-            run_folder.load_config(workdir).model.width if begun else processor.trainable_width(jax.default_backend())
-        )
+        if "model.width" not in kept and init_from is not None:
+            kept["model.width"] = warm_start.width_of(str(init_from))
+        config.model.width = kept.get("model.width", processor.trainable_width(jax.default_backend()))
     return config.lock()
 
 

@@ -43,7 +43,7 @@ def test_samples_that_differ_too_little_for_ten_sheets() -> None:
     alarms = Alarms(LOSSES["hinge"], lines(8, diversity=0.49))
     assert alarms.watch({"step": 8, "diversity": 0.5}) == ({}, [])  # that ends it
     assert [alarms.watch(row) for row in lines(9, diversity=0.3)] == [({}, [])] * 9
-    assert alarms.collapsing_since() == 0
+    assert alarms.first_signs() == {"alarm_narrow": 0}
     on, begun = alarms.watch({"step": 9, "diversity": 0.49})
     assert on == {"alarm_narrow": 1.0} and "differ too little" in begun[0]
 
@@ -91,26 +91,27 @@ def test_only_distances_of_one_way_of_measuring_are_compared() -> None:
     assert worse(alarms, evaluations(50, 50, evaluation=1)) == [False, True]
 
 
-def test_a_collapse_begins_with_its_first_sign() -> None:
+def test_signs_of_collapse_begin_each_with_its_first() -> None:
     alarms = Alarms(LOSSES["hinge"])
-    assert alarms.collapsing_since() is None
+    assert alarms.first_signs() == {}
     for row in (
         {"step": 10, "probe_memorized": 0.9, "diversity": 0.9},  # copies are no collapse
         {"step": 20, "diversity": 0.1},
         {"step": 30, "diversity": 0.9},
     ):
         alarms.watch(row)
-    assert alarms.collapsing_since() is None
-    signs = [("d_loss", 0.01), ("diversity", 0.1), ("probe_frechet", 1), ("probe_frechet", 9), ("d_loss", 0.01)]
-    for step, (name, value) in zip((40, 50, 60, 70, 75), signs, strict=True):
+    assert alarms.first_signs() == {}
+    signs = [("d_loss", 0.01), ("diversity", 0.4), ("diversity", 0.1), ("probe_frechet", 1), ("probe_frechet", 9)]
+    for step, (name, value) in zip((40, 45, 50, 60, 70), signs, strict=True):
         alarms.watch({"step": step, name: value})
-        assert alarms.collapsing_since() == 40
-    alarms.watch({"step": 80, "d_loss": 1.0})
-    assert alarms.collapsing_since() == 50
-    alarms.watch({"step": 90, "diversity": 1.0})
-    assert alarms.collapsing_since() == 70
-    alarms.watch({"step": 100, "probe_frechet": 2})
-    assert alarms.collapsing_since() is None
+    alarms.watch({"step": 75, "d_loss": 0.01})
+    found = {"alarm_d_wins": 40, "alarm_narrow": 45, "alarm_alike": 50, "alarm_worse": 70}
+    assert alarms.first_signs() == found
+    ends = [("d_loss", 1.0), ("diversity", 0.3), ("diversity", 1.0), ("probe_frechet", 2.0)]
+    for (name, value), ended in zip(ends, ("alarm_d_wins", "alarm_alike", "alarm_narrow", "alarm_worse"), strict=True):
+        alarms.watch({"step": 80, name: value})
+        del found[ended]
+        assert alarms.first_signs() == found
 
 
 def test_alarms_go_on_where_they_were() -> None:

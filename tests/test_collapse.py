@@ -48,11 +48,16 @@ def checkpoints(workdir: Path) -> list[str]:
     return sorted(path.name for path in run_folder.checkpoints(workdir).iterdir())
 
 
-def draw_alike(monkeypatch: pytest.MonkeyPatch, first: int, last: int = 10**6, times: int = 1) -> None:
-    """The sheets of these steps show samples that are all alike, in the first `times` of a run and its rollbacks."""
+def draw_alike(
+    monkeypatch: pytest.MonkeyPatch, first: int, last: int = 10**6, times: int = 1, others: float = 1.0
+) -> None:
+    """The sheets of these steps show samples that are all alike, in the first `times` of a run and its rollbacks.
+
+    The diversity of the other sheets is `others`.
+    """
 
     def write_sheet(self: recorder.Recorder, step: int, state: GANState) -> dict[str, float]:
-        return {"diversity": 0.0 if first <= step <= last and len(rollbacks(self._workdir)) < times else 1.0}
+        return {"diversity": 0.0 if first <= step <= last and len(rollbacks(self._workdir)) < times else others}
 
     monkeypatch.setattr(recorder.Recorder, "_write_sheet", write_sheet)
 
@@ -186,14 +191,19 @@ def test_killed_on_the_way_back(
     assert run_folder.steps(tmp_path) == run_folder.steps(recovered.workdir)
 
 
+@pytest.mark.parametrize("diversity", [1.0, 0.4])
 def test_back_to_the_best_one_when_samples_become_worse(
-    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, diversity: float
 ) -> None:
-    """That of step 4, not the newest before the signs; two evaluations of more than 6 are the alarm."""
+    """That of step 4, not the newest before the signs; two evaluations of more than 6 are the alarm.
+
+    Samples that are narrow from the first sheet on, but give no alarm yet, take it no further back.
+    """
     distances = {2: 5.0, 4: 2.0, 6: 3.0, 8: 6.1, 10: 6.1, 12: 6.1}
     measure(monkeypatch, lambda step: distances[step] if not rollbacks(tmp_path) else 1.0)
-    draw_alike(monkeypatch, 99)
-    config = run_config(source, {"num_steps": 12, "eval_every": 2, "checkpoint_every": 2, "keep_checkpoints": 2})
+    draw_alike(monkeypatch, 99, others=diversity)
+    changes = {"eval_every": 2, "sample_every": 2, "checkpoint_every": 2, "keep_checkpoints": 2}
+    config = run_config(source, {"num_steps": 12, **changes})
     training.train(config, tmp_path)
     (noted,) = rollbacks(tmp_path)
     assert (noted["collapsed_at"], noted["back_to"]) == (10, 4)
@@ -252,6 +262,14 @@ def test_stop_keeps_what_was_good_and_the_command_goes_on_with_another_setting(
     assert training.train(run_config(source), tmp_path).step == 10
     assert [(rollback["collapsed_at"], rollback["back_to"]) for rollback in rollbacks(tmp_path)] == [(9, 4)]
     assert not any("alarm_alike" in row for row in lines(tmp_path))
+
+
+def test_the_way_back_of_each_sign_is_kept(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Narrow from the first sheet on, alike from step 5 on: what is kept is from before step 5."""
+    draw_alike(monkeypatch, 5, others=0.4)
+    with pytest.raises(Collapsed, match="signs since step 5; the checkpoint of step 4 is kept"):
+        training.train(run_config(source, {"on_collapse": "stop", "keep_checkpoints": 1}), tmp_path)
+    assert checkpoints(tmp_path) == ["4", "6"]
 
 
 @pytest.mark.long

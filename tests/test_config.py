@@ -35,6 +35,7 @@ from tests import tiny
             "config.model.discriminator.freeze is 3, but the discriminator has 2 convolutions: give 2 or less.",
         ),
         ({"model.width": -1.0}, "config.model.width is -1.0"),
+        ({"model.width": 1e-4}, "config.model.width is 0.0001; it must be at least 0.001, or 0."),
         ({"ema_decay": 1.5}, "config.ema_decay is 1.5"),
         ({"optimizer.generator_learning_rate": -1e-4}, "generator_learning_rate is -0.0001"),
         ({"seed": -1}, "config.seed is -1"),

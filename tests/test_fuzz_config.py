@@ -73,6 +73,7 @@ def test_any_value_is_refused_or_can_be_built(values: dict[str, Any]) -> None:
         check_config(config)
     except UserError:
         return
+    config.model.width = config.model.width or 0.25  # decided by `training.train`, before it builds anything
     jax.eval_shape(partial(create_state, build_gan(config)))
 
 

@@ -168,6 +168,7 @@ def test_a_process_that_hangs_or_dies_is_ended() -> None:
 def test_the_wrong_device_ends_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = [("device", {"failed": "UserError: dcgan_jax computes on the CPU, but the GPU is expected"})]
     monkeypatch.setattr(gpu_check, "in_process", lambda *arguments: iter(parts))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))  # which the check sets, for its processes
     check = Check(PLAN, tmp_path, "gpu")
     with pytest.raises(UserError, match="computes on the CPU"):
         gpu_check.run(check)

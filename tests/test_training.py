@@ -39,7 +39,7 @@ def run_config(source: str, changes: Mapping[str, Any] = {}) -> ConfigDict:
 def lines(workdir: Path) -> list[dict[str, float]]:
     """metrics.jsonl without the speed, and without what sheets add, which may be drawn after other steps."""
     rows = [json.loads(line) for line in run_folder.metrics(workdir).read_text().splitlines()]
-    added = ("images_per_second", "diversity", "alarm_alike")
+    added = ("images_per_second", "diversity", "alarm_alike", "alarm_narrow")
     return [{name: row[name] for name in row if name not in added} for row in rows]
 
 

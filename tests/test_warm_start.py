@@ -205,7 +205,7 @@ def test_layers_that_the_new_networks_lack_are_named(tmp_path: Path) -> None:
 
 def contents(workdir: Path) -> tuple[GANState, list[dict[str, Any]]]:
     """The newest state, and metrics without the speed and what a sheet at the end adds."""
-    rows, added = run_folder.read_metrics(workdir), ("images_per_second", "diversity", "alarm_alike")
+    rows, added = run_folder.read_metrics(workdir), ("images_per_second", "diversity", "alarm_alike", "alarm_narrow")
     return trained.load(workdir).state, [{name: row[name] for name in row if name not in added} for row in rows]
 
 

@@ -60,8 +60,8 @@ def measure(
       What --output writes, see docs/performance.md.
 
     Raises:
-      UserError: config.precision is 'auto', or config.model.width 0; a peer is not installed, or cannot train these networks; or a system does
-        not compute on `platform`.
+      UserError: config.precision is 'auto', or config.model.width 0; a peer is not installed, or cannot train these
+        networks; or a system does not compute on `platform`.
     """
     need_decided(config)
     precisions = PRECISIONS if peer == "torch" else (config.precision,)

@@ -168,7 +168,7 @@ def rounds(
     """A report after each round of seeds, of all seeds so far. Arguments and errors as of `measure`."""
     workdir = Path(workdir).expanduser()
     chosen = _find_variations(study, variations)
-    config = training.decided(config, workdir / study.baseline / "seed0")
+    config = training.decided(config, workdir / study.baseline / "seed0", init_from)
     if study.needs_held_out and not (config.eval.source or config.eval.split):
         raise UserError(
             f"{study.name} compares samples with held-out images: name some by --config.eval.split or "

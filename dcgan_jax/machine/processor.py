@@ -30,7 +30,7 @@ def fast_precision(platform: str, cpuinfo: Path = _CPUINFO) -> str:
 def trainable_width(platform: str) -> float:
     """Width, as config.model.width, of networks for photographs that train in about an hour.
 
-    A quarter on CPUs: docs/own_images.md compares an eighth, a quarter and a half. Elsewhere the paper's.
+    A quarter on CPUs, elsewhere the paper's; docs/own_images.md compares widths.
 
     Args:
       platform: that computes, 'cpu', 'gpu' or 'tpu'.

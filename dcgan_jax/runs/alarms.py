@@ -21,7 +21,7 @@ COLLAPSE = ("alarm_d_wins", "alarm_alike", "alarm_narrow", "alarm_worse")
 _D_LOSS = 0.05
 # Samples look alike when they are this much nearer to each other than images of the data are, and are narrow when they
 # stay below the second. Of the runs in docs/reliability.md, those that stay behind for good are between the two; the
-# others pass both within five sheets, and stay above 0.6 from then on.
+# others pass both as they begin.
 _ALIKE, _NARROW = 0.25, 0.5
 # Samples have become worse when they are this many times as far from the data as they were at best. After the best
 # evaluation of the runs in docs/quality.md, the distance rises 1.4-fold at most.
@@ -88,9 +88,9 @@ class Alarms:
         on = {name: 1.0 for name in signs if len(self._signs[name]) >= _LINES[name]}
         return on, [_TEXTS[name] for name in on if len(self._signs[name]) == _LINES[name]]
 
-    def collapsing_since(self) -> int | None:
-        """The step of the first of the signs of collapse that are there, before any alarm as well; None: of no sign."""
-        return min((int(self._signs[name][0]) for name in COLLAPSE if self._signs[name]), default=None)
+    def first_signs(self) -> dict[str, int]:
+        """The step of the first sign that is there of each alarm of collapse, before the alarm is on as well."""
+        return {name: int(self._signs[name][0]) for name in COLLAPSE if self._signs[name]}
 
 
 def diversity(samples: np.ndarray, data: np.ndarray) -> float:

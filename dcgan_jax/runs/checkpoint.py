@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -96,7 +96,7 @@ class Checkpoints:
         if kind is None:
             self._raise_failure()
 
-    def save(self, state: GANState, *, block: bool = False, collapsing_since: int | None = None) -> None:
+    def save(self, state: GANState, *, block: bool = False, first_signs: Collection[int] = ()) -> None:
         """Starts to save a state under its own step, after waiting for the save before; nothing if it is there already.
 
         The state is copied on the device first, so the next training step may reuse its memory. A save that fails is
@@ -105,8 +105,8 @@ class Checkpoints:
         Args:
           state: replicated over the devices.
           block: wait until it is saved, and raise if it cannot be.
-          collapsing_since: the step of the first sign of a collapse; the checkpoint of before it that the run may go
-            back to then stays.
+          first_signs: steps at which signs of a collapse began; the checkpoints of before each of them that the run may
+            go back to then stay.
 
         Raises:
           UserError: MOST_FAILURES saves have failed one after the other, or this one with `block`.
@@ -126,12 +126,12 @@ class Checkpoints:
         except Exception as error:  # whatever the disk, the file system or another host did
             self._note_failure(step, error)
         else:
-            self._pending = self._pool.submit(self._finish, step, collapsing_since)
+            self._pending = self._pool.submit(self._finish, step, first_signs)
         if block:
             self.wait()
             self._raise_failure()
 
-    def _finish(self, step: int, collapsing_since: int | None) -> None:
+    def _finish(self, step: int, first_signs: Collection[int]) -> None:
         """In a thread of its own: waits for the files of a save, then deletes checkpoints that need not stay."""
         try:
             self._checkpointer.wait_until_finished()
@@ -142,16 +142,16 @@ class Checkpoints:
         if processes.is_first():
             try:
                 steps = run_folder.steps(self._workdir)
-                for old in set(steps) - self._staying(steps, collapsing_since):
+                for old in set(steps) - self._staying(steps, first_signs):
                     _delete(run_folder.checkpoint(self._workdir, old))
             except (OSError, UserError) as error:
                 self._warn(f"warning: old checkpoints could not be deleted ({_first_line(error)}).")
 
-    def _staying(self, steps: list[int], collapsing_since: int | None) -> set[int]:
+    def _staying(self, steps: list[int], first_signs: Collection[int]) -> set[int]:
         every = {step for step in steps if self._keep_every and step % self._keep_every == 0}
         staying = {*steps[-self._keep_latest :], *every, *run_folder.best_steps(self._workdir, steps)}
-        back_to = None if collapsing_since is None else collapse.way_back(self._workdir, steps, collapsing_since)
-        return staying if back_to is None else staying | {back_to}
+        ways_back = {collapse.way_back(self._workdir, steps, since) for since in first_signs}
+        return staying | {step for step in ways_back if step is not None}
 
     def _note_failure(self, step: int, error: Exception) -> None:
         self._failures, self._last_failure = self._failures + 1, (step, error)

@@ -145,8 +145,8 @@ class Recorder:
             bad = next(path for path, leaf in leaves if not np.isfinite(on_first_device(leaf)).all())
             raise self._diverged(step, f"{jax.tree_util.keystr(bad, simple=True, separator='/')} of the state")
         self._log.sync()  # no checkpoint is newer than the metrics
-        since = None if self._config.on_collapse == "warn" else self._alarms.collapsing_since()
-        self._checkpoints.save(state, block=block, collapsing_since=since)
+        signs = {} if self._config.on_collapse == "warn" else self._alarms.first_signs()
+        self._checkpoints.save(state, block=block, first_signs=signs.values())
 
     def _write_metrics(self, step: int, metrics: Metrics, extra: dict[str, float], state: GANState) -> None:
         values = self._check_finite(step, metrics, state) | extra
@@ -165,7 +165,8 @@ class Recorder:
 
     def _check_collapse(self, step: int, on: list[str]) -> None:
         """Raises Collapsed if one of these alarms is on, on all hosts; the first one alone has seen the sheets."""
-        since = processes.from_first_process(lambda: self._alarms.collapsing_since() if on else None)
+        signs = self._alarms.first_signs()
+        since = processes.from_first_process(lambda: min((signs[name] for name in on), default=None))
         if since is None:
             return
         self._checkpoints.wait()

@@ -97,11 +97,7 @@ def read(init_from: str, gan: Gan, at_step: int | None = None) -> Initial:
     Raises:
       UserError: there is no such run or checkpoint, it is damaged, no layer of it fits, or hosts found different ones.
     """
-    name, step, players = _parse(init_from)
-    try:
-        run = trained.load(name, step if at_step is None else at_step)
-    except UserError as error:
-        raise UserError(f"--init_from={init_from}: {error}") from error
+    run, players = _load(init_from, at_step)
     theirs = {name: tensor for name, tensor in _tensors(run).items() if name.startswith(players)}
     their_classes = run.generator.num_classes
     state = jax.eval_shape(partial(create_state, gan))
@@ -130,6 +126,20 @@ def read(init_from: str, gan: Gan, at_step: int | None = None) -> Initial:
     # Frozen statistics are computed, and hosts may round differently.
     tensors.update(processes.arrays_from_first_process(tensors))
     return initial
+
+
+def width_of(init_from: str) -> float:
+    """config.model.width of the other run. Raises UserError if there is none, as `read` does."""
+    return float(_load(init_from)[0].config.model.width)
+
+
+def _load(init_from: str, at_step: int | None = None) -> tuple[Run, tuple[str, ...]]:
+    """The other run, and the players of which tensors are taken."""
+    name, step, players = _parse(init_from)
+    try:
+        return trained.load(name, step if at_step is None else at_step), players
+    except UserError as error:
+        raise UserError(f"--init_from={init_from}: {error}") from error
 
 
 def _parse(init_from: str) -> tuple[str, int | str | None, tuple[str, ...]]:
