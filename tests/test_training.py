@@ -532,6 +532,27 @@ def test_a_run_keeps_the_width_that_its_start_decided(
         training.train(run_config(source, {"model.width": 0.5, "num_steps": 6}), tmp_path / "decided")
 
 
+def test_what_was_decided_stays_after_a_return_to_the_start_and_in_runs_that_start_from_it(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run without a checkpoint but those of before a collapse is not begun anew. `init_from` has its own width."""
+    undecided = run_config(source, {"model.width": 0.0, "precision": "auto", "num_steps": 1})
+    monkeypatch.setattr(processor, "trainable_width", lambda platform: 0.25)
+    monkeypatch.setattr(processor, "fast_precision", lambda platform: "float32")
+    training.train(undecided, tmp_path / "run")
+    monkeypatch.setattr(processor, "trainable_width", lambda platform: 1.0)
+    monkeypatch.setattr(processor, "fast_precision", lambda platform: "bfloat16")
+
+    begun = training.decided(undecided, tmp_path / "other", tmp_path / "run")
+    assert (begun.model.width, begun.precision) == (0.25, "bfloat16")
+    checkpoint.set_collapsed_aside(tmp_path / "run", 0)
+    assert run_folder.latest_step(tmp_path / "run") is None
+    resumed = training.decided(undecided, tmp_path / "run")
+    assert (resumed.model.width, resumed.precision) == (0.25, "float32")
+    new = training.decided(undecided, tmp_path / "new")
+    assert (new.model.width, new.precision) == (1.0, "bfloat16")
+
+
 def test_networks_cannot_be_built_before_their_settings_are_decided() -> None:
     with pytest.raises(UserError, match=r"config\.precision is 'auto'.*give float32 or bfloat16"):
         build_gan(tiny.config({"precision": "auto"}))
