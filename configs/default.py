@@ -101,7 +101,7 @@ def get_config() -> ConfigDict:
     # How maps change their size: 'strided' convolutions [P section 3], or 'pooling': convolutions of stride 1,
     # followed by max-pooling in D, and in G preceded by repeating pixels.
     model.resampling = "strided"
-    # Multiplies the width of every layer; 1.0 is the published network. 0: a quarter if the run starts on a CPU, 1.0 if
+    # Multiplies the width of every layer; 1.0 is the published network. 0: 0.5 if the run starts on a CPU, 1.0 if
     # it starts on an accelerator. It keeps that wherever it is resumed.
     model.width = 1.0
     # Batch normalisation: 'paper' (every layer but G's output and D's input), 'all' or 'none'. [P section 3]

@@ -11,7 +11,7 @@ most, a multiple of the same power of two: 64x96, 96x64, 32x48, 20x32, ...
 
 Every halving of the size is a stage, until the smaller side is 4 to 7 pixels; the first has 128 maps in the
 discriminator, each further one twice as many, 1,024 at most: at 64 pixels that is the paper's network. Runs that start
-on a computer without an accelerator have a quarter of this width, and keep it; --config.model.width=1 is the paper's.
+on a computer without an accelerator have half of this width, and keep it; --config.model.width=1 is the paper's.
 If the folder sorts its images into class folders, the networks are conditional; --config.model.num_classes=0 trains
 without classes.
 

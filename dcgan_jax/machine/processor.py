@@ -30,12 +30,12 @@ def fast_precision(platform: str, cpuinfo: Path = _CPUINFO) -> str:
 def trainable_width(platform: str) -> float:
     """Width, as config.model.width, of networks for photographs that train in about an hour.
 
-    A quarter on CPUs, elsewhere the paper's; docs/own_images.md compares widths.
+    Half the paper's on CPUs: docs/own_images.md compares widths. Elsewhere the paper's.
 
     Args:
       platform: that computes, 'cpu', 'gpu' or 'tpu'.
     """
-    return 0.25 if platform == "cpu" else 1.0
+    return 0.5 if platform == "cpu" else 1.0
 
 
 def description(cpuinfo: Path = _CPUINFO) -> dict[str, Any]:
