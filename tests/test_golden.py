@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from dcgan_jax.config import flatten
 from tests import tiny
-from tests.test_configs import NAMES, load
+from tests.test_configs import NAMES, load, started
 
 FOLDER = Path(__file__).parent / "golden"
 STEPS = FOLDER / "steps.json"
@@ -52,8 +52,8 @@ def parameters(params: Any) -> list[str]:
 
 
 def describe(config: ConfigDict) -> str:
-    """One field a line, then one parameter a line."""
-    state = tiny.abstract_state(config)
+    """One field a line, then one parameter a line, of the networks that a run on a CPU begins with."""
+    state = tiny.abstract_state(started(config))
     lines = [f"config.{name} = {value!r}" for name, value in sorted(flatten(config).items())]
     lines += ["", "generator", *parameters(state.generator.params)]
     lines += ["", "discriminator", *parameters(state.discriminator.params)]
