@@ -28,7 +28,7 @@ def fast_precision(platform: str, cpuinfo: Path = _CPUINFO) -> str:
 
 
 def trainable_width(platform: str) -> float:
-    """Width, as config.model.width, of networks for photographs that train in about an hour.
+    """Width, as config.model.width, that networks for photographs can have on a platform.
 
     Half the paper's on CPUs: docs/own_images.md compares widths. Elsewhere the paper's.
 
