@@ -21,8 +21,8 @@ mirrored in each step. Of 100 images or more a tenth, 1,000 at most, is held out
 with the training images, copies are counted by the held-out ones, and the best checkpoint stays.
 
 A quarter of the width has twice the distance to the data of half of it, and an eighth four times, on 300 and on 3,000
-images; half of it takes two to three times as long as a quarter. By size of the folder, from docs/own_images.md (32 pixels, a
-quarter of the width):
+images; half of it takes two to three times as long as a quarter. By size of the folder, from docs/own_images.md (32
+pixels, a quarter of the width):
 
     fewer than some 1,000 images      flips: they cost nothing, and halve what D knows by heart; the best checkpoint,
                                       which is an early one where each image is seen more than some 1,000 times
