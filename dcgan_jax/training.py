@@ -212,19 +212,23 @@ def open_data(config: ConfigDict, gan: Gan) -> tuple[ImageDataset, Evaluate | No
 def decided(config: ConfigDict, workdir: Path, init_from: str | Path | None = None) -> ConfigDict:
     """The config with a precision for 'auto' and a width for 0: those of the run in the folder, or what suits here.
 
-    A run that starts from another one has its width.
+    A run that starts from another one has its width. Raises UserError if one of the two cannot be read.
     """
     if config.precision != "auto" and config.model.width:
         return config
-    begun = run_folder.latest_step(workdir) is not None or checkpoint.any_collapsed(workdir)
-    kept = flatten(run_folder.load_config(workdir)) if begun else {}
-    config = config.copy_and_resolve_references().unlock()
+    config, begun = config.copy_and_resolve_references().unlock(), None
+    if run_folder.latest_step(workdir) is not None or checkpoint.any_collapsed(workdir):
+        begun = run_folder.load_config(workdir)
+        check_config(begun)
     if config.precision == "auto":
-        config.precision = kept.get("precision", processor.fast_precision(jax.default_backend()))
+        config.precision = begun.precision if begun else processor.fast_precision(jax.default_backend())
     if not config.model.width:
-        if "model.width" not in kept and init_from is not None:
-            kept["model.width"] = warm_start.width_of(str(init_from))
-        config.model.width = kept.get("model.width", processor.trainable_width(jax.default_backend()))
+        if begun:
+            config.model.width = begun.model.width
+        elif init_from is not None:
+            config.model.width = warm_start.width_of(str(init_from))
+        else:
+            config.model.width = processor.trainable_width(jax.default_backend())
     return config.lock()
 
 

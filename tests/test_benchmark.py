@@ -199,6 +199,8 @@ def test_precision_auto_is_refused_before_anything_is_measured(fakes: type[FakeS
     for peer in (None, "torch"):
         with pytest.raises(UserError, match=r"config\.precision is 'auto'"):
             benchmark.measure(tiny.config({"precision": "auto"}), peer, 1)
+        with pytest.raises(UserError, match=r"config\.model\.width is 0\.0"):
+            benchmark.measure(tiny.config({"model.width": 0.0}), peer, 1)
     assert not fakes.log
 
 
@@ -226,6 +228,11 @@ def test_bfloat16_is_fast_on_some_processors(tmp_path: Path, flags: str, platfor
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"model name\t: Processor\nflags\t\t: {flags}\n")
     assert processor.fast_precision(platform, cpuinfo) == precision
+
+
+@pytest.mark.parametrize(("platform", "width"), [("cpu", 0.5), ("gpu", 1.0), ("tpu", 1.0)])
+def test_accelerators_train_the_papers_width(platform: str, width: float) -> None:
+    assert processor.trainable_width(platform) == width
 
 
 def test_a_process_on_the_wrong_device_ends_before_it_compiles(tmp_path: Path) -> None:

@@ -549,6 +549,9 @@ def test_what_was_decided_stays_after_a_return_to_the_start_and_in_runs_that_sta
     assert run_folder.latest_step(tmp_path / "run") is None
     resumed = training.decided(undecided, tmp_path / "run")
     assert (resumed.model.width, resumed.precision) == (0.25, "float32")
+    (tmp_path / "run" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="missing"):
+        training.decided(undecided, tmp_path / "run")
     new = training.decided(undecided, tmp_path / "new")
     assert (new.model.width, new.precision) == (1.0, "bfloat16")
 
