@@ -212,10 +212,12 @@ def open_data(config: ConfigDict, gan: Gan) -> tuple[ImageDataset, Evaluate | No
 def decided(config: ConfigDict, workdir: Path, init_from: str | Path | None = None) -> ConfigDict:
     """The config with a precision for 'auto' and a width for 0: those of the run in the folder, or what suits here.
 
-    A run that starts from another one has its width. Raises UserError if one of the two cannot be read.
+    A run that starts from another one has its width. Raises UserError if one of the two cannot be read, or the folder
+    cannot be one of a run.
     """
     if config.precision != "auto" and config.model.width:
         return config
+    run_folder.create(workdir)
     config, begun = config.copy_and_resolve_references().unlock(), None
     if run_folder.latest_step(workdir) is not None or checkpoint.any_collapsed(workdir):
         begun = run_folder.load_config(workdir)

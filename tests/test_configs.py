@@ -2,6 +2,7 @@
 
 import functools
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -74,7 +75,8 @@ def sizes(config: ConfigDict) -> tuple[int, ...]:
 
 def started(config: ConfigDict) -> ConfigDict:
     """The config as a run on a CPU begins with it."""
-    return training.decided(config, Path("none"))
+    with tempfile.TemporaryDirectory() as folder:
+        return training.decided(config, Path(folder))
 
 
 def test_every_file_is_here() -> None:

@@ -552,6 +552,8 @@ def test_what_was_decided_stays_after_a_return_to_the_start_and_in_runs_that_sta
     (tmp_path / "run" / "config.json").write_text("{}")
     with pytest.raises(UserError, match="missing"):
         training.decided(undecided, tmp_path / "run")
+    with pytest.raises(UserError, match="cannot be written"):
+        training.decided(undecided, tmp_path / ("x" * 300))
     new = training.decided(undecided, tmp_path / "new")
     assert (new.model.width, new.precision) == (1.0, "bfloat16")
 

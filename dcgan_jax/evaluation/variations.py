@@ -168,14 +168,14 @@ def rounds(
     """A report after each round of seeds, of all seeds so far. Arguments and errors as of `measure`."""
     workdir = Path(workdir).expanduser()
     chosen = _find_variations(study, variations)
-    config = training.decided(config, workdir / study.baseline / "seed0", init_from)
     if study.needs_held_out and not (config.eval.source or config.eval.split):
         raise UserError(
             f"{study.name} compares samples with held-out images: name some by --config.eval.split or "
             "--config.eval.source."
         )
-    _check_configs(study, config, chosen)
     files.make_writable(workdir, "--workdir")
+    config = training.decided(config, workdir / study.baseline / "seed0", init_from)
+    _check_configs(study, config, chosen)
     real_images = open_real_images(config, probe_source, probe_split)
     count = len(real_images.reference)
     compare = make_compare(real_images)

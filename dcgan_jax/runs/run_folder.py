@@ -72,12 +72,11 @@ def init_from_file(workdir: Path) -> Path:
     return workdir / "init_from.json"
 
 
-def check(workdir: Path, config: ConfigDict) -> None:
-    """Creates the folder, or checks that the run in it is the same one. A run is there once it has a checkpoint.
+def create(workdir: Path) -> None:
+    """Creates the folder if it is not there.
 
     Raises:
-      UserError: the folder cannot be written, or holds other things under the names of a run's, or a run with another
-        config, or one that is past num_steps.
+      UserError: it cannot be written, or holds other things under the names of a run's.
     """
     _check_name(workdir)
     files.make_writable(workdir, "--workdir")
@@ -87,6 +86,15 @@ def check(workdir: Path, config: ConfigDict) -> None:
     for file in (_config(workdir), _data(workdir), metrics(workdir), rollbacks_file(workdir), init_from_file(workdir)):
         if file.is_dir():
             raise UserError(f"{file} is a folder, but a run's is a file: move it away, or choose another --workdir.")
+
+
+def check(workdir: Path, config: ConfigDict) -> None:
+    """Creates the folder, or checks that the run in it is the same one. A run is there once it has a checkpoint.
+
+    Raises:
+      UserError: as of `create`, or it holds a run with another config, or one that is past num_steps.
+    """
+    create(workdir)
     step = latest_step(workdir)
     if step is None:
         return
